@@ -1,0 +1,94 @@
+"""Reading and checking one section of params.yaml."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from afina.errors import UserError
+
+SECTIONS = ("extract", "clean", "analyze", "split", "balance", "baseline", "train", "evaluate", "export")
+TOP_LEVEL = ("seed", *SECTIONS)
+
+PARAMS_FILE = Path("params.yaml")
+
+
+class Section(BaseModel):
+    """One section of params.yaml: typed, immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    section_name: ClassVar[str] = ""
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], where: str = "params.yaml") -> Self:
+        """Check ``values`` against the section.
+
+        Raises:
+            UserError: naming the first wrong key, what is wrong and the nearest known key.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise UserError(f"{where}: {_explain(error, cls)}") from None
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def load_section(cls: type[SectionT], path: Path = PARAMS_FILE) -> SectionT:
+    """Read section ``cls.section_name`` of the params file; an absent section means its defaults.
+
+    Raises:
+        UserError: the file is missing or malformed, a key is unknown or a value is out of range.
+    """
+    values = load_values(path).get(cls.section_name)
+    if values is not None and not isinstance(values, dict):
+        raise UserError(f"{path}: {cls.section_name}: expected a mapping of parameters, found {values!r}")
+    return cls.parse(values or {}, str(path))
+
+
+def load_seed(path: Path = PARAMS_FILE) -> int:
+    """Read the seed shared by all stages that draw random numbers (default 42)."""
+    seed = load_values(path).get("seed", 42)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UserError(f"{path}: seed: expected a whole number from 0 to 4294967295, found {seed!r}")
+    return seed
+
+
+def load_values(path: Path = PARAMS_FILE) -> dict[str, Any]:
+    """Read the params file as it is, checking only its top-level keys."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the repository's root") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a mapping with the sections {', '.join(TOP_LEVEL)}")
+    for key in values:
+        if key not in TOP_LEVEL:
+            raise UserError(f"{path}: unknown section '{key}'{_nearest(str(key), TOP_LEVEL)}")
+    return values
+
+
+def _nearest(name: str, known: tuple[str, ...]) -> str:
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean '{matches[0]}'?" if matches else f"; known: {', '.join(known)}"
+
+
+def _explain(error: ValidationError, cls: type[Section]) -> str:
+    """Turn the first validation error into one line that names the key."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join([cls.section_name, *(str(part) for part in first["loc"])])
+    if first["type"] == "extra_forbidden":
+        known = tuple(cls.model_fields) if len(first["loc"]) == 1 else ()
+        return f"{where}: unknown parameter" + (_nearest(str(first["loc"][-1]), known) if known else "")
+    message = first["msg"].removeprefix("Value error, ")
+    found = first["input"]
+    shown = f", found {found!r}" if not isinstance(found, dict) and len(repr(found)) < 80 else ""
+    return f"{where}: {message[0].lower()}{message[1:]}{shown}"

@@ -1,0 +1,27 @@
+"""What stage scripts share: a summary line on success; an error line and exit 2 on a user's mistake."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+from afina.errors import UserError
+
+
+def stage(name: str) -> Callable[[Callable[[], str]], Callable[[], None]]:
+    """Turn a function that returns its summary into a stage's entry point."""
+
+    def decorate(main: Callable[[], str]) -> Callable[[], None]:
+        def run() -> None:
+            start = time.perf_counter()
+            try:
+                summary = main()
+            except UserError as error:
+                print(f"{name}: error: {error}", file=sys.stderr)
+                raise SystemExit(2) from None
+            print(f"{name}: {summary} ({time.perf_counter() - start:.1f} s)", flush=True)
+
+        return run
+
+    return decorate

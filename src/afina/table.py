@@ -1,0 +1,83 @@
+"""The one table that all stages pass on: its columns, reading and writing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from afina.errors import UserError
+from afina.files import atomic_path
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),  # stable: the source's own, else a content hash
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("labels", pa.list_(pa.string()), nullable=False),  # one: multiclass; any number: multilabel
+        pa.field("group", pa.string()),  # rows of one group never straddle two splits (split.method: group)
+        pa.field("time", pa.timestamp("us")),  # UTC
+        pa.field("split", pa.string()),  # train | validation | test where the source gives it
+    ]
+)
+BALANCED_SCHEMA = SCHEMA.append(pa.field("weight", pa.float64(), nullable=False))
+
+REJECTED = pa.schema(
+    [
+        pa.field("id", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("row", pa.int64()),  # line or row number in the source, 1 = first line of the file
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string()),
+    ]
+)
+
+
+def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a table written by `write`.
+
+    Raises:
+        UserError: the file is missing or is not Parquet.
+    """
+    try:
+        return pq.read_table(path, columns=list(columns) if columns else None)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run `dvc repro` to make it") from None
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path}: not a Parquet file ({error}); run `dvc repro -f`") from None
+
+
+def write(table: pa.Table, path: Path, schema: pa.Schema = SCHEMA) -> None:
+    """Write ``table`` as ``schema``, sorted by id, so that equal content gives equal bytes.
+
+    Rows with an equal id (oversampling repeats rows) keep their relative order.
+    """
+    ordered = table.select(schema.names).cast(schema).sort_by("id").combine_chunks()
+    with atomic_path(path) as temporary:
+        pq.write_table(
+            ordered,
+            temporary,
+            compression="zstd",
+            row_group_size=65_536,
+            store_schema=True,
+            write_statistics=False,
+        )
+
+
+def empty_rejected() -> pa.Table:
+    """A table of rejected rows with no row in it."""
+    return REJECTED.empty_table()
+
+
+def write_rejected(table: pa.Table, path: Path) -> None:
+    """Write the rejected rows as CSV, sorted by source, row and id, every one with its reason."""
+    ordered = table.select(REJECTED.names).cast(REJECTED)
+    order = pc.sort_indices(
+        ordered, sort_keys=[("source", "ascending"), ("row", "ascending"), ("id", "ascending")]
+    )
+    with atomic_path(path) as temporary:
+        pa_csv.write_csv(ordered.take(order), temporary)
