@@ -1,0 +1,1 @@
+"""Honest measurement: metrics, intervals, thresholds, baselines and the data behind the plots."""
