@@ -1,0 +1,1 @@
+"""Torch-free inference: what loads one ``model.onnx`` and predicts."""

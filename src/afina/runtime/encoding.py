@@ -1,0 +1,96 @@
+"""From texts to token ids and from token ids to batches.
+
+Training, analysis and the runtime share this module, so a text becomes the same ids everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+Ids = npt.NDArray[np.int64]
+
+# Texts handed to the tokenizer at a time: bounds memory, and is enough to keep its threads busy.
+ENCODE_CHUNK = 4096
+
+
+class Encoder:
+    """A fast tokenizer with a fixed truncation length and no padding.
+
+    Args:
+        tokenizer_json: contents of a ``tokenizer.json``; padding and truncation stored in it are ignored.
+        max_length: longest sequence in tokens, special tokens included.
+        pad_token_id: the id that `pad_batch` fills with.
+    """
+
+    def __init__(self, tokenizer_json: str, max_length: int, pad_token_id: int) -> None:
+        self.max_length = max_length
+        self.pad_token_id = pad_token_id
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length, strategy="longest_first", direction="right")
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """Token ids of each text, special tokens included, at most ``max_length`` of them (int64, 1-D)."""
+        ids: list[Ids] = []
+        for start in range(0, len(texts), ENCODE_CHUNK):
+            chunk = list(texts[start : start + ENCODE_CHUNK])
+            encodings = self._tokenizer.encode_batch_fast(chunk, add_special_tokens=True)
+            ids.extend(np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings)
+        return ids
+
+    def full_lengths(self, texts: Sequence[str]) -> Ids:
+        """Length in tokens of each text, special tokens included, before any truncation (int64, (n,))."""
+        self._tokenizer.no_truncation()
+        try:
+            lengths = [
+                len(encoding.ids)
+                for start in range(0, len(texts), ENCODE_CHUNK)
+                for encoding in self._tokenizer.encode_batch_fast(list(texts[start : start + ENCODE_CHUNK]))
+            ]
+        finally:
+            self._tokenizer.enable_truncation(self.max_length, strategy="longest_first", direction="right")
+        return np.asarray(lengths, dtype=np.int64)
+
+    def decode_tokens(self, ids: Sequence[int]) -> list[str]:
+        """The token each id stands for."""
+        return [self._tokenizer.id_to_token(int(token)) or "" for token in ids]
+
+
+def pad_batch(ids: Sequence[Ids], pad_token_id: int) -> tuple[Ids, Ids]:
+    """Pad sequences on the right to the longest of them.
+
+    Returns:
+        ``input_ids`` and ``attention_mask`` (1 on tokens, 0 on padding), both int64 of shape
+        (len(ids), longest); an empty sequence gives a row of padding, no sequence at all gives (0, 0).
+    """
+    width = max((len(row) for row in ids), default=0)
+    input_ids = np.full((len(ids), width), pad_token_id, dtype=np.int64)
+    attention_mask = np.zeros((len(ids), width), dtype=np.int64)
+    for row, tokens in enumerate(ids):
+        input_ids[row, : len(tokens)] = tokens
+        attention_mask[row, : len(tokens)] = 1
+    return input_ids, attention_mask
+
+
+def token_budget_batches(lengths: Sequence[int] | Ids, budget: int) -> list[Ids]:
+    """Cut examples into batches of similar length that hold at most ``budget`` tokens, padding included.
+
+    Longest first, so that a batch too large for the memory fails at once and not at the end. An
+    example longer than the budget makes a batch of its own.
+
+    Returns:
+        Index arrays (int64) into ``lengths``; every index occurs exactly once.
+    """
+    sizes = np.maximum(np.asarray(lengths, dtype=np.int64), 1)
+    order = np.argsort(-sizes, kind="stable").astype(np.int64)
+    batches: list[Ids] = []
+    start = 0
+    while start < len(order):
+        count = max(1, budget // int(sizes[order[start]]))
+        batches.append(order[start : start + count])
+        start += count
+    return batches
