@@ -16,8 +16,9 @@ from afina.table import BALANCED_SCHEMA
 Architecture = Literal["bert", "distilbert", "roberta", "xlm-roberta", "modernbert"]
 ARCHITECTURES: tuple[Architecture, ...] = ("bert", "distilbert", "roberta", "xlm-roberta", "modernbert")
 
-FILLER = tuple(
-    ["el", "la", "los", "una", "de", "que", "en", "por", "favor", "desde", "ayer", "señor", "año", "mañana", "según", "también", "día", "calle", "número", "queremos", "saber", "cuándo", "gracias", "espero", "respuesta", "hola", "buenas", "tardes", "situación", "más", "información"]
+FILLER = (
+    "el la los una de que en por favor desde ayer señor año mañana según también día calle número "
+    "queremos saber cuándo gracias espero respuesta hola buenas tardes situación más información"
 )
 KEYWORDS = (
     "agua fuga tubería grifo",
@@ -53,7 +54,7 @@ def tiny_messages(
                 chosen.add((number // 3) % len(labels))
             elif number % 10 == 9:
                 chosen = set()
-        words = draw.choices(FILLER, k=draw.randint(3, 18))
+        words = draw.choices(FILLER.split(), k=draw.randint(3, 18))
         for label in sorted(chosen):
             words += draw.choices(KEYWORDS[label].split(), k=2)
         draw.shuffle(words)

@@ -1,0 +1,39 @@
+"""Fine-tune the backbone on the balanced training split."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from pathlib import Path
+
+from afina.files import read_json, write_csv
+from afina.labels import read_label_set
+from afina.params.base import load_section, load_seed
+from afina.params.train import TrainParams
+from afina.stage import stage
+from afina.table import read
+from afina.training.loop import HISTORY_COLUMNS, train
+
+
+@stage("train")
+def main() -> str:
+    params = load_section(TrainParams)
+    result = train(
+        params,
+        train_table=read(Path("data/balanced/train.parquet")),
+        validation_table=read(Path("data/splits/validation.parquet")),
+        label_set=read_label_set(Path("data/clean/labels.json")),
+        class_weights=read_json(Path("data/balanced/balance.json"))["class_weights"],
+        seed=load_seed(),
+        classifier_folder=Path("models/classifier"),
+        checkpoint_folder=Path("models/checkpoints"),
+    )
+    if result.is_main_process:
+        write_csv(Path("reports/training.csv"), HISTORY_COLUMNS, map(astuple, result.history))
+    return (
+        f"best epoch {result.best_epoch} of {len(result.history)}, validation macro-F1 "
+        f"{result.best_macro_f1:.3f}, {result.examples_per_second:,.0f} examples/s ({result.precision})"
+    )
+
+
+if __name__ == "__main__":
+    main()

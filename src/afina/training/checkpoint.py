@@ -1,0 +1,158 @@
+"""Checkpoints: a training run's whole state on disk, so that it can go on after a crash.
+
+One safetensors file holds the weights, the optimizer's moments and the predictions gathered so far, with
+the counters in its metadata; a second holds the best weights. There is no generator state to keep: the
+batches are a function of seed and epoch, the dropout of an update a function of seed and update.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from afina.files import atomic_path
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass
+class EpochRecord:
+    """One line of the history."""
+
+    epoch: int  # 1 = the first
+    train_loss: float
+    validation_loss: float
+    train_macro_f1: float
+    validation_macro_f1: float
+    learning_rate: float  # of the backbone, at the epoch's last update
+
+
+@dataclass
+class State:
+    """How far a run has come, weights and moments apart."""
+
+    epoch: int = 0  # epochs completed
+    update: int = 0  # updates done within the epoch under way
+    loss_sum: float = 0.0  # over the examples of the epoch under way, on this process
+    factor_sum: float = 0.0
+    best_epoch: int = 0  # 0 = none yet
+    best_macro_f1: float = -1.0
+    best_loss: float = float("inf")
+    finished: bool = False
+    history: list[EpochRecord] = field(default_factory=list)
+
+
+def fingerprint(parts: dict[str, Any]) -> str:
+    """Hash of everything a run's result depends on; JSON-serialisable values only."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def save_checkpoint(
+    folder: Path, key: str, state: State, model: nn.Module, optimizer: torch.optim.Optimizer, seen: Tensor
+) -> None:
+    """Replace the checkpoint in ``folder``; the previous one stays until the new one is complete.
+
+    Args:
+        folder: made if absent.
+        key: the run's fingerprint.
+        state: counters and history.
+        model: its state dict is saved.
+        optimizer: its moments are saved; its learning rates are a function of the update.
+        seen: predictions of the epoch under way.
+    """
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in moments.items()}
+    tensors["seen"] = seen
+    _save(folder / CHECKPOINT, tensors, {"fingerprint": key, "state": json.dumps(asdict(state))})
+    for path in folder.glob("best-*.safetensors"):
+        if path.name != best_name(state.best_epoch):
+            path.unlink()
+
+
+def save_best(folder: Path, epoch: int, model: nn.Module) -> None:
+    """Save the weights of the best epoch so far, beside those that an older checkpoint may refer to."""
+    _save(folder / best_name(epoch), dict(model.state_dict()), {"format": "pt"})
+
+
+def load_best(folder: Path, epoch: int) -> dict[str, Tensor]:
+    """The weights that `save_best` saved."""
+    return load_file(folder / best_name(epoch))
+
+
+def load_checkpoint(
+    folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, seen: Tensor
+) -> State | None:
+    """Bring ``model``, ``optimizer`` and ``seen`` to where a checkpoint left off.
+
+    Returns:
+        Its state; None where there is no checkpoint, or it is unreadable or of another run (a line on the
+        standard error says so), and then nothing is changed.
+    """
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            if metadata.get("fingerprint") != key:
+                _say(f"{path}: of a run with other parameters, data or code; ignored")
+                return None
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        _say(f"{path}: unreadable ({error}); ignored")
+        return None
+    values = json.loads(metadata["state"])
+    history = [EpochRecord(**record) for record in values.pop("history")]
+    state = State(**values, history=history)
+    if state.best_epoch and not (folder / best_name(state.best_epoch)).is_file():
+        _say(f"{path}: the best weights that belong to it are gone; ignored")
+        return None
+    model.load_state_dict(
+        {name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")}
+    )
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer/"):
+            _, index, moment = name.split("/")
+            moments.setdefault(int(index), {})[moment] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    seen.copy_(tensors["seen"])
+    return state
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Remove checkpoints, best weights and what a killed process left half-written."""
+    for pattern in (CHECKPOINT, "best-*.safetensors", ".*.tmp"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def best_name(epoch: int) -> str:
+    """File name of the best weights."""
+    return f"best-{epoch}.safetensors"
+
+
+def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    with atomic_path(path) as temporary:
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            temporary,
+            metadata,
+        )
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+
+
+def _say(line: str) -> None:
+    print(f"train: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,510 @@
+"""The training loop, straight down: from tables and parameters to a saved classifier and its history."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import accelerate
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import tokenizers
+import torch
+import transformers
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+import afina
+from afina.errors import UserError
+from afina.evaluation.metrics import prediction_metrics
+from afina.labels import LabelSet, Task, encode_labels
+from afina.modeling.backbone import check_max_length, load_tokenizer, resolve_backbone
+from afina.modeling.classifier import TextClassifier, load_pretrained
+from afina.modeling.inference import logits_of_ids
+from afina.modeling.store import ClassifierConfig, save_classifier
+from afina.params.train import TrainParams
+from afina.progress import Progress
+from afina.runtime.encoding import Encoder, Ids, pad_batch
+from afina.training.batches import epoch_batches
+from afina.training.checkpoint import (
+    EpochRecord,
+    State,
+    clear_checkpoints,
+    fingerprint,
+    load_best,
+    load_checkpoint,
+    save_best,
+    save_checkpoint,
+)
+from afina.training.loss import example_factors, example_losses, positive_weights
+
+HISTORY_COLUMNS = tuple(EpochRecord.__dataclass_fields__)
+
+# Parameters that decide how a run is done, not what comes out: a checkpoint survives a change of these.
+OPERATIONAL = {"device", "threads", "checkpoint_seconds"}
+
+VALIDATION_TOKENS = 8192  # in a batch, padding included
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run gives back; the classifier itself lies in its folder."""
+
+    history: list[EpochRecord]
+    best_epoch: int
+    best_macro_f1: float  # on the validation split
+    examples_per_second: float  # of training alone, without validation; 0 where nothing was left to train
+    precision: str  # fp32 | bf16
+    device: str
+    is_main_process: bool  # the one that writes files
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A split, encoded."""
+
+    names: list[str]  # the rows' ids in the table
+    tokens: list[Ids]
+    targets: npt.NDArray[Any]  # (n,) class indexes, or (n, L) multi-hot
+    weights: npt.NDArray[np.float64]  # (n,)
+
+
+def train(
+    params: TrainParams,
+    train_table: pa.Table,
+    validation_table: pa.Table,
+    label_set: LabelSet,
+    class_weights: dict[str, float] | None,
+    seed: int,
+    classifier_folder: Path,
+    checkpoint_folder: Path,
+) -> TrainingResult:
+    """Fine-tune a backbone and save the weights of the epoch with the best validation macro-F1.
+
+    A run that was killed goes on from its last checkpoint and, on the same machine, reaches the same
+    weights bit for bit as if it had not been (on a GPU as far as its kernels are deterministic).
+
+    Args:
+        params: the section ``train``.
+        train_table: `afina.table.BALANCED_SCHEMA`; a row's ``weight`` multiplies its loss.
+        validation_table: `afina.table.SCHEMA`; chooses the best epoch, never trained on.
+        label_set: task, labels and cleaning.
+        class_weights: factor of each label's examples (multilabel: of its positives); None: all 1.
+        seed: of the head's first weights, the batches and dropout.
+        classifier_folder: where the classifier goes, see `afina.modeling.store.save_classifier`.
+        checkpoint_folder: where checkpoints live while the run lasts; emptied at its end.
+
+    Raises:
+        UserError: a table is unusable, the backbone cannot be had, or the loss is no longer a number.
+    """
+    if params.threads is not None:
+        torch.set_num_threads(params.threads)
+    accelerator = _accelerator(params.device)
+    device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
+    precision = choose_precision(params.precision, device)
+    labels, task = label_set.labels, label_set.task
+    if params.batch_size < world:
+        raise UserError(f"train.batch_size: {params.batch_size} is less than the {world} processes; raise it")
+
+    # Data.
+    files = resolve_backbone(params.backbone, params.revision)
+    check_max_length(files, params.max_length)
+    tokenizer_json, pad_token_id = load_tokenizer(files.folder)
+    encoder = Encoder(tokenizer_json, params.max_length, pad_token_id)
+    training = _encode("train", train_table, label_set, encoder)
+    validation = _encode("validation", validation_table, label_set, encoder)
+    _check_classes(training, label_set, class_weights)
+    factors = example_factors(training.weights, training.targets, labels, class_weights, task)
+    label_weights = positive_weights(labels, class_weights, task)
+
+    # Model and optimizer.
+    torch.manual_seed(seed)
+    backbone = load_pretrained(files.folder, _attention(device), params.backbone_dropout)
+    raw = TextClassifier(
+        backbone, len(labels), params.pooling, params.head, params.activation, params.dropout
+    ).to(device)
+    optimizer: Any = torch.optim.AdamW(parameter_groups(raw, params), fused=True)
+    model, optimizer = accelerator.prepare(raw, optimizer)
+
+    # Where did an earlier run leave off?
+    train_data = table_sha256(train_table)
+    key = fingerprint(
+        {
+            "params": params.model_dump(exclude=OPERATIONAL),
+            "seed": seed,
+            "train": train_data,
+            "validation": table_sha256(validation_table),
+            "labels": [task, *labels],
+            "class_weights": class_weights,
+            "backbone": files.sha256,
+            "tokenizer": hashlib.sha256(tokenizer_json.encode()).hexdigest(),
+            "precision": precision,
+            "code": code_version(),
+        }
+    )
+    # What the model said of each example while it trained on it, for the training macro-F1.
+    seen = torch.zeros(training.targets.shape, dtype=torch.int32 if task == "multiclass" else torch.int8)
+    state = load_checkpoint(checkpoint_folder, key, raw, optimizer, seen)
+    if state is None:
+        state = State()
+        if accelerator.is_main_process:
+            clear_checkpoints(checkpoint_folder)
+    else:
+        _say(accelerator, f"goes on from its checkpoint: epoch {state.epoch + 1}, update {state.update}")
+        if not accelerator.is_main_process:  # the sums below are over processes: count what is done once
+            seen.zero_()
+            state.loss_sum = state.factor_sum = 0.0
+    saved_at = time.monotonic()
+
+    count = len(training.tokens)
+    lengths = [len(tokens) for tokens in training.tokens]
+    updates_per_epoch = math.ceil(math.ceil(count / params.batch_size) / params.gradient_accumulation)
+    total_updates = updates_per_epoch * params.epochs
+    trained, trained_seconds = 0, 0.0
+    left = count * params.epochs - round(
+        count * (state.epoch * updates_per_epoch + state.update) / updates_per_epoch
+    )
+    progress = Progress("train", total=left, unit="examples")
+
+    with progress:
+        while not state.finished:
+            batches = epoch_batches(lengths, params.batch_size, seed, state.epoch)
+            model.train()
+            while state.update < updates_per_epoch:
+                started = time.perf_counter()
+                number = state.epoch * updates_per_epoch + state.update
+                set_learning_rates(optimizer, schedule(number, total_updates, params.warmup))
+                # Dropout is a function of seed, process and update, so a checkpoint needs no generator state.
+                torch.manual_seed(update_seed(seed, rank, number))
+                first = state.update * params.gradient_accumulation
+                group = batches[first : first + params.gradient_accumulation]
+                group_size = sum(len(batch) for batch in group)
+
+                for batch in group:
+                    mine = batch[
+                        rank::world
+                    ]  # each process takes its share; gradients are averaged over them
+                    logits, losses = _forward(
+                        model, training, mine, pad_token_id, device, precision, params, task, label_weights
+                    )
+                    weights = torch.from_numpy(factors[mine]).to(device)
+                    loss = (losses * weights).sum()
+                    _check_finite(loss, "loss", [training.names[index] for index in mine])
+                    with nullcontext() if batch is group[-1] else accelerator.no_sync(model):
+                        accelerator.backward(loss * (world / group_size))
+                    seen[torch.from_numpy(mine)] = decide(logits, task).to("cpu", seen.dtype)
+                    state.loss_sum += float(loss)
+                    state.factor_sum += float(weights.sum())
+
+                norm = accelerator.clip_grad_norm_(model.parameters(), params.max_grad_norm)
+                _check_finite(norm, "gradient", [training.names[index] for index in group[0]])
+                optimizer.step()
+                optimizer.zero_grad()
+                state.update += 1
+                trained += group_size
+                trained_seconds += time.perf_counter() - started
+                progress.advance(
+                    group_size,
+                    f"epoch {state.epoch + 1}/{params.epochs} loss {state.loss_sum / state.factor_sum:.3f}",
+                )
+                if _on_main(accelerator, time.monotonic() - saved_at >= params.checkpoint_seconds):
+                    _checkpoint(accelerator, checkpoint_folder, key, state, raw, optimizer, seen)
+                    saved_at = time.monotonic()
+
+            # The epoch is over: how good is the model now?
+            last = (state.epoch + 1) * updates_per_epoch - 1
+            sums = _total(accelerator, torch.tensor([state.loss_sum, state.factor_sum], dtype=torch.float64))
+            predicted = _total(accelerator, seen).numpy()
+            scores = _validate(
+                accelerator, raw, validation, pad_token_id, precision, params, label_set, class_weights
+            )
+            record = EpochRecord(
+                epoch=state.epoch + 1,
+                train_loss=round(float(sums[0] / sums[1]), 6),
+                validation_loss=round(scores.loss, 6),
+                train_macro_f1=round(
+                    prediction_metrics(training.targets, predicted, labels, task)["macro_f1"], 6
+                ),
+                validation_macro_f1=round(scores.macro_f1, 6),
+                learning_rate=params.learning_rate * schedule(last, total_updates, params.warmup),
+            )
+            state.history.append(record)
+            if (scores.macro_f1, -scores.loss) > (state.best_macro_f1, -state.best_loss):
+                state.best_epoch, state.best_macro_f1, state.best_loss = (
+                    record.epoch,
+                    scores.macro_f1,
+                    scores.loss,
+                )
+                if accelerator.is_main_process:
+                    save_best(checkpoint_folder, record.epoch, raw)
+            state.epoch += 1
+            state.update, state.loss_sum, state.factor_sum = 0, 0.0, 0.0
+            seen.zero_()
+            waited = state.epoch - state.best_epoch
+            state.finished = state.epoch == params.epochs or (
+                params.patience is not None and waited >= params.patience
+            )
+            _checkpoint(accelerator, checkpoint_folder, key, state, raw, optimizer, seen)
+            saved_at = time.monotonic()
+
+    if accelerator.is_main_process:
+        raw.load_state_dict(load_best(checkpoint_folder, state.best_epoch))
+        config = ClassifierConfig(
+            task=task,
+            labels=list(labels),
+            max_length=params.max_length,
+            pooling=params.pooling,
+            head=list(params.head),
+            activation=params.activation,
+            dropout=params.dropout,
+            pad_token_id=pad_token_id,
+            backbone=files.name if files.source != "folder" else files.folder.name,
+            backbone_revision=files.revision,
+            backbone_sha256=files.sha256,
+            backbone_licence=files.licence,
+            cleaning=label_set.cleaning,
+            train_data_sha256=train_data,
+        )
+        save_classifier(classifier_folder, raw, backbone.config.to_diff_dict(), tokenizer_json, config)
+        clear_checkpoints(checkpoint_folder)
+    accelerator.wait_for_everyone()
+    return TrainingResult(
+        history=state.history,
+        best_epoch=state.best_epoch,
+        best_macro_f1=state.best_macro_f1,
+        examples_per_second=trained / trained_seconds if trained_seconds else 0.0,
+        precision=precision,
+        device=device.type,
+        is_main_process=accelerator.is_main_process,
+    )
+
+
+def choose_precision(asked: str, device: torch.device) -> Literal["fp32", "bf16"]:
+    """The precision of matrix products: what is asked for, or bf16 where the hardware computes it fast."""
+    if asked == "fp32":
+        return "fp32"
+    if asked == "bf16":
+        return "bf16"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    # Without AMX tiles the processor emulates bfloat16 and is slower than in float32.
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def parameter_groups(model: TextClassifier, params: TrainParams) -> list[dict[str, Any]]:
+    """Parameters by learning rate and weight decay; biases and norms (vectors) do not decay."""
+    groups = []
+    for module, peak in ((model.backbone, params.learning_rate), (model.head, params.head_learning_rate)):
+        matrices = [weight for weight in module.parameters() if weight.ndim >= 2]
+        vectors = [weight for weight in module.parameters() if weight.ndim < 2]
+        groups.append({"params": matrices, "lr": peak, "peak": peak, "weight_decay": params.weight_decay})
+        groups.append({"params": vectors, "lr": peak, "peak": peak, "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]
+
+
+def schedule(update: int, total: int, warmup: float) -> float:
+    """Share of the highest learning rate at ``update`` (0 = the first) of ``total``: linear, up then down."""
+    rising = round(warmup * total)
+    if update < rising:
+        return (update + 1) / rising
+    return (total - update) / max(total - rising, 1)
+
+
+def set_learning_rates(optimizer: Any, share: float) -> None:
+    """Set each group's learning rate to ``share`` of its highest."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * share
+
+
+def update_seed(seed: int, rank: int, update: int) -> int:
+    """Seed of the random numbers that one process draws in one update."""
+    return int(np.random.SeedSequence([seed, rank, update]).generate_state(1, np.uint64)[0])
+
+
+def decide(logits: Tensor, task: Task) -> Tensor:
+    """Predictions from logits (B, L): class indexes (B,), or multi-hot (B, L) at probability 0.5."""
+    return logits.argmax(dim=1) if task == "multiclass" else (logits >= 0).int()
+
+
+def table_sha256(table: pa.Table) -> str:
+    """Hash of what a model learns from: ids, texts, labels and weights of a table."""
+    digest = hashlib.sha256()
+    for name in ("id", "text", "labels", "weight"):
+        values = table[name].to_pylist() if name in table.column_names else None
+        digest.update(json.dumps(values, ensure_ascii=False).encode())
+    return digest.hexdigest()
+
+
+def code_version() -> str:
+    """Hash of the code that trains, and of the libraries' versions under it."""
+    root = Path(afina.__file__).parent
+    sources = [*root.glob("training/*.py"), *root.glob("modeling/*.py"), root / "runtime" / "encoding.py"]
+    digest = hashlib.sha256()
+    for path in sorted(sources):
+        digest.update(path.name.encode() + path.read_bytes())
+    for library in (torch, transformers, tokenizers, accelerate):
+        digest.update(f"{library.__name__} {library.__version__}".encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Scores:
+    loss: float
+    macro_f1: float
+
+
+def _forward(
+    model: nn.Module,
+    examples: Examples,
+    batch: npt.NDArray[np.int64],
+    pad_token_id: int,
+    device: torch.device,
+    precision: str,
+    params: TrainParams,
+    task: Task,
+    label_weights: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Logits (B, L) and losses (B,) of a batch."""
+    input_ids, mask = pad_batch([examples.tokens[index] for index in batch], pad_token_id)
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        logits = model(torch.from_numpy(input_ids).to(device), torch.from_numpy(mask).to(device))
+    targets = torch.from_numpy(examples.targets[batch]).to(device)
+    weights = None if label_weights is None else label_weights.to(device)
+    return logits, example_losses(logits, targets, task, params.label_smoothing, weights)
+
+
+def _validate(
+    accelerator: Accelerator,
+    model: TextClassifier,
+    validation: Examples,
+    pad_token_id: int,
+    precision: Literal["fp32", "bf16"],
+    params: TrainParams,
+    label_set: LabelSet,
+    class_weights: dict[str, float] | None,
+) -> _Scores:
+    """Loss (weighted as in training) and macro-F1 on the validation split, shared out over processes."""
+    labels, task = label_set.labels, label_set.task
+    mine = np.arange(accelerator.process_index, len(validation.tokens), accelerator.num_processes)
+    part = torch.zeros((len(validation.tokens), len(labels)))
+    part[torch.from_numpy(mine)] = torch.from_numpy(
+        logits_of_ids(
+            model,
+            [validation.tokens[index] for index in mine],
+            pad_token_id,
+            token_budget=VALIDATION_TOKENS,
+            precision=precision,
+        )
+    )
+    logits = _total(accelerator, part)
+    targets = torch.from_numpy(validation.targets)
+    losses = example_losses(
+        logits, targets, task, params.label_smoothing, positive_weights(labels, class_weights, task)
+    ).numpy()
+    factors = example_factors(validation.weights, validation.targets, labels, class_weights, task)
+    if not np.isfinite(losses).all():
+        worst = validation.names[int(np.flatnonzero(~np.isfinite(losses))[0])]
+        raise UserError(f"train: validation loss of '{worst}' is not a number; lower train.learning_rate")
+    scores = prediction_metrics(
+        validation.targets, decide(logits, task).numpy().astype(validation.targets.dtype), labels, task
+    )
+    return _Scores(float(np.average(losses, weights=factors)), scores["macro_f1"])
+
+
+def _checkpoint(
+    accelerator: Accelerator,
+    folder: Path,
+    key: str,
+    state: State,
+    model: TextClassifier,
+    optimizer: Any,
+    seen: Tensor,
+) -> None:
+    """Save the run's state, sums over all processes taken, from the main process."""
+    sums = _total(accelerator, torch.tensor([state.loss_sum, state.factor_sum], dtype=torch.float64))
+    total = replace(state, loss_sum=float(sums[0]), factor_sum=float(sums[1]))
+    everywhere = _total(accelerator, seen)
+    if accelerator.is_main_process:
+        save_checkpoint(folder, key, total, model, optimizer, everywhere)
+    accelerator.wait_for_everyone()
+
+
+def _total(accelerator: Accelerator, values: Tensor) -> Tensor:
+    """Sum of a CPU tensor over all processes."""
+    if accelerator.num_processes == 1:
+        return values
+    summed: Tensor = accelerator.reduce(values.clone().to(accelerator.device), reduction="sum")
+    return summed.cpu()
+
+
+def _on_main(accelerator: Accelerator, answer: bool) -> bool:
+    """What the main process answers, on every process."""
+    if accelerator.num_processes == 1:
+        return answer
+    return bool(_total(accelerator, torch.tensor(int(answer and accelerator.is_main_process))))
+
+
+def _accelerator(device: str) -> Accelerator:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("train.device: cuda asked for, but torch finds no GPU; set it to auto or cpu")
+    return Accelerator(cpu=device == "cpu", mixed_precision="no")
+
+
+def _attention(device: torch.device) -> str:
+    """On processors the plain implementation is the faster one."""
+    return "eager" if device.type == "cpu" else "sdpa"
+
+
+def _encode(split: str, table: pa.Table, label_set: LabelSet, encoder: Encoder) -> Examples:
+    """Encode a split's texts and labels."""
+    if not table.num_rows:
+        raise UserError(f"{split}: the table has no rows; see the sections split and clean of params.yaml")
+    try:
+        targets = encode_labels(table["labels"], label_set.labels, label_set.task)
+    except UserError as error:
+        raise UserError(f"{split}: {error}") from None
+    weights = (
+        table["weight"].to_numpy().astype(np.float64)
+        if "weight" in table.column_names
+        else np.ones(table.num_rows)
+    )
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+        raise UserError(
+            f"{split}: column weight: expected numbers of 0 or more, not all 0; run `dvc repro -f`"
+        )
+    return Examples(table["id"].to_pylist(), encoder.encode(table["text"].to_pylist()), targets, weights)
+
+
+def _check_classes(training: Examples, label_set: LabelSet, class_weights: dict[str, float] | None) -> None:
+    """Is there something to tell apart?"""
+    if label_set.task == "multiclass" and len(np.unique(training.targets)) < 2:
+        only = label_set.labels[int(training.targets[0])]
+        raise UserError(f"train: all training rows have the one label '{only}'; there is nothing to learn")
+    if label_set.task == "multilabel" and not training.targets.any():
+        raise UserError("train: no training row has a label; there is nothing to learn")
+    unknown = sorted(set(class_weights or ()) - set(label_set.labels))
+    if unknown:
+        raise UserError(f"balance.json: class_weights: '{unknown[0]}' is not in labels.json; run `dvc repro`")
+
+
+def _check_finite(value: Any, what: str, names: Sequence[str]) -> None:
+    if not math.isfinite(float(value)):
+        shown = ", ".join(names[:3])
+        raise UserError(
+            f"train: the {what} is not a number any more (batch of ids {shown} ...); lower "
+            "train.learning_rate or train.max_grad_norm. The last checkpoint is kept"
+        )
+
+
+def _say(accelerator: Accelerator, line: str) -> None:
+    if accelerator.is_main_process:
+        print(f"train: {line}", file=sys.stderr, flush=True)
