@@ -160,6 +160,11 @@ def samples_f1(y_true: IntArray, predicted: IntArray) -> FloatArray:
     return scores
 
 
+def rounded(scores: dict[str, float], decimals: int = 6) -> dict[str, float]:
+    """Scores as they are reported: digits beyond the sixth say nothing and differ between machines."""
+    return {name: round(float(value), decimals) for name, value in scores.items()}
+
+
 def check_probabilities(
     y_true: IntArray, probabilities: FloatArray, labels: Sequence[str], task: Task
 ) -> None:

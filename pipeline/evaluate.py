@@ -1,0 +1,76 @@
+"""Score the fine-tuned model on test, beside the baselines and itself before fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from pathlib import Path
+
+from afina import table
+from afina.evaluation.curves import Curve
+from afina.evaluation.predictions import write_predictions
+from afina.evaluation.report import Scored, evaluate
+from afina.evaluation.scoring import score_classifier, score_untrained
+from afina.evaluation.tables import CONFUSION_HEADER, MISTAKES_HEADER, PER_CLASS_HEADER
+from afina.files import read_json, write_csv, write_json
+from afina.labels import encode_labels, read_label_set
+from afina.params.base import load_section, load_seed
+from afina.params.evaluate import EvaluateParams
+from afina.stage import stage
+
+LABELS = Path("data/clean/labels.json")
+SPLITS = Path("data/splits")
+CLASSIFIER = Path("models/classifier")
+DECISION = Path("models/decision.json")
+REPORTS = Path("reports")
+MISTAKES = Path("data/evaluated/mistakes.csv")
+
+
+def write_curves(path: Path, curves: list[Curve], x: str, y: str) -> None:
+    points = (
+        (curve.label, round(float(a), 6), round(float(b), 6))
+        for curve in curves
+        for a, b in zip(curve.x, curve.y, strict=True)
+    )
+    write_csv(path, ("label", x, y), points)
+
+
+@stage("evaluate")
+def main() -> str:
+    params, seed = load_section(EvaluateParams), load_seed()
+    label_set = read_label_set(LABELS)
+    baseline = read_json(REPORTS / "baseline.json")
+    splits = [
+        table.read(SPLITS / f"{name}.parquet", ["id", "text", "labels"]) for name in ("validation", "test")
+    ]
+    texts = [rows["text"].to_pylist() for rows in splits]
+    logits = score_classifier(CLASSIFIER, texts, label_set, params.token_budget)
+    untrained = None
+    if params.untrained:
+        # Validation matters to thresholds alone.
+        known = texts[0] if label_set.task == "multilabel" else []
+        scored = score_untrained(CLASSIFIER, [known, texts[1]], params.token_budget, seed)
+        untrained = (scored[0], scored[1])
+    validation, test = (
+        Scored(
+            rows["id"].to_pylist(),
+            lines,
+            encode_labels(rows["labels"], label_set.labels, label_set.task),
+            values,
+        )
+        for rows, lines, values in zip(splits, texts, logits, strict=True)
+    )
+    result = evaluate(validation, test, label_set, baseline, params, seed, untrained)
+
+    write_csv(REPORTS / "per_class.csv", PER_CLASS_HEADER, result.per_class)
+    write_csv(REPORTS / "confusion.csv", CONFUSION_HEADER, result.confusion)
+    write_curves(REPORTS / "pr.csv", result.precision_recall, "recall", "precision")
+    write_curves(REPORTS / "roc.csv", result.roc, "fpr", "tpr")
+    write_predictions(result.predictions, REPORTS / "predictions.parquet")
+    write_csv(MISTAKES, MISTAKES_HEADER, (astuple(mistake) for mistake in result.mistakes))
+    write_json(DECISION, result.decision)
+    write_json(REPORTS / "metrics.json", result.metrics)
+    return result.summary
+
+
+if __name__ == "__main__":
+    main()

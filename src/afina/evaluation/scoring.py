@@ -1,0 +1,89 @@
+"""Logits of the trained classifier, and of the same architecture before fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from afina.errors import UserError
+from afina.evaluation.metrics import FloatArray
+from afina.labels import LabelSet
+from afina.modeling.backbone import resolve_backbone
+from afina.modeling.classifier import TextClassifier, load_pretrained
+from afina.modeling.inference import predict_logits
+from afina.modeling.store import ClassifierConfig, load_classifier
+from afina.progress import Progress
+from afina.runtime.encoding import Encoder
+
+
+def score_classifier(
+    folder: Path, splits: Sequence[Sequence[str]], label_set: LabelSet, token_budget: int
+) -> list[FloatArray]:
+    """Logits of each split's texts, each (n, L) float32.
+
+    Args:
+        folder: the saved classifier.
+        splits: cleaned texts of each split.
+        label_set: must be what the classifier was trained with.
+        token_budget: tokens in a batch, padding included.
+
+    Raises:
+        UserError: the classifier is missing or has another task or other labels.
+    """
+    model, encoder, config = load_classifier(folder)
+    if (config.task, tuple(config.labels)) != (label_set.task, label_set.labels):
+        raise UserError(f"{folder}: trained for another task or other labels; run `dvc repro train`")
+    return _logits(model, encoder, splits, token_budget, "evaluate")
+
+
+def score_untrained(
+    folder: Path, splits: Sequence[Sequence[str]], token_budget: int, seed: int
+) -> list[FloatArray]:
+    """As `score_classifier`, of the same architecture before fine-tuning, its head drawn from ``seed``.
+
+    Raises:
+        UserError: the backbone cannot be found, or is not the one the classifier was trained from.
+    """
+    _, encoder, config = load_classifier(folder)
+    return _logits(untrained_classifier(config, seed), encoder, splits, token_budget, "untrained")
+
+
+def untrained_classifier(config: ClassifierConfig, seed: int) -> TextClassifier:
+    """The architecture of ``config`` as it was before fine-tuning: pretrained backbone, random head.
+
+    Raises:
+        UserError: the backbone cannot be found, or is not the one the classifier was trained from.
+    """
+    files = resolve_backbone(config.backbone, config.backbone_revision)
+    if files.sha256 != config.backbone_sha256:
+        raise UserError(
+            f"train.backbone: {config.backbone}: its weights changed since training; run `dvc repro -f "
+            "train` or set evaluate.untrained to false"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return TextClassifier(
+            load_pretrained(files.folder),
+            len(config.labels),
+            config.pooling,
+            config.head,
+            config.activation,
+            config.dropout,
+        )
+
+
+def _logits(
+    model: TextClassifier,
+    encoder: Encoder,
+    splits: Sequence[Sequence[str]],
+    token_budget: int,
+    description: str,
+) -> list[FloatArray]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with Progress(description, sum(map(len, splits)), "texts") as progress:
+        return [
+            predict_logits(model, encoder, texts, token_budget=token_budget, device=device, progress=progress)
+            for texts in splits
+        ]
