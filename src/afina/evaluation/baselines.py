@@ -82,13 +82,20 @@ class TfidfLinear:
         Raises:
             UserError: no n-gram is frequent enough to count, or train has fewer than two classes.
         """
-        try:
-            features = sparse.hstack([part.fit_transform(train.texts) for part in self._vectorizers]).tocsr()
-        except ValueError as error:
+        usable, parts = [], []
+        for vectorizer in self._vectorizers:
+            try:
+                parts.append(vectorizer.fit_transform(train.texts))
+            except ValueError:  # no n-gram is left; those of the other kind may do
+                continue
+            usable.append(vectorizer)
+        if not usable:
             raise UserError(
                 f"baseline.min_df: no n-gram appears in {self.params.min_df} of the {len(train.texts)} train "
-                f"texts ({error}); lower it"
-            ) from None
+                "texts; lower it"
+            )
+        self._vectorizers = usable
+        features = sparse.hstack(parts).tocsr()
         if self.label_set.task == "multiclass" and len(np.unique(train.y)) < 2:
             raise UserError("baseline: train has one class only; there is nothing to tell apart")
         targets = (

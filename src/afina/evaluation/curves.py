@@ -10,8 +10,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from afina.evaluation.metrics import FloatArray, IntArray
 
-# Recall at even steps; false-positive rates denser near 0, where a classifier is used.
-RECALL_GRID = np.linspace(0, 1, 51)
+# Recall at even steps, without 0, where precision says nothing; false-positive rates denser near 0, where a
+# classifier is used.
+RECALL_GRID = np.linspace(0.02, 1, 50)
 FPR_GRID = np.linspace(0, 1, 51) ** 2
 
 MICRO, MACRO = "micro average", "macro average"
@@ -19,7 +20,7 @@ MICRO, MACRO = "micro average", "macro average"
 
 @dataclass(frozen=True)
 class Curve:
-    """A named curve: ``x`` rises from 0 to 1."""
+    """A named curve; ``x`` rises to 1."""
 
     label: str
     x: FloatArray
