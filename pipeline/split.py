@@ -1,0 +1,34 @@
+"""Split the clean messages into train, validation and test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from afina import table
+from afina.files import write_csv, write_json
+from afina.labels import read_label_set
+from afina.params.base import load_section, load_seed
+from afina.params.split import SplitParams
+from afina.splitting import SPLITS, split_messages
+from afina.stage import stage
+
+CLEAN = Path("data/clean")
+OUTPUT = Path("data/splits")
+REPORTS = Path("reports/data")
+
+
+@stage("split")
+def main() -> str:
+    params = load_section(SplitParams)
+    messages = table.read(CLEAN / "messages.parquet")
+    division = split_messages(messages, read_label_set(CLEAN / "labels.json"), params, load_seed())
+    for name in SPLITS:
+        table.write(division.tables[name], OUTPUT / f"{name}.parquet")
+    table.write_rejected(division.rejected, OUTPUT / "rejected.csv")
+    write_json(REPORTS / "split.json", division.report)
+    write_csv(REPORTS / "split_classes.csv", ("label", *SPLITS), division.classes)
+    return division.summary
+
+
+if __name__ == "__main__":
+    main()
