@@ -1,0 +1,157 @@
+"""What every reader gives: some rows at a time, by column, with their place in the source."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+
+from afina.errors import UserError
+from afina.table import REJECTED
+
+# A column of a chunk: Arrow where the source is Arrow, else Python values as the source's library gave them.
+Column: TypeAlias = pa.Array | list[Any]
+
+CHUNK_ROWS = 50_000
+_DETAIL = 200
+
+
+@dataclass
+class Chunk:
+    """Some consecutive rows: ``rows`` are their line or row numbers, ``columns`` the values by name."""
+
+    rows: list[int]
+    columns: dict[str, Column]
+
+
+@dataclass
+class Rejects:
+    """Rows of one source that could not be read, each with its place and reason."""
+
+    source: str
+    items: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def add(self, row: int, reason: str, detail: str = "") -> None:
+        """Note that ``row`` was left out because of ``reason``; ``detail`` is cut to a readable length."""
+        clean = detail.encode("utf-8", "backslashreplace").decode("utf-8")
+        self.items.append((row, reason, clean if len(clean) <= _DETAIL else clean[:_DETAIL] + "…"))
+
+    def table(self) -> pa.Table:
+        """The rejected rows in the schema `afina.table.REJECTED`."""
+        rows, reasons, details = zip(*self.items, strict=True) if self.items else ((), (), ())
+        size = len(rows)
+        columns = {
+            "id": pa.nulls(size, pa.string()),
+            "source": pa.array([self.source] * size, pa.string()),
+            "row": pa.array(rows, pa.int64()),
+            "reason": pa.array(reasons, pa.string()),
+            "detail": pa.array(details, pa.string()),
+        }
+        return pa.table(columns, schema=REJECTED)
+
+
+def check_columns(wanted: Sequence[str], available: Iterable[str], where: str, hint: str = "") -> None:
+    """Raise `UserError` if a wanted column is not there, telling which are and which is nearest."""
+    known = list(available)
+    for name in wanted:
+        if name in known:
+            continue
+        lower = {other.lower(): other for other in reversed(known)}
+        near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
+        suggestion = f"did you mean '{lower[near[0]]}'? " if near else ""
+        shown = ", ".join(_short(column) for column in known[:30]) + (" …" if len(known) > 30 else "")
+        raise UserError(f"{where}: no column '{name}'; {suggestion}columns: {shown or 'none'}{hint}")
+
+
+def _short(name: str) -> str:
+    name = " ".join(name.split())
+    return f"'{name}'" if len(name) <= 40 else f"'{name[:40]}…'"
+
+
+_MISSING = object()
+
+
+def lookup(document: Mapping[str, Any], name: str, parts: Sequence[str]) -> Any:
+    """The value at a dotted path, or `_MISSING`; a list is indexed by number, or mapped over by name."""
+    if name in document:
+        return document[name]
+    return _walk(document, parts) if len(parts) > 1 else _MISSING
+
+
+def _walk(value: Any, parts: Sequence[str]) -> Any:
+    for position, part in enumerate(parts):
+        if isinstance(value, Mapping):
+            if part not in value:
+                return _MISSING
+            value = value[part]
+        elif isinstance(value, list):
+            if not part.isdecimal():
+                found = [_walk(item, parts[position:]) for item in value]
+                found = [item for item in found if item is not _MISSING]
+                return found if found or not value else _MISSING
+            if int(part) >= len(value):
+                return _MISSING
+            value = value[int(part)]
+        else:
+            return _MISSING
+    return value
+
+
+def flat_keys(document: Mapping[str, Any], depth: int = 3, prefix: str = "") -> Iterator[str]:
+    """The dotted paths of a document's values, at most ``depth`` levels down."""
+    for key, value in document.items():
+        if isinstance(value, Mapping) and value and depth > 1:
+            yield from flat_keys(value, depth - 1, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def document_chunks(
+    documents: Iterable[tuple[int, Mapping[str, Any]]],
+    wanted: Sequence[str] | None,
+    where: str,
+    size: int = CHUNK_ROWS,
+) -> Iterator[Chunk]:
+    """Columns of documents that need not all have the same fields; an absent field is None.
+
+    With ``wanted`` None the columns are all dotted paths of the first documents.
+
+    Raises:
+        UserError: a wanted field is in no document at all.
+    """
+    seen: dict[str, None] = {}
+    found: set[str] = set()
+    inspected = count = 0
+    rows: list[int] = []
+    batch: list[Mapping[str, Any]] = []
+
+    def flush() -> Chunk:
+        names = list(seen) if wanted is None else wanted
+        columns: dict[str, Column] = {}
+        for name in names:
+            parts = name.split(".")
+            values = [lookup(document, name, parts) for document in batch]
+            if name not in found and any(value is not _MISSING for value in values):
+                found.add(name)
+            columns[name] = [None if value is _MISSING else value for value in values]
+        chunk = Chunk(list(rows), columns)
+        rows.clear()
+        batch.clear()
+        return chunk
+
+    for row, document in documents:
+        if inspected < (200 if wanted is not None else size):
+            seen.update(dict.fromkeys(flat_keys(document)))
+            inspected += 1
+        rows.append(row)
+        batch.append(document)
+        count += 1
+        if len(rows) == size:
+            yield flush()
+    if rows:
+        yield flush()
+    if count and wanted is not None:
+        check_columns([name for name in wanted if name not in found], [*seen, *found], where)

@@ -1,0 +1,95 @@
+"""Excel workbooks (.xlsx, .xlsm), read row by row."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from afina.errors import UserError
+from afina.params.extract import Source
+from afina.sources.chunk import CHUNK_ROWS, Chunk
+from afina.sources.delimited import column_names, column_positions
+
+
+def _open(path: Path, where: str) -> Any:
+    if path.suffix.lower() == ".xls":
+        raise UserError(f"{where}: the old .xls format is not read; save it as .xlsx in Excel or LibreOffice")
+    from openpyxl import load_workbook
+    from openpyxl.utils.exceptions import InvalidFileException
+
+    try:
+        return load_workbook(path, read_only=True, data_only=True)
+    except (zipfile.BadZipFile, InvalidFileException, KeyError, ValueError, OSError):
+        raise UserError(f"{where}: not an Excel workbook; save it again as .xlsx, or set format:") from None
+
+
+def sheet_names(path: Path, where: str) -> list[str]:
+    """Names of a workbook's sheets, in order."""
+    workbook = _open(path, where)
+    try:
+        return list(workbook.sheetnames)
+    finally:
+        workbook.close()
+
+
+def read_excel(source: Source, path: Path, where: str, wanted: Sequence[str] | None) -> Iterator[Chunk]:
+    """Chunks of one sheet (the first by default); rows are numbered as in Excel, blank rows passed over.
+
+    Cells keep their type: numbers, dates, text. A formula gives the value that Excel last saved.
+
+    Raises:
+        UserError: not a workbook, no such sheet, an empty sheet or a missing column.
+    """
+    workbook = _open(path, where)
+    try:
+        sheet = _sheet(workbook, source.sheet, where)
+        sheet.reset_dimensions()  # some writers store a wrong size; the rows themselves are right
+        yield from _chunks(source, sheet, f"{where}: sheet '{sheet.title}'", wanted)
+    finally:
+        workbook.close()
+
+
+def _sheet(workbook: Any, wanted: str | int | None, where: str) -> Any:
+    names = [sheet.title for sheet in workbook.worksheets]
+    if wanted is None:
+        wanted = 0
+    if isinstance(wanted, int) and 0 <= wanted < len(names):
+        return workbook.worksheets[wanted]
+    if isinstance(wanted, str) and wanted in names:
+        return workbook[wanted]
+    shown = ", ".join(f"{at} '{name}'" for at, name in enumerate(names))
+    raise UserError(f"{where}: no sheet {wanted!r}; sheets: {shown}")
+
+
+def _chunks(source: Source, sheet: Any, where: str, wanted: Sequence[str] | None) -> Iterator[Chunk]:
+    numbered = (
+        (number, row)
+        for number, row in enumerate(sheet.iter_rows(values_only=True), start=1)
+        if number > source.skip_rows and any(cell is not None and cell != "" for cell in row)
+    )
+    first = next(numbered, None)
+    if first is None:
+        raise UserError(f"{where}: the sheet is empty; put rows in it or name another sheet")
+    names = column_names(source, first[1])
+    positions = column_positions(source, names, wanted, where)
+    rows: list[int] = []
+    columns: dict[str, list[Any]] = {name: [] for name in positions}
+
+    def add(number: int, row: Sequence[Any]) -> None:
+        rows.append(number)
+        for name, at in positions.items():
+            columns[name].append(row[at] if at < len(row) else None)
+
+    if not source.header:
+        add(*first)
+    for number, row in numbered:
+        add(number, row)
+        if len(rows) == CHUNK_ROWS:
+            yield Chunk(list(rows), {name: list(values) for name, values in columns.items()})
+            rows.clear()
+            for values in columns.values():
+                values.clear()
+    if rows:
+        yield Chunk(rows, dict(columns))

@@ -1,0 +1,69 @@
+"""A folder of text files in which a file's folder is its label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from afina.errors import UserError
+from afina.params.extract import Source
+from afina.sources.chunk import CHUNK_ROWS, Chunk, Column, Rejects, check_columns
+from afina.sources.encodings import resolve_encoding
+
+COLUMNS = ("text", "label", "file", "folder")
+
+
+def read_folder(
+    source: Source, path: Path, where: str, wanted: Sequence[str] | None, rejects: Rejects
+) -> Iterator[Chunk]:
+    """Chunks of the files below a folder, in order of name; hidden files are passed over.
+
+    Columns: ``text`` (the whole file), ``label`` (the first folder below ``path``), ``file`` (path below
+    ``path``), ``folder`` (the file's whole folder below ``path``). Files are numbered from 1.
+
+    Raises:
+        UserError: no file in it, or a column that a folder does not have.
+    """
+    names = COLUMNS if wanted is None else wanted
+    check_columns(names, COLUMNS, where)
+    files = sorted(
+        (file.relative_to(path) for file in path.rglob("*") if file.is_file()), key=lambda file: file.parts
+    )
+    files = [file for file in files if not any(part.startswith(".") for part in file.parts)]
+    if not files:
+        raise UserError(f"{where}: no file in the folder; put one folder a label in it, with text files")
+    rows: list[int] = []
+    columns: dict[str, list[str]] = {name: [] for name in COLUMNS}
+
+    def chunk() -> Chunk:
+        kept: dict[str, Column] = {name: list(columns[name]) for name in names}
+        return Chunk(list(rows), kept)
+
+    for number, file in enumerate(files, start=1):
+        if len(file.parts) == 1:
+            rejects.add(number, "file outside any label's folder", file.name)
+            continue
+        text = _text(source, path / file, f"{where}/{file.as_posix()}")
+        if text is None:
+            rejects.add(number, "not a text file", file.as_posix())
+            continue
+        rows.append(number)
+        for name, value in zip(
+            COLUMNS, (text, file.parts[0], file.as_posix(), file.parent.as_posix()), strict=True
+        ):
+            columns[name].append(value)
+        if len(rows) == CHUNK_ROWS:
+            yield chunk()
+            rows.clear()
+            for values in columns.values():
+                values.clear()
+    if rows:
+        yield chunk()
+
+
+def _text(source: Source, path: Path, where: str) -> str | None:
+    data = path.read_bytes()
+    encoding = resolve_encoding(path, source.encoding, where)
+    if b"\0" in data and encoding != "utf-16":
+        return None
+    return data.decode(encoding, "strict" if encoding == "utf-16" else "surrogateescape")

@@ -1,0 +1,230 @@
+"""From a source's own columns to the table's: text, labels, group, time, split and id."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from afina.params.extract import Source
+from afina.sources.chunk import Chunk, Column, Rejects
+from afina.sources.values import (
+    ONES,
+    SPLITS,
+    ZEROS,
+    as_labels,
+    as_text,
+    blank_as_null,
+    parse_times,
+    unencodable,
+)
+from afina.table import SCHEMA
+
+# As SCHEMA, but the id may be repeated and lacks the source's name, and the time is still text.
+MAPPED = pa.schema(
+    [
+        pa.field("id", pa.string()),
+        pa.field("text", pa.string()),
+        pa.field("labels", pa.list_(pa.string())),
+        pa.field("group", pa.string()),
+        pa.field("time", pa.string()),
+        pa.field("split", pa.string()),
+    ]
+)
+
+
+def map_chunk(source: Source, chunk: Chunk, where: str, rejects: Rejects) -> pa.Table:
+    """The chunk's rows in the schema ``MAPPED``; rows that cannot be mapped are rejected.
+
+    Raises:
+        UserError: a column holds objects where text is wanted.
+    """
+    try:
+        return _map(source, chunk, where, rejects)
+    except UnicodeEncodeError:
+        bad = {position for values in chunk.columns.values() for position in unencodable(values)}
+        for position in sorted(bad):
+            cells = [
+                str(values[position])
+                for values in chunk.columns.values()
+                if not isinstance(values, pa.Array) and values[position] is not None
+            ]
+            rejects.add(chunk.rows[position], "bytes that are not text in this encoding", " | ".join(cells))
+        return _map(source, _without(chunk, bad), where, rejects)
+
+
+def _without(chunk: Chunk, positions: set[int]) -> Chunk:
+    keep = [position for position in range(len(chunk.rows)) if position not in positions]
+    columns: dict[str, Column] = {
+        name: values.take(pa.array(keep, pa.int64()))
+        if isinstance(values, pa.Array)
+        else [values[position] for position in keep]
+        for name, values in chunk.columns.items()
+    }
+    return Chunk([chunk.rows[position] for position in keep], columns)
+
+
+def _map(source: Source, chunk: Chunk, where: str, rejects: Rejects) -> pa.Table:
+    size = len(chunk.rows)
+    found: list[tuple[int, str, str]] = []  # rejected only once everything has been read
+
+    def optional(name: str | None) -> pa.Array:
+        if name is None:
+            return pa.nulls(size, pa.string())
+        return blank_as_null(as_text(chunk.columns[name], f"{where}: column {name}"))
+
+    keep = np.ones(size, dtype=bool)
+    text = _text(source, chunk, where)
+    labels = _labels(source, chunk, where, keep, found)
+    split = _split(source, optional(source.split), chunk.rows, keep, found)
+    own_id = source.id or ("file" if source.kind == "folder" else None)
+    table = pa.table(
+        {
+            "id": _keys(optional(own_id), text, labels),
+            "text": text,
+            "labels": pa.array(labels, pa.list_(pa.string())),
+            "group": optional(source.group),
+            "time": optional(source.time),
+            "split": split,
+        },
+        schema=MAPPED,
+    )
+    for row, reason, detail in found:
+        rejects.add(row, reason, detail)
+    return table if keep.all() else table.filter(pa.array(keep))
+
+
+def _keys(own: pa.Array, text: pa.Array, labels: list[list[str]]) -> pa.Array:
+    """The row's own id, or where it has none the hash of its content."""
+    if own.null_count == 0:
+        return own
+    return pc.coalesce(own, pa.array(content_hashes(text.to_pylist(), labels), pa.string()))
+
+
+def _text(source: Source, chunk: Chunk, where: str) -> pa.Array:
+    names = source.text or ("text",)
+    parts = [as_text(chunk.columns[name], f"{where}: column {name}", source.text_separator) for name in names]
+    if len(parts) > 1:
+        joined, *others = (blank_as_null(part) for part in parts)
+        for other in others:  # pair by pair: Arrow's null_handling="skip" drops rows that are null throughout
+            both = pc.binary_join_element_wise(joined, other, source.text_separator)
+            joined = pc.coalesce(both, joined, other)
+        return pc.fill_null(joined, "")
+    return pc.fill_null(parts[0], "")
+
+
+def _labels(
+    source: Source, chunk: Chunk, where: str, keep: np.ndarray, found: list[tuple[int, str, str]]
+) -> list[list[str]]:
+    if source.label_columns:
+        labels: list[list[str]] = [[] for _ in chunk.rows]
+        for name in source.label_columns:
+            for position, cell in enumerate(
+                as_text(chunk.columns[name], f"{where}: column {name}").to_pylist()
+            ):
+                value = (cell or "").strip().lower().removesuffix(".0")
+                if value in ONES:
+                    labels[position].append(name)
+                elif value not in ZEROS and keep[position]:
+                    keep[position] = False
+                    found.append((chunk.rows[position], f"'{name}' is neither 0 nor 1", str(cell)))
+        return labels
+    columns = [
+        as_labels(chunk.columns[name], source.label_separator, f"{where}: column {name}")
+        for name in source.label or ("label",)
+    ]
+    if len(columns) == 1:
+        return columns[0]
+    return [
+        list(dict.fromkeys(label for cell in cells for label in cell)) for cells in zip(*columns, strict=True)
+    ]
+
+
+def _split(
+    source: Source,
+    values: pa.Array,
+    rows: Sequence[int],
+    keep: np.ndarray,
+    found: list[tuple[int, str, str]],
+) -> pa.Array:
+    if source.split_as is not None:
+        return pa.array([source.split_as] * len(rows), pa.string())
+    if source.split is None:
+        return values
+    encoded = values.dictionary_encode()
+    names = [SPLITS.get(value.strip().lower()) for value in encoded.dictionary.to_pylist()]
+    splits: list[str | None] = []
+    for position, code in enumerate(encoded.indices.to_pylist()):
+        splits.append(None if code is None else names[code])
+        if code is not None and names[code] is None and keep[position]:
+            keep[position] = False
+            value = encoded.dictionary[code].as_py()
+            found.append((rows[position], "split is not train, validation or test", value))
+    return pa.array(splits, pa.string())
+
+
+def finish(source: Source, name: str, mapped: pa.Table) -> tuple[pa.Table, int, int]:
+    """One source's rows in `afina.table.SCHEMA`; how many ids were repeated, how many times unreadable."""
+    times, unreadable = _times(mapped["time"], source.time_format)
+    ids, repeated = _ids(name, mapped["id"])
+    size = mapped.num_rows
+    table = pa.table(
+        {
+            "id": ids,
+            "source": pa.array(np.full(size, name, dtype=object), pa.string()),
+            "text": mapped["text"],
+            "labels": mapped["labels"],
+            "group": mapped["group"],
+            "time": times,
+            "split": mapped["split"],
+        },
+        schema=SCHEMA,
+    )
+    return table, repeated, unreadable
+
+
+def _times(texts: pa.ChunkedArray, time_format: str | None) -> tuple[pa.ChunkedArray, int]:
+    encoded = texts.dictionary_encode().combine_chunks()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.unify_dictionaries().combine_chunks()
+    if len(encoded) == 0 or encoded.null_count == len(encoded):
+        return pa.chunked_array([pa.nulls(len(texts), pa.timestamp("us"))]), 0
+    distinct = pa.array(parse_times(encoded.dictionary.to_pylist(), time_format), pa.timestamp("us"))
+    times = distinct.take(encoded.indices)
+    return pa.chunked_array([times]), times.null_count - encoded.null_count
+
+
+def _ids(name: str, keys: pa.ChunkedArray) -> tuple[pa.ChunkedArray, int]:
+    """``name:key``; a key seen before gets #2, #3 in the order of rows."""
+    repeated = 0
+    if pc.count_distinct(keys).as_py() < len(keys):
+        counts = pc.value_counts(keys)
+        several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+        values = keys.to_pylist()
+        taken = set(values)
+        last: dict[str, int] = {}
+        for at in np.flatnonzero(pc.is_in(keys, several).to_numpy()):
+            key = values[at]
+            if key not in last:
+                last[key] = 1
+                continue
+            repeated += 1
+            last[key] += 1
+            while (candidate := f"{key}#{last[key]}") in taken:
+                last[key] += 1
+            taken.add(candidate)
+            values[at] = candidate
+        keys = pa.chunked_array([pa.array(values, pa.string())])
+    return pc.binary_join_element_wise(pa.scalar(f"{name}:"), keys, ""), repeated
+
+
+def content_hashes(texts: Sequence[str], labels: Sequence[Sequence[str]]) -> list[str]:
+    """16 hexadecimal digits of BLAKE2b over a text and its labels, the same on every machine."""
+    blake2b = hashlib.blake2b
+    return [
+        blake2b("\x1f".join((text, *names)).encode(), digest_size=8).hexdigest()
+        for text, names in zip(texts, labels, strict=True)
+    ]

@@ -1,0 +1,232 @@
+"""Cells of any type as text, as labels and as times."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import email.utils
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from afina.errors import UserError
+from afina.sources.chunk import Column
+
+SPLITS = {
+    "train": "train", "training": "train", "entrenamiento": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "validacion": "validation", "validación": "validation",
+    "test": "test", "testing": "test", "prueba": "test",
+}  # fmt: skip
+
+ONES = frozenset({"1", "true", "t", "yes", "y", "si", "sí", "s", "x", "verdadero"})
+ZEROS = frozenset({"0", "false", "f", "no", "n", "falso", ""})
+
+
+def scalar_text(value: Any) -> str | None:
+    """One cell as text: whole numbers without ".0", dates in ISO form, nothing for None and NaN.
+
+    Raises:
+        TypeError: the cell holds an object.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return str(int(value)) if value.is_integer() and abs(value) < 2**63 else repr(value)
+    if isinstance(value, decimal.Decimal):
+        if value.is_nan():
+            return None
+        return str(int(value)) if value == value.to_integral_value() else format(value.normalize(), "f")
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, bytes | memoryview):
+        return bytes(value).decode("utf-8", "surrogateescape")
+    if isinstance(value, dict):
+        raise TypeError("an object")
+    return str(value)
+
+
+def as_text(values: Column, where: str, joiner: str = "\n") -> pa.Array:
+    """A column as strings, null where there is nothing; a list in a cell is joined with ``joiner``.
+
+    Raises:
+        UserError: a cell holds an object.
+        UnicodeEncodeError: a cell holds bytes that are not text.
+    """
+    if isinstance(values, pa.Array):
+        kind = values.type
+        if pa.types.is_dictionary(kind):
+            values, kind = values.dictionary_decode(), kind.value_type
+        if pa.types.is_string(kind):
+            return values
+        if pa.types.is_large_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+            return values.cast(pa.string())
+        values = values.to_pylist()
+    try:
+        return pa.array(values, pa.string())
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        pass
+
+    def convert(value: Any) -> str | None:
+        if isinstance(value, list | tuple):
+            return joiner.join(part for part in map(convert, value) if part)
+        return scalar_text(value)
+
+    try:
+        return pa.array([convert(value) for value in values], pa.string())
+    except TypeError:
+        example = next(value for value in values if isinstance(value, dict | list))
+        keys = list(example) if isinstance(example, dict) else []
+        hint = f", as {where.rsplit(' ', 1)[-1]}.{keys[0]}" if keys else ""
+        raise UserError(
+            f"{where} holds objects, not text; name a field inside by its dotted path{hint}"
+        ) from None
+
+
+def blank_as_null(values: pa.Array) -> pa.Array:
+    """Cells of nothing but white space become null."""
+    blank = pc.equal(pc.utf8_trim_whitespace(values), "")
+    return pc.if_else(pc.fill_null(blank, False), pa.scalar(None, pa.string()), values)
+
+
+def split_cell(cell: str, separator: str) -> list[str]:
+    """The labels of one cell, each once, in order, without the spaces around them.
+
+    A cell written as a list (``['joy', 'fear']``, as pandas writes one to CSV) loses brackets and quotes.
+    """
+    cell = cell.strip()
+    listed = cell.startswith("[") and cell.endswith("]")
+    if listed:
+        cell = cell[1:-1]
+    # A separator of white space alone splits at any run of it.
+    parts = (part.strip() for part in cell.split(separator.strip() or None))
+    if listed:
+        parts = (part.strip("'\"").strip() for part in parts)
+    return list(dict.fromkeys(part for part in parts if part))
+
+
+def as_labels(values: Column, separator: str | None, where: str) -> list[list[str]]:
+    """A column as lists of label names: the raw cell, its parts, or the elements of a list in it."""
+    if isinstance(values, pa.Array) and (
+        pa.types.is_list(values.type) or pa.types.is_large_list(values.type)
+    ):
+        values = values.to_pylist()
+    if isinstance(values, list) and any(isinstance(value, list | tuple) for value in values):
+        return [_listed(value, separator, where) for value in values]
+    encoded = as_text(values, where).dictionary_encode()
+    distinct = [_parts(cell, separator) for cell in encoded.dictionary.to_pylist()]
+    return [[] if code is None else distinct[code] for code in encoded.indices.to_pylist()]
+
+
+def _parts(cell: str, separator: str | None) -> list[str]:
+    if separator is not None:
+        return split_cell(cell, separator)
+    return [cell] if cell.strip() else []
+
+
+def _listed(value: Any, separator: str | None, where: str) -> list[str]:
+    items = value if isinstance(value, list | tuple) else [value]
+    texts = as_text(list(items), where).to_pylist()
+    parts = (part for text in texts if text is not None for part in _parts(text, separator))
+    return list(dict.fromkeys(parts))
+
+
+_SLASHED = re.compile(
+    r"(\d{1,2})[/.-](\d{1,2})[/.-](\d{4}|\d{2})"
+    r"(?:[ T,]+(\d{1,2}):(\d{2})(?::(\d{2}))?(?:\.\d+)?\s*([ap]\.?\s?m\.?)?)?",
+    re.IGNORECASE,
+)
+_YEAR_FIRST = re.compile(r"(\d{4})[/.](\d{1,2})[/.](\d{1,2})(.*)")
+_YEAR_MONTH = re.compile(r"(\d{4})(?:-(\d{2}))?")
+_NUMBER = re.compile(r"-?\d{9,19}(?:\.\d+)?")
+
+
+def parse_times(
+    texts: Sequence[str | None], time_format: str | None = None
+) -> list[datetime.datetime | None]:
+    """Dates as UTC without a zone; None where a text is not a date. A date without a zone is taken as UTC.
+
+    ISO 8601, year first with ``/`` or ``.``, day first (month first if some date of the column can only be
+    read so and none only day first), seconds, milliseconds or microseconds since 1970, and mail dates; or
+    ``time_format`` (strptime) alone.
+    """
+    if time_format is not None:
+        return [_with_format(text, time_format) for text in texts]
+    slashed = [match for text in texts if text and (match := _SLASHED.fullmatch(text.strip()))]
+    month_first = any(int(match[2]) > 12 for match in slashed) and not any(
+        int(match[1]) > 12 for match in slashed
+    )
+    return [None if text is None else _parse_time(text.strip(), month_first) for text in texts]
+
+
+def _with_format(text: str | None, time_format: str) -> datetime.datetime | None:
+    try:
+        return None if text is None else _utc(datetime.datetime.strptime(text.strip(), time_format))
+    except ValueError:
+        return None
+
+
+def _parse_time(text: str, month_first: bool) -> datetime.datetime | None:
+    try:
+        if _NUMBER.fullmatch(text):
+            return _since_1970(float(text))
+        if match := _SLASHED.fullmatch(text):
+            return _from_parts(match, month_first)
+        if match := _YEAR_MONTH.fullmatch(text):
+            return datetime.datetime(int(match[1]), int(match[2] or 1), 1)
+        if match := _YEAR_FIRST.fullmatch(text):
+            text = f"{match[1]}-{int(match[2]):02}-{int(match[3]):02}{match[4]}"
+        try:
+            return _utc(datetime.datetime.fromisoformat(text))
+        except ValueError:
+            parsed = email.utils.parsedate_tz(text)
+            if parsed is None or parsed[0] < 1900:
+                return None
+            moment = datetime.datetime(*parsed[:6])
+            return moment - datetime.timedelta(seconds=parsed[9] or 0)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _utc(moment: datetime.datetime) -> datetime.datetime:
+    return moment if moment.tzinfo is None else moment.astimezone(datetime.UTC).replace(tzinfo=None)
+
+
+def _since_1970(number: float) -> datetime.datetime:
+    # Seconds reach 1e11 in the year 5138, milliseconds begin there in 1973: the size tells the unit.
+    scale = 1e6 if abs(number) < 1e11 else 1e3 if abs(number) < 1e14 else 1.0
+    return datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=round(number * scale))
+
+
+def _from_parts(match: re.Match[str], month_first: bool) -> datetime.datetime:
+    first, second, year = int(match[1]), int(match[2]), int(match[3])
+    day, month = (second, first) if month_first else (first, second)
+    if year < 100:
+        year += 2000 if year < 70 else 1900
+    hour = int(match[4] or 0)
+    if match[7]:
+        hour = hour % 12 + (12 if match[7].lower().startswith("p") else 0)
+    return datetime.datetime(year, month, day, hour, int(match[5] or 0), int(match[6] or 0))
+
+
+def unencodable(values: Column) -> Iterable[int]:
+    """Positions of the cells that hold bytes or characters which are not text."""
+    if isinstance(values, pa.Array):
+        return
+    for position, value in enumerate(values):
+        try:
+            for item in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(item, str):
+                    item.encode("utf-8")
+                elif isinstance(item, bytes | memoryview):
+                    bytes(item).decode("utf-8")
+        except (UnicodeEncodeError, UnicodeDecodeError):
+            yield position

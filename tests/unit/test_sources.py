@@ -1,0 +1,541 @@
+"""Reading sources of every kind into the one table, and what happens to what cannot be read."""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from afina.errors import UserError
+from afina.params.extract import ExtractParams
+from afina.sources import Extraction, read_sources
+from afina.table import REJECTED, SCHEMA
+
+
+def extract(root: Path, *sources: dict[str, Any]) -> Extraction:
+    return read_sources(ExtractParams.parse({"sources": list(sources)}), root)
+
+
+def rows(extraction: Extraction, *columns: str) -> list[tuple[Any, ...]]:
+    names = columns or ("text", "labels")
+    return list(zip(*(extraction.table[name].to_pylist() for name in names), strict=True))
+
+
+def rejected(extraction: Extraction) -> list[tuple[int, str]]:
+    return list(
+        zip(extraction.rejected["row"].to_pylist(), extraction.rejected["reason"].to_pylist(), strict=True)
+    )
+
+
+def put(root: Path, name: str, content: str | bytes, encoding: str = "utf-8") -> str:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
+    return name
+
+
+BASIC = {"text": "text", "label": "label"}
+
+
+# Delimited files
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "cp1252", "utf-16"])
+def test_delimiter_and_encoding_are_detected(tmp_path: Path, delimiter: str, encoding: str) -> None:
+    content = delimiter.join(["text", "label"]) + "\r\n"
+    content += delimiter.join(['"El niño comió piñas, ¡qué rico; sí!"', "alegría"]) + "\r\n"
+    content += delimiter.join(["Mañana será otro día", "ánimo"]) + "\r\n"
+    put(tmp_path, "a.csv", content, encoding)
+    assert rows(extract(tmp_path, {"path": "a.csv", **BASIC})) == [
+        ("El niño comió piñas, ¡qué rico; sí!", ["alegría"]),
+        ("Mañana será otro día", ["ánimo"]),
+    ]
+
+
+def test_cp1252_punctuation_is_told_from_latin_1(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "text,label\n“cita” – 5 €,x\n", "cp1252")
+    assert rows(extract(tmp_path, {"path": "a.csv", **BASIC}))[0][0] == "“cita” – 5 €"
+
+
+def test_several_text_columns_are_joined_and_missing_ones_skipped(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "t,b,l\nTítulo,Cuerpo,x\n,Solo cuerpo,x\nSolo título,  ,x\n,,x\n")
+    source = {"path": "a.csv", "text": ["t", "b"], "label": "l", "text_separator": " - "}
+    assert extract(tmp_path, source).table["text"].to_pylist() == [
+        "Título - Cuerpo", "Solo cuerpo", "Solo título", "",
+    ]  # fmt: skip
+
+
+def test_text_is_left_as_it_is(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", 'text,label\n"  <b>Hola</b>\r\n  ""tú""  ",x\n')
+    assert extract(tmp_path, {"path": "a.csv", **BASIC}).table["text"].to_pylist() == [
+        '  <b>Hola</b>\r\n  "tú"  '
+    ]
+
+
+def test_several_labels_in_one_cell(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "text;label\na;1, 5\nb;3\nc;\nd;2 ,2,, 7\ne;['joy', 'fear']\n")
+    got = extract(tmp_path, {"path": "a.csv", **BASIC, "label_separator": ","}).table["labels"].to_pylist()
+    assert got == [["1", "5"], ["3"], [], ["2", "7"], ["joy", "fear"]]
+
+
+def test_without_a_separator_a_label_is_the_cell(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "text;label\na;Salud, bienestar\nb;  \n")
+    got = extract(tmp_path, {"path": "a.csv", **BASIC}).table["labels"].to_pylist()
+    assert got == [["Salud, bienestar"], []]
+
+
+def test_labels_as_columns_of_zero_and_one(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "text,joy,fear,calm\na,1,0,1.0\nb,0,sí,\nc,0,0,0\nd,0,maybe,1\n")
+    got = extract(tmp_path, {"path": "a.csv", "text": "text", "label_columns": ["joy", "fear", "calm"]})
+    assert got.table["labels"].to_pylist() == [["joy", "calm"], ["fear"], []]
+    assert rejected(got) == [(5, "'fear' is neither 0 nor 1")]
+
+
+def test_labels_in_several_columns(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "text,l1,l2\na,x,y\nb,x,\nc,y,y\n")
+    got = extract(tmp_path, {"path": "a.csv", "text": "text", "label": ["l1", "l2"]})
+    assert got.table["labels"].to_pylist() == [["x", "y"], ["x"], ["y"]]
+
+
+def test_a_file_without_a_header(tmp_path: Path) -> None:
+    put(tmp_path, "a.txt", "hola que tal;joy\nadiós;sadness\n")
+    by_number = extract(tmp_path, {"path": "a.txt", "header": False, "text": 0, "label": 1})
+    by_name = extract(tmp_path, {"path": "a.txt", "header": False, "columns": ["text", "label"], **BASIC})
+    assert rows(by_number) == rows(by_name) == [("hola que tal", ["joy"]), ("adiós", ["sadness"])]
+
+
+def test_lines_above_the_header_are_passed_over(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "Informe de 2024\n\ntext,label\na,x\nb\n")
+    got = extract(tmp_path, {"path": "a.csv", **BASIC, "skip_rows": 2})
+    assert rows(got) == [("a", ["x"])]
+    assert rejected(got) == [(5, "1 columns instead of 2")]
+
+
+def test_ragged_rows_are_rejected_with_the_line_they_begin_on(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", 'text,label\n"two\nlines",x\nshort\n\nlong,x,more\nfine,y\ntrailing,z,,\n')
+    got = extract(tmp_path, {"path": "a.csv", **BASIC})
+    assert rows(got) == [("two\nlines", ["x"]), ("fine", ["y"]), ("trailing", ["z"])]
+    assert rejected(got) == [(4, "1 columns instead of 2"), (6, "3 columns instead of 2")]
+    assert got.rejected["detail"].to_pylist() == ["short", "long | x | more"]
+    assert got.rejected.schema == REJECTED
+
+
+def test_a_quote_that_does_not_close_takes_only_its_line(tmp_path: Path) -> None:
+    body = "".join(f'"good, {number}",x\n' for number in range(50))
+    put(tmp_path, "a.csv", f'text,label\n{body}"open,x\n{body}')
+    got = extract(tmp_path, {"path": "a.csv", **BASIC})
+    assert got.table.num_rows == 100
+    assert rejected(got) == [(52, "a quote opens and does not close")]
+
+
+def test_a_quote_open_at_the_end_of_the_file(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", 'text,label\n"good",x\n"fine",x\nb,"y\nc,z\nd,w\n')
+    got = extract(tmp_path, {"path": "a.csv", **BASIC})
+    assert [text for text, _ in rows(got)] == ["good", "fine", "c", "d"]
+    assert rejected(got) == [(4, "a quote opens and does not close")]
+
+
+def test_quotes_that_are_no_quoting_are_text(tmp_path: Path) -> None:
+    put(tmp_path, "a.tsv", 'text\tlabel\n"Hola" dijo\tx\n"¿Qué tal?, él\ty\nbien\tx\nsí" fin\tx\n')
+    assert [text for text, _ in rows(extract(tmp_path, {"path": "a.tsv", **BASIC}))] == [
+        '"Hola" dijo', '"¿Qué tal?, él', "bien", 'sí" fin',
+    ]  # fmt: skip
+
+
+def test_a_damaged_row_of_a_utf_8_file_is_rejected(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "text,label\nniño,x\n".encode() + b"ni\xf1o,x\n" + "año,y\nbahía,y\n".encode())
+    got = extract(tmp_path, {"path": "a.csv", **BASIC})
+    assert [text for text, _ in rows(got)] == ["niño", "año", "bahía"]
+    assert rejected(got) == [(3, "bytes that are not text in this encoding")]
+    assert got.rejected["detail"].to_pylist() == ["ni\\udcf1o | x"]
+
+
+def test_a_wrong_encoding_names_line_and_fix(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "text,label\na,x\nniño,x\n", "latin-1")
+    with pytest.raises(UserError, match=r"^a\.csv: line 3: not utf-8; set encoding: latin-1$"):
+        extract(tmp_path, {"path": "a.csv", **BASIC, "encoding": "utf-8"})
+
+
+def test_a_compressed_file(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv.gz", gzip.compress("text,label\nniño,x\n".encode()))
+    got = extract(tmp_path, {"path": "a.csv.gz", **BASIC})
+    assert rows(got, "source", "text") == [("a", "niño")]
+
+
+def test_a_backslash_before_a_quote(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", 'text,label\n"dijo \\"hola\\", sí",x\n')
+    got = extract(tmp_path, {"path": "a.csv", **BASIC, "escapechar": "\\"})
+    assert rows(got) == [('dijo "hola", sí', ["x"])]
+
+
+# Ids, groups, times, splits
+
+
+def test_ids_are_the_source_s_own_and_repeated_ones_are_numbered(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "text,label,n\na,x,7\nb,x,8\nc,x,7\nd,x,7#2\ne,x,7\nf,x,\n")
+    got = extract(tmp_path, {"path": "a.csv", **BASIC, "id": "n"})
+    ids = got.table["id"].to_pylist()
+    assert ids[:5] == ["a:7", "a:8", "a:7#3", "a:7#2", "a:7#4"]
+    assert len(ids[5]) == len("a:") + 16
+    assert got.summaries[0].repeated_ids == 2
+    assert "2 repeated ids numbered" in got.describe()
+
+
+def test_without_an_id_equal_content_gives_an_equal_id(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "text,label\nhola,x\nhola,y\nhola,x\n")
+    put(tmp_path, "b/a.csv", "text,label\nhola,y\nhola,x\n")
+    first = extract(tmp_path, {"path": "a.csv", **BASIC}).table["id"].to_pylist()
+    second = extract(tmp_path, {"path": "b/a.csv", **BASIC}).table["id"].to_pylist()
+    assert first[:2] == second[::-1]
+    assert first[2] == f"{first[0]}#2"
+    assert first[0] == "a:420df83f2fc8fd63"  # the same on every machine and in every version
+
+
+def test_dates_in_many_forms(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        "a.csv",
+        "text;label;t\na;x;2020-03-01\nb;x;2020-03-01T10:20:30Z\nc;x;2020-03-01 10:20:30+02:00\n"
+        "d;x;25/12/2020\ne;x;5.1.2021 08:30\nf;x;1583058030\ng;x;Mon, 06 Apr 2009 22:19:45 -0700\nh;x;nunca\n"
+        "i;x;\nj;x;2020/3/1\n",
+    )
+    got = extract(tmp_path, {"path": "a.csv", **BASIC, "time": "t"})
+    moment = datetime.datetime
+    assert got.table["time"].to_pylist() == [
+        moment(2020, 3, 1),
+        moment(2020, 3, 1, 10, 20, 30),
+        moment(2020, 3, 1, 8, 20, 30),
+        moment(2020, 12, 25),
+        moment(2021, 1, 5, 8, 30),
+        moment(2020, 3, 1, 10, 20, 30),
+        moment(2009, 4, 7, 5, 19, 45),
+        None,
+        None,
+        moment(2020, 3, 1),
+    ]
+    assert got.summaries[0].unreadable_times == 1
+    assert "1 unreadable times left empty" in got.describe()
+
+
+def test_month_first_dates_are_known_by_the_column_and_a_format_decides(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "text,label,t\na,x,12/31/2020\nb,x,02/03/2020\n")
+    got = extract(tmp_path, {"path": "a.csv", **BASIC, "time": "t"}).table["time"].to_pylist()
+    assert got == [datetime.datetime(2020, 12, 31), datetime.datetime(2020, 2, 3)]
+    source = {"path": "a.csv", **BASIC, "time": "t", "time_format": "%d/%m/%Y"}
+    assert extract(tmp_path, source).table["time"].to_pylist() == [None, datetime.datetime(2020, 3, 2)]
+
+
+def test_splits_by_column_and_by_source(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "text,label,s,g\na,x,Train,p1\nb,x,dev,p1\nc,x,prueba,p2\nd,x,,\ne,x,holdout,p3\n")
+    got = extract(tmp_path, {"path": "a.csv", **BASIC, "split": "s", "group": "g"})
+    assert rows(got, "split", "group") == [
+        ("train", "p1"),
+        ("validation", "p1"),
+        ("test", "p2"),
+        (None, None),
+    ]
+    assert rejected(got) == [(6, "split is not train, validation or test")]
+    constant = extract(tmp_path, {"path": "a.csv", **BASIC, "split_as": "test"})
+    assert set(constant.table["split"].to_pylist()) == {"test"}
+
+
+def test_limit_reads_the_first_rows(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "text,label\n" + "".join(f"t{number},x\n" for number in range(100)))
+    assert [text for text, _ in rows(extract(tmp_path, {"path": "a.csv", **BASIC, "limit": 3}))] == [
+        "t0", "t1", "t2",
+    ]  # fmt: skip
+
+
+def test_sources_with_different_columns_make_one_table(tmp_path: Path) -> None:
+    put(tmp_path, "old.csv", "asunto;tema\nHola;A\n")
+    put(tmp_path, "new.jsonl", json.dumps({"body": {"text": "Adiós"}, "tags": ["B", "C"]}) + "\n")
+    got = extract(
+        tmp_path,
+        {"path": "old.csv", "text": "asunto", "label": "tema"},
+        {"path": "new.jsonl", "text": "body.text", "label": "tags"},
+    )
+    assert rows(got, "source", "text", "labels") == [("old", "Hola", ["A"]), ("new", "Adiós", ["B", "C"])]
+    assert got.table.schema == SCHEMA
+    assert got.describe() == "2 rows from 2 sources (old 1, new 1), 0 rejected"
+
+
+def test_reading_twice_gives_the_same_table(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "text,label\n" + "".join(f"t{number % 7},l{number % 3}\n" for number in range(99)))
+    source = {"path": "a.csv", **BASIC}
+    assert extract(tmp_path, source).table.equals(extract(tmp_path, source).table)
+
+
+# Excel
+
+
+def workbook(root: Path, sheets: dict[str, list[list[Any]]], name: str = "book.xlsx") -> str:
+    from openpyxl import Workbook
+
+    book = Workbook()
+    book.remove(book.active)
+    for title, cells in sheets.items():
+        sheet = book.create_sheet(title)
+        for row in cells:
+            sheet.append(row)
+    book.save(root / name)
+    return name
+
+
+def test_excel_cells_keep_their_meaning(tmp_path: Path) -> None:
+    day = datetime.datetime(2021, 5, 4, 12)
+    path = workbook(
+        tmp_path,
+        {
+            "Hoja1": [
+                ["texto", "ods", "fecha"],
+                ["uno", 3, day],
+                [None, None, None],
+                ["dos", 16.0, None],
+                [7, 2],
+            ]
+        },
+    )
+    got = extract(tmp_path, {"path": path, "text": "texto", "label": "ods", "time": "fecha"})
+    assert rows(got, "text", "labels", "time") == [
+        ("uno", ["3"], day),
+        ("dos", ["16"], None),
+        ("7", ["2"], None),
+    ]
+
+
+def test_excel_sheets_by_name_and_number(tmp_path: Path) -> None:
+    path = workbook(tmp_path, {"A": [["text", "label"], ["a", "x"]], "B": [["text", "label"], ["b", "y"]]})
+    assert rows(extract(tmp_path, {"path": path, **BASIC}))[0] == ("a", ["x"])
+    assert rows(extract(tmp_path, {"path": path, **BASIC, "sheet": "B"}))[0] == ("b", ["y"])
+    assert rows(extract(tmp_path, {"path": path, **BASIC, "sheet": 1}))[0] == ("b", ["y"])
+    for wrong in ("C", 2):
+        with pytest.raises(UserError, match=r"book\.xlsx: no sheet .*; sheets: 0 'A', 1 'B'"):
+            extract(tmp_path, {"path": path, **BASIC, "sheet": wrong})
+
+
+def test_excel_files_that_are_none(tmp_path: Path) -> None:
+    put(tmp_path, "a.xls", b"\xd0\xcf\x11\xe0")
+    put(tmp_path, "b.xlsx", "text,label\n")
+    workbook(tmp_path, {"A": []}, "c.xlsx")
+    for path, message in (
+        ("a.xls", "save it as .xlsx"),
+        ("b.xlsx", "not an Excel workbook"),
+        ("c.xlsx", "empty"),
+    ):
+        with pytest.raises(UserError, match=message):
+            extract(tmp_path, {"path": path, **BASIC})
+
+
+# JSON and JSON Lines
+
+
+def test_json_lines_with_paths_and_bad_lines(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        "a.jsonl",
+        '{"user": {"id": 5}, "parts": [{"body": "uno"}, {"body": "dos"}], "tag": "x", "a.b": 1}\n'
+        '{"user": {"id": 6}, "parts": [{"body": "tres"}], "tag": 4}\n'
+        "\n"
+        '{"user": \n'
+        "[1, 2]\n"
+        '{"parts": [], "tag": null}\n',
+    )
+    source = {"path": "a.jsonl", "text": ["parts.0.body", "parts.1.body"], "label": "tag", "id": "user.id"}
+    got = extract(tmp_path, source)
+    assert rows(got) == [("uno\ndos", ["x"]), ("tres", ["4"]), ("", [])]
+    assert got.table["id"].to_pylist()[:2] == ["a:5", "a:6"]
+    assert rejected(got) == [(4, "not valid JSON: Expecting value"), (5, "not a JSON object")]
+    everywhere = {"path": "a.jsonl", "text": "parts.body", "label": "a.b"}
+    assert rows(extract(tmp_path, everywhere)) == [("uno\ndos", ["1"]), ("tres", []), ("", [])]
+
+
+def test_a_lone_surrogate_in_json_is_rejected(tmp_path: Path) -> None:
+    put(tmp_path, "a.jsonl", '{"text": "a", "label": "x"}\n{"text": "\\ud800", "label": "x"}\n')
+    got = extract(tmp_path, {"path": "a.jsonl", **BASIC})
+    assert rejected(got) == [(2, "bytes that are not text in this encoding")]
+    assert got.table.num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "records"),
+    [
+        ('[{"text": "a", "label": "x"}]', None),
+        ('{"total": 1, "items": [{"text": "a", "label": "x"}]}', None),
+        ('{"data": {"items": [{"text": "a", "label": "x"}]}, "more": [1]}', "data.items"),
+    ],
+)
+def test_json_lists_of_objects(tmp_path: Path, content: str, records: str | None) -> None:
+    put(tmp_path, "a.json", content)
+    assert rows(extract(tmp_path, {"path": "a.json", **BASIC, "records": records})) == [("a", ["x"])]
+
+
+def test_json_that_is_not_a_list_says_where_lists_are(tmp_path: Path) -> None:
+    put(tmp_path, "a.json", '{"data": {"items": [{"text": "a"}]}}')
+    with pytest.raises(UserError, match=r"records:; lists in the file: data\.items"):
+        extract(tmp_path, {"path": "a.json", **BASIC})
+    put(tmp_path, "b.json", '{"text": "a", "label": "x"}\n{"text": "b", "label": "x"}\n')
+    with pytest.raises(UserError, match=r"line 2: not valid JSON .*; set format: jsonl"):
+        extract(tmp_path, {"path": "b.json", **BASIC})
+
+
+def test_objects_where_text_is_wanted(tmp_path: Path) -> None:
+    put(tmp_path, "a.jsonl", '{"text": {"es": "hola"}, "label": "x"}\n')
+    with pytest.raises(UserError, match=r"column text holds objects.* as text\.es"):
+        extract(tmp_path, {"path": "a.jsonl", **BASIC})
+
+
+# Parquet, folders, SQLite
+
+
+def test_parquet_types_and_nested_columns(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "body": pa.array([{"es": "uno"}, {"es": "dos"}, None]),
+            "tags": pa.array([["x", "y"], [], None], pa.list_(pa.string())),
+            "kind": pa.array(["k1", "k2", "k1"]).dictionary_encode(),
+            "stars": pa.array([1.0, 2.0, None]),
+            "when": pa.array([datetime.datetime(2020, 1, 2), None, None], pa.timestamp("ns", "UTC")),
+            "n": pa.array([10, 20, 30]),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    source = {"path": "a.parquet", "text": ["body.es", "kind"], "label": "tags", "time": "when", "id": "n"}
+    got = extract(tmp_path, {**source, "chunk_size": 2})
+    assert rows(got, "id", "text", "labels", "time") == [
+        ("a:10", "uno\nk1", ["x", "y"], datetime.datetime(2020, 1, 2)),
+        ("a:20", "dos\nk2", [], None),
+        ("a:30", "k1", [], None),
+    ]
+    stars = extract(tmp_path, {"path": "a.parquet", "text": "kind", "label": "stars"})
+    assert stars.table["labels"].to_pylist() == [["1"], ["2"], []]
+    with pytest.raises(UserError, match=r"a\.parquet: no column 'body\.en'; did you mean 'body\.es'\?"):
+        extract(tmp_path, {"path": "a.parquet", "text": "body.en", "label": "tags"})
+
+
+def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    for number in range(3):
+        part = pa.table({"text": [f"t{number}"], "label": ["x"]})
+        pq.write_table(part, tmp_path / "parts" / f"p{number}.parquet")
+    got = extract(tmp_path, {"path": "parts", "format": "parquet", **BASIC})
+    assert [text for text, _ in rows(got)] == ["t0", "t1", "t2"]
+
+
+def test_a_folder_of_text_files(tmp_path: Path) -> None:
+    put(tmp_path, "corpus/quejas/1.txt", "El niño\nllora")
+    put(tmp_path, "corpus/quejas/deep/2.txt", "otra")
+    put(tmp_path, "corpus/elogios/1.txt", "¡Qué año!", "latin-1")
+    put(tmp_path, "corpus/elogios/image.png", b"\x89PNG\0\0")
+    put(tmp_path, "corpus/elogios/.hidden", "x")
+    put(tmp_path, "corpus/README", "nothing")
+    got = extract(tmp_path, {"path": "corpus"})
+    assert rows(got, "id", "text", "labels") == [
+        ("corpus:elogios/1.txt", "¡Qué año!", ["elogios"]),
+        ("corpus:quejas/1.txt", "El niño\nllora", ["quejas"]),
+        ("corpus:quejas/deep/2.txt", "otra", ["quejas"]),
+    ]
+    assert {reason for _, reason in rejected(got)} == {"file outside any label's folder", "not a text file"}
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "m.db") as connection:
+        connection.execute("create table messages (n integer, body text, topic text, at text)")
+        values = [(number, f"mensaje {number}", "ab"[number % 2], "2020-01-02") for number in range(25)]
+        connection.executemany("insert into messages values (?, ?, ?, ?)", values)
+        connection.execute("create view recent as select * from messages where n > 20")
+    connection.close()
+    return "sqlite:///m.db"
+
+
+def test_sql_table_view_and_query(tmp_path: Path, database: str) -> None:
+    mapping = {"text": "body", "label": "topic", "id": "n", "time": "at", "chunk_size": 10}
+    table = extract(tmp_path, {"url": database, "table": "messages", **mapping})
+    assert table.table.num_rows == 25
+    assert table.table["id"].to_pylist()[0] == "messages:0"
+    assert extract(tmp_path, {"path": "m.db", "table": "recent", **mapping}).table.num_rows == 4
+    query = "select n, body, topic, at from messages where topic = 'a' and body like '%1%' or 'a:b' = ' :c'"
+    assert extract(tmp_path, {"url": database, "query": query, **mapping}).table["id"].to_pylist() == [
+        "query:10", "query:12", "query:14", "query:16", "query:18",
+    ]  # fmt: skip
+
+
+def test_sql_never_changes_the_database(tmp_path: Path, database: str) -> None:
+    with pytest.raises(UserError, match="write a SELECT"):
+        extract(tmp_path, {"url": database, "query": "delete from messages", **BASIC})
+    mapping = {"text": "body", "label": "topic"}
+    assert extract(tmp_path, {"url": database, "table": "messages", **mapping}).table.num_rows == 25
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"table": "mesages"}, r"no table 'mesages'; did you mean 'messages'\? tables: messages, recent"),
+        ({"text": "bodi"}, r"table messages: no column 'bodi'; did you mean 'body'\? columns: 'n', 'body'"),
+        ({"table": None, "query": "selec 1"}, 'near "selec": syntax error'),
+        ({"table": None, "query": "select n from messages"}, "query: no column 'body'"),
+        ({"url": "sqlite:///missing.db"}, "no such file: missing.db"),
+        ({"url": "oracel://x/y"}, "oracel"),
+        ({"url": "mssql+pyodbc://x/y"}, "driver is not installed; pip install pyodbc"),
+        ({"url": "mysql://x/y"}, "driver is not installed; pip install mysqlclient"),
+    ],
+)
+def test_sql_mistakes(tmp_path: Path, database: str, change: dict[str, Any], message: str) -> None:
+    source = {"url": database, "table": "messages", "text": "body", "label": "topic", **change}
+    with pytest.raises(UserError, match=message):
+        extract(tmp_path, source)
+    assert not (tmp_path / "missing.db").exists()
+
+
+# Mistakes that all kinds share
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "source", "message"),
+    [
+        (
+            "a.csv",
+            "text,label\n",
+            {"path": "b.csv"},
+            r"^b\.csv: no such file or folder; did you mean 'a\.csv'\?",
+        ),
+        ("a.csv", "", {}, r"^a\.csv: the file is empty"),
+        ("a.jsonl", "", {}, r"^a\.jsonl: the file is empty"),
+        ("a.csv", "\n\n", {}, r"^a\.csv: nothing but blank lines"),
+        ("a.csv", "text,label\n", {}, r"^a\.csv: no rows"),
+        ("a.jsonl", "{\n{\n", {}, r"none of the 2 rows can be read; first: line 1: not valid JSON"),
+        ("a.json", "[]", {}, r"^a\.json: no rows"),
+        (
+            "a.csv",
+            "Texto;label\na;b\n",
+            {},
+            r"^a\.csv: no column 'text'; did you mean 'Texto'\? columns: 'Texto', ",
+        ),
+        ("a.csv", "hola;x\nadios;y\n", {}, "if the first line is already data, set header: false"),
+        ("a.csv", "text,text,label\na,b,c\n", {}, "2 columns are called 'text'"),
+        ("a.jsonl", '{"text": "a", "labels": ["x"]}\n', {}, r"no column 'label'; did you mean 'labels'\?"),
+        (
+            "a.csv",
+            "text,label\na\nb\n",
+            {},
+            "none of the 2 rows can be read; first: line 2: 1 columns instead of 2",
+        ),
+        ("a.parquet", "text,label\n", {}, "not a Parquet file"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_file_and_fix(
+    tmp_path: Path, name: str, content: str, source: dict[str, Any], message: str
+) -> None:
+    put(tmp_path, name, content)
+    with pytest.raises(UserError, match=message) as caught:
+        extract(tmp_path, {"path": name, **BASIC, **source})
+    assert "\n" not in str(caught.value)
