@@ -1,0 +1,40 @@
+"""Stage clean: data/raw/messages.parquet -> data/clean/ and the counts in reports/data/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from afina import files, table
+from afina.cleaning import clean, read_label_map
+from afina.params.base import load_section
+from afina.params.clean import CleanParams
+from afina.progress import Progress
+from afina.stage import stage
+
+RAW = Path("data/raw/messages.parquet")
+CLEAN = Path("data/clean")
+REPORTS = Path("reports/data")
+
+
+@stage("clean")
+def main() -> str:
+    params = load_section(CleanParams)
+    mapping = read_label_map(Path(params.label_map)) if isinstance(params.label_map, str) else None
+    messages = table.read(RAW)
+    with Progress("clean", unit="texts") as progress:
+        result = clean(messages, params, mapping, progress)
+    table.write_rejected(result.rejected, CLEAN / "rejected.csv")
+    result.require_classes()
+    table.write(result.table, CLEAN / "messages.parquet")
+    files.write_json(CLEAN / "labels.json", result.labels)
+    files.write_json(REPORTS / "cleaning.json", result.counts)
+    files.write_csv(REPORTS / "label_map.csv", ("raw", "label", "rows"), result.label_map)
+    counts, labels = result.counts, result.labels
+    return (
+        f"{counts['rows_out']:,} of {counts['rows_in']:,} rows kept, "
+        f"{len(labels['labels'])} labels, {labels['task']}"
+    )
+
+
+if __name__ == "__main__":
+    main()
