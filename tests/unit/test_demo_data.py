@@ -139,6 +139,30 @@ def test_wrong_labels(
     assert sum(n for _, n in Counter(truth.values()).most_common(3)) / len(truth) >= 0.7
 
 
+def test_it_is_neither_easy_nor_hopeless(
+    messages: list[Message], label_map: dict[str, str], counts: list[tuple[str, int]]
+) -> None:
+    """Words alone, a linear model, one split: far from chance, far from perfect, worse on rare labels."""
+    pytest.importorskip("sklearn")
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.metrics import f1_score
+    from sklearn.model_selection import train_test_split
+    from sklearn.svm import LinearSVC
+
+    top = [label for label, _ in counts[:15]]
+    once = {m.text.lower(): label_map[m.raw] for m in messages if words(m.text)}
+    texts, labels = zip(*((t, label) for t, label in once.items() if label in top), strict=True)
+    train, test, y_train, y_test = train_test_split(
+        texts, labels, test_size=0.3, stratify=labels, random_state=0
+    )
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    model = LinearSVC(C=0.3).fit(vectorizer.fit_transform(train), y_train)
+    predicted = model.predict(vectorizer.transform(test))
+    f1 = dict(zip(top, f1_score(y_test, predicted, labels=top, average=None), strict=True))
+    assert 0.70 <= statistics.mean(f1.values()) <= 0.88
+    assert statistics.mean(f1[label] for label in top[10:]) < statistics.mean(f1[label] for label in top[:5])
+
+
 def test_every_address_is_invented(messages: list[Message]) -> None:
     everything = (DEMO / "sistema_2025.jsonl").read_text(encoding="utf-8") + "\n".join(
         m.text for m in messages

@@ -35,7 +35,7 @@ FILES = ("sistema_2020.xlsx", "sistema_2025.jsonl", "label_map.csv", "truth.csv"
 
 # How often things go wrong, as a share of the rows.
 NO_TOPIC, FAMILY_ONLY, HINTS_ONLY = 0.04, 0.09, 0.10  # how little a message says
-SECOND_TOPIC, ASIDE = 0.21, 0.19  # what else it says
+SECOND_TOPIC, ASIDE = 0.17, 0.18  # what else it says
 WRONG_LABELS, EMPTY_TEXTS, COPIES, NEAR_COPIES = 0.05, 0.008, 0.025, 0.03
 OBSOLETE_CHATTER = 0.45
 CONFUSED = ("pensiones: retraso de pago", "pensiones: solicitud", "pensiones: monto incorrecto")
@@ -140,6 +140,7 @@ class Writer:
     def __init__(self, grammar: Grammar, rng: random.Random) -> None:
         self.grammar = grammar
         self.rng = rng
+        self.used: set[str] = set()  # lines of the message being written
         self.numbers: dict[str, Callable[[], str]] = {
             "n": lambda: str(rng.randint(2, 9)),
             "nn": lambda: str(rng.randint(10, 60)),
@@ -153,7 +154,7 @@ class Writer:
             "folio": lambda: f"{rng.choice(['', 'R-', 'N°'])}{rng.randint(10000, 999999)}",
             "id": lambda: f"{rng.randint(5, 24)}.{self.three()}.{self.three()}-{rng.randint(0, 9)}",
             "tel": lambda: f"{rng.choice(['', '+00 '])}9{rng.randint(10, 99)} 555 {self.three()}",
-            "correo": self.address,
+            "correo": lambda: self.address(self.expand("{nombre}")),
         }
 
     def chance(self, share: float) -> bool:
@@ -162,10 +163,9 @@ class Writer:
     def three(self) -> str:
         return str(self.rng.randint(100, 999))
 
-    def address(self) -> str:
-        first, last = self.expand("{nombre_pila}"), self.expand("{apellido}")
-        user = strip_accents(f"{first.split()[0]}.{last}").lower()
-        return f"{user}{self.rng.randint(1, 99)}@{self.rng.choice(DOMAINS)}"
+    def address(self, name: str) -> str:
+        first, *_, last = strip_accents(name).replace("ñ", "n").lower().split()
+        return f"{first}.{last}{self.rng.randint(1, 99)}@{self.rng.choice(DOMAINS)}"
 
     def slot(self, name: str) -> str:
         return self.numbers[name]() if name in self.numbers else self.rng.choice(self.grammar.slots[name])
@@ -176,6 +176,7 @@ class Writer:
         while CHOICE.search(text) or SLOT.search(text):
             text = CHOICE.sub(lambda m: self.rng.choice(m[1].split("|")), text)
             text = SLOT.sub(lambda m: given.get(m[1]) or self.slot(m[1]), text)
+        text = re.sub(r"\b(de|a) el\b", lambda m: "del" if m[1] == "de" else "al", text)
         return re.sub(r" +([,.;?])", r"\1", re.sub(r" {2,}", " ", text)).strip()
 
     def sentence(self, template: str, **given: str) -> str:
@@ -185,7 +186,9 @@ class Writer:
         return text if first is None else text[: first.start()] + first[0].upper() + text[first.end() :]
 
     def pick(self, templates: Sequence[str], count: int = 1, **given: str) -> list[str]:
-        chosen = self.rng.sample(templates, min(count, len(templates)))
+        fresh = [template for template in templates if template not in self.used] or templates
+        chosen = self.rng.sample(fresh, min(count, len(fresh)))
+        self.used.update(chosen)
         return [self.sentence(template, **given) for template in chosen]
 
     def general(self, part: str, count: int = 1) -> list[str]:
@@ -216,7 +219,7 @@ class Writer:
             parts += self.pick(topic.facts)
         if self.chance(0.48):
             parts += self.pick(topic.details)
-        if self.chance(0.48):
+        if self.chance(0.52):
             parts += self.pick(topic.shared)
         if self.chance(ASIDE):
             parts.insert(self.rng.randint(0, len(parts)), self.aside(topic))
@@ -232,10 +235,11 @@ class Writer:
         return self.pick(self.grammar.general["aparte"], otro=other)[0]
 
     def message(self, topic: Topic) -> str:
+        self.used.clear()
         size = self.rng.random()
         parts = self.body(topic)
         if size < 0.16:
-            return self.rng.choice(parts) if size < 0.03 else " ".join(parts[:2])
+            return self.rng.choice(parts) if size < 0.03 else self.flow(parts[:2])
         if self.chance(0.8):
             parts.insert(self.rng.randint(0, len(parts)), self.general("relleno")[0])
         if self.chance(0.32):
@@ -249,8 +253,9 @@ class Writer:
 
     def story(self, topic: Topic, words: int) -> list[str]:
         """Sentences that go on and on, up to a number of words."""
-        pool = [*self.grammar.general["relleno"] * 2, *topic.shared, *topic.context, *topic.details]
+        pool = [*self.grammar.general["relleno"], *topic.shared, *topic.context, *topic.details]
         pool += [*self.grammar.general["pide"], *self.neighbour(topic).shared]
+        pool = [template for template in pool if template not in self.used]
         parts: list[str] = []
         for template in self.rng.sample(pool, len(pool)):
             if len(" ".join(parts).split()) < words:
@@ -258,6 +263,7 @@ class Writer:
         return parts
 
     def chatter(self) -> str:
+        self.used.clear()
         parts = self.general("charla", self.rng.choice([1, 1, 1, 2]))
         if self.chance(0.5):
             return " ".join(parts)
@@ -265,19 +271,32 @@ class Writer:
             parts += self.general("relleno", self.rng.randint(1, 3))
         return self.letter(parts)
 
+    def flow(self, parts: Sequence[str]) -> str:
+        """One paragraph; some sentences run on into the next, as when people write as they speak."""
+        text = parts[0]
+        for part in parts[1:]:
+            if text[-1] == "." and part[0] not in "¿¡" and self.chance(0.3):
+                text = text[:-1] + self.rng.choice(self.grammar.general["union"]) + " " + uncapitalised(part)
+            else:
+                text += " " + part
+        return text
+
     def letter(self, parts: Sequence[str]) -> str:
         """Greeting, paragraphs, farewell, signature and, at times, the reply it answers."""
-        blocks = [" ".join(parts)]
+        blocks = [self.flow(parts)]
         if len(parts) > 3 and self.chance(0.4):
             half = len(parts) // 2
-            blocks = [" ".join(parts[:half]), " ".join(parts[half:])]
+            blocks = [self.flow(parts[:half]), self.flow(parts[half:])]
         if self.chance(0.7):
             greeting = self.expand(self.rng.choice(self.grammar.general["saludo"]))
-            blocks[0] = f"{greeting}{self.rng.choice([', ', '. ', ': ', chr(10), ' '])}{blocks[0]}"
+            mark = self.rng.choice([", ", ". ", ": ", "\n", " "])
+            blocks[0] = greeting + mark + (uncapitalised(blocks[0]) if mark == ", " else blocks[0])
         if self.chance(0.6):
             blocks.append(self.expand(self.rng.choice(self.grammar.general["despedida"])))
         if self.chance(0.42):
-            blocks.append(self.expand(self.rng.choice(self.grammar.general["firma"])))
+            name = self.expand("{nombre}")
+            signature = self.rng.choice(self.grammar.general["firma"])
+            blocks.append(self.expand(signature, nombre=name, correo=self.address(name)))
         if self.chance(0.08):
             blocks.append(self.quoted())
         return "\n".join(blocks)
@@ -296,6 +315,10 @@ def strip_accents(text: str) -> str:
     keep = text.replace("ñ", "\0").replace("Ñ", "\1")
     plain = "".join(c for c in unicodedata.normalize("NFD", keep) if not unicodedata.combining(c))
     return plain.replace("\0", "ñ").replace("\1", "Ñ")
+
+
+def uncapitalised(text: str) -> str:
+    return text[0].lower() + text[1:]
 
 
 def misspell(text: str, rng: random.Random) -> str:
@@ -407,10 +430,9 @@ def write_text(row: Row, topic: Topic, earlier: Sequence[str], writer: Writer) -
 
 def mislabel(rows: Sequence[Row], grammar: Grammar, names: dict[str, Names], rng: random.Random) -> list[Row]:
     """Gives a share of the rows another label of their family, mostly among the confused ones."""
-    alone = {"agradecimientos"}  # nothing is mistaken for it
     real = [i for i, row in enumerate(rows) if row.label in grammar.topics]
     confused = [i for i in real if rows[i].label in CONFUSED]
-    rest = [i for i in real if rows[i].label not in {*CONFUSED, *alone}]
+    rest = [i for i in real if rows[i].label not in {*CONFUSED, "agradecimientos"}]  # has no siblings
     count = round(len(real) * WRONG_LABELS)
     chosen = rng.sample(confused, round(count * CONFUSED_SHARE))
     chosen += rng.sample(rest, count - len(chosen))
