@@ -114,15 +114,17 @@ def document_chunks(
     wanted: Sequence[str] | None,
     where: str,
     size: int = CHUNK_ROWS,
+    known: Iterable[str] = (),
 ) -> Iterator[Chunk]:
     """Columns of documents that need not all have the same fields; an absent field is None.
 
-    With ``wanted`` None the columns are all dotted paths of the first documents.
+    With ``wanted`` None the columns are all dotted paths of the first documents. ``known`` are fields that
+    the source has although these documents, cut to what is wanted, may not show them.
 
     Raises:
         UserError: a wanted field is in no document at all.
     """
-    seen: dict[str, None] = {}
+    seen: dict[str, None] = dict.fromkeys(known)
     found: set[str] = set()
     inspected = count = 0
     rows: list[int] = []
@@ -154,4 +156,5 @@ def document_chunks(
     if rows:
         yield flush()
     if count and wanted is not None:
-        check_columns([name for name in wanted if name not in found], [*seen, *found], where)
+        missing = [name for name in wanted if name not in found]
+        check_columns(missing, [name for name in seen if name not in missing], where)

@@ -102,27 +102,32 @@ def _agreement(lines: Sequence[str], dialect: Dialect) -> float:
     return sum(len(row) == len(rows[0]) for row in rows) / len(rows)
 
 
-def _is_quoted(lines: Sequence[str], delimiter: str, encoding: str, escapechar: str | None) -> bool:
-    if not any('"' in line for line in lines):
+def _is_quoted(sample: Sequence[str], delimiter: str, encoding: str, escapechar: str | None) -> bool:
+    """Whether quotes around cells are quoting: most records that use them keep the rules and the width."""
+    if not any('"' in line for line in sample):
         return True
-    kept = broken = 0
-    for line in lines:
-        if line.startswith('"') or f'{delimiter}"' in line:
+    lines = _Lines(sample, 0)
+    options = Dialect(encoding, delimiter, '"', escapechar).options()
+    kept = broken = width = 0
+    while True:
+        before = lines.begin - 1
+        reader = csv.reader(lines.feed(), **options, strict=True)
+        while True:
+            lines.begin = before + reader.line_num + 1
             try:
-                next(csv.reader([line], delimiter=delimiter, escapechar=escapechar, strict=True))
-                kept += 1
+                record = next(reader)
+            except StopIteration:
+                return kept >= broken
             except csv.Error as error:
-                broken += "expected after" in str(error)  # an open quote may well close on a later line
-    if kept or broken:
-        return kept >= broken
-    quoted, bare = (
-        Counter(len(row) == len(rows[0]) for row in rows)
-        for rows in (
-            _records(lines, Dialect(encoding, delimiter, '"', escapechar)),
-            _records(lines, Dialect(encoding, delimiter, "", escapechar)),
-        )
-    )
-    return (quoted[False], -quoted[True]) <= (bare[False], -bare[True])
+                # An open quote at the end tells nothing of a sample that is cut off there.
+                broken += "expected after" in str(error)
+                lines.begin += 1
+                break
+            width = width or len(record)
+            raw = lines.record(before + reader.line_num)
+            if any(line.startswith('"') or f'{delimiter}"' in line for line in raw[:1]):
+                kept += len(record) == width
+                broken += len(record) != width
 
 
 class _Lines:

@@ -9,10 +9,11 @@ from typing import Any
 
 from afina.errors import UserError
 from afina.params.extract import Source
-from afina.sources.chunk import Chunk, document_chunks
+from afina.sources.chunk import Chunk, document_chunks, flat_keys
 from afina.sources.secrets import SecretUrl
 
 _TIMEOUT_MS = 10_000
+_SAMPLE = 50  # documents whose fields are told when a wanted one is missing
 
 
 def read_mongo(source: Source, url: SecretUrl, where: str, wanted: Sequence[str] | None) -> Iterator[Chunk]:
@@ -31,11 +32,14 @@ def read_mongo(source: Source, url: SecretUrl, where: str, wanted: Sequence[str]
     try:
         client = pymongo.MongoClient(url.value, serverSelectionTimeoutMS=_TIMEOUT_MS, tz_aware=False)
         database = _database(client, source, where)
-        cursor = database[source.collection].find(
+        collection = database[source.collection]
+        first = collection.find(_filter(source.filter), source.projection, limit=_SAMPLE)
+        known = {path: None for document in first for path in flat_keys(document)}
+        cursor = collection.find(
             _filter(source.filter), _projection(source, wanted), batch_size=source.chunk_size
         )
         empty = True
-        for chunk in document_chunks(enumerate(cursor, start=1), wanted, where, source.chunk_size):
+        for chunk in document_chunks(enumerate(cursor, start=1), wanted, where, source.chunk_size, known):
             empty = False
             yield chunk
         if empty:

@@ -57,20 +57,39 @@ def expand(url: str, variables: Mapping[str, str], where: str) -> SecretUrl:
         return used[name]
 
     expanded = _VARIABLE.sub(value_of, url)
+    if used and _is_ambiguous(expanded):
+        raise UserError(
+            f"{where}: url: a special character of the user or the password must be escaped "
+            "(@ as %40, / as %2F, : as %3A, ? as %3F, # as %23)"
+        )
     secrets = {expanded} if used else set()
     secrets.update(value for name, value in used.items() if _SECRET_NAME.search(name))
     secrets.update(_passwords(expanded))
+    secrets |= {unquote(secret) for secret in secrets}
     return SecretUrl(expanded, tuple(sorted((s for s in secrets if s), key=len, reverse=True)))
+
+
+def _is_ambiguous(url: str) -> bool:
+    """Whether an unescaped character cuts the password, so that a driver would take its rest for a host."""
+    scheme, _, rest = url.partition("://")
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if scheme.startswith("sqlite"):
+        return False
+    if "@" in authority:
+        return authority.count("@") > 1
+    cut = ":" in authority and not re.fullmatch(r"\d*", authority.rsplit(":", 1)[1])
+    return cut and "@" in rest
 
 
 def _passwords(url: str) -> set[str]:
     found: set[str] = set()
-    authority = re.match(r"[^:/]+://([^/]*)@", url)  # greedy: an unescaped @ belongs to the password
-    if authority and ":" in authority.group(1):
-        found.add(authority.group(1).split(":", 1)[1])
+    # Up to the last @ before the path, and up to the last of all: a password may hold both unescaped.
+    for authority in (re.match(r"[^:/]+://([^/]*)@", url), re.match(r"[^:/]+://(.*)@", url, re.DOTALL)):
+        if authority and ":" in authority.group(1):
+            found.add(authority.group(1).split(":", 1)[1])
     try:
         query = parse_qsl(urlsplit(url).query)
     except ValueError:
         query = []
     found.update(value for name, value in query if _SECRET_NAME.search(name))
-    return found | {unquote(value) for value in found}
+    return found
