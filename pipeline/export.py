@@ -1,0 +1,69 @@
+"""Write the trained classifier as one ONNX file, verified on the test split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from afina.errors import UserError
+from afina.export.artifact import TestTexts, build_metadata, export_classifier
+from afina.files import read_json, write_json
+from afina.labels import encode_labels
+from afina.modeling.store import load_classifier
+from afina.params.base import load_section
+from afina.params.export import ExportParams
+from afina.stage import stage
+from afina.table import read
+
+CLASSIFIER = Path("models/classifier")
+DECISION = Path("models/decision.json")
+RAW = Path("data/raw/messages.parquet")
+TEST = Path("data/splits/test.parquet")
+METRICS = Path("reports/metrics.json")
+MODEL = Path("models/onnx/model.onnx")
+INT8 = Path("models/onnx/model.int8.onnx")
+REPORT = Path("reports/export.json")
+
+
+@stage("export")
+def main() -> str:
+    params = load_section(ExportParams)
+    classifier, encoder, config = load_classifier(CLASSIFIER)
+    test = read(TEST, ["id", "text", "labels"])
+    texts = TestTexts(
+        ids=test["id"].to_pylist(),
+        raw=raw_texts(test["id"].to_pylist()),
+        cleaned=test["text"].to_pylist(),
+        encoded=encode_labels(test["labels"], config.labels, config.task),
+    )
+    metadata = build_metadata(
+        config,
+        (CLASSIFIER / "tokenizer.json").read_text(encoding="utf-8"),
+        read_json(DECISION)["thresholds"],
+        read_json(METRICS),
+    )
+    report = export_classifier(classifier, encoder, metadata, texts, params, MODEL, INT8)
+    write_json(REPORT, report)
+    parity, int8 = report["parity"], report["int8"]
+    quantised = f"; int8 agrees on {int8['label_agreement']:.1%}" if int8 else ""
+    return (
+        f"{MODEL}, {report['size_mb']['fp32']} MB, {report['graph']} graph; {parity['texts']} test texts "
+        f"within {parity['max_abs_diff']:.1g} of torch, all labels identical{quantised}"
+    )
+
+
+def raw_texts(ids: list[str]) -> list[str]:
+    """The texts of these rows as extract found them."""
+    raw = read(RAW, ["id", "text"])
+    rows = pc.index_in(pa.array(ids, pa.string()), value_set=raw["id"])
+    if rows.null_count:
+        missing = ids[rows.is_null().index(True).as_py()]
+        raise UserError(f"{RAW}: no row with id {missing!r}, which {TEST} has; run `dvc repro`")
+    texts: list[str] = raw["text"].take(rows).to_pylist()
+    return texts
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,390 @@
+"""The command line. A command imports what it needs when it runs: predicting needs no torch and no pandas."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
+
+import typer
+
+from afina import __version__
+from afina.errors import UserError
+from afina.files import atomic_path
+from afina.progress import Progress
+
+if TYPE_CHECKING:
+    from afina.runtime.classifier import Classifier, Prediction, Score
+
+T = TypeVar("T")
+
+CHUNK = 1024  # texts held in memory at a time
+DELIMITERS = (",", ";", "\t", "|")
+SEPARATOR = "|"  # between the labels of a multilabel prediction
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Fine-tune BERT-like models on badly imbalanced text and use them from one file.",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; a `UserError` becomes one line on stderr and exit status 2."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="afina")
+    except UserError as error:
+        print(f"afina: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model.onnx written by the export stage.")],
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="A text to classify; may be repeated.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="A CSV file with a header, one text a row.")
+    ] = None,
+    column: Annotated[
+        str, typer.Option("--column", help="The column of the CSV that holds the text.")
+    ] = "text",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where the CSV with predictions goes; default: stdout.")
+    ] = None,
+    delimiter: Annotated[
+        str | None, typer.Option("--delimiter", help="Between the cells of the CSV; default: , ; tab or |.")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option("--encoding", help="Of the CSV or of stdin; default: UTF-8.")
+    ] = None,
+    prefix: Annotated[
+        str, typer.Option("--prefix", help="Put before the names of the columns added to the CSV.")
+    ] = "",
+    top_k: Annotated[int, typer.Option("--top-k", min=1, help="Show the k most probable labels.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object a text.")] = False,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads.")] = None,
+) -> None:
+    """Classify texts: given with --text, in a CSV given with --file, or one a line on stdin.
+
+    On a terminal the answer is a table, elsewhere a line a text: label, tab, probability. A multilabel
+    model joins its labels with |, and gives an empty label where none reaches its threshold.
+    """
+    _check_options(text, file, out, delimiter, prefix, as_json)
+    from afina.runtime.classifier import Classifier
+
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # whatever the machine's own habits
+    classifier = Classifier(model, threads=threads)
+    if file is not None:
+        table = _inspect_csv(file, column, delimiter, encoding)
+        _predict_csv(classifier, table, out, prefix, top_k)
+    elif text:
+        _print_predictions(classifier, text, top_k, as_json)
+    else:
+        _print_predictions(classifier, _stdin_lines(encoding), top_k, as_json)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A data file: CSV, Excel, JSON Lines, Parquet ...")],
+) -> None:
+    """Show what a data file holds and how the extract stage would read it."""
+    try:
+        from afina.inspection import inspect_file, render
+
+        shown = render(inspect_file(file))
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"inspect: needs the package {error.name}; install it with `pip install 'afina[pipeline]'`"
+        ) from None
+    print(shown)
+
+
+def _check_options(
+    text: list[str] | None,
+    file: Path | None,
+    out: Path | None,
+    delimiter: str | None,
+    prefix: str,
+    as_json: bool,
+) -> None:
+    if text and file is not None:
+        raise UserError("predict: --text and --file exclude each other; give one of them")
+    if file is None:
+        given = {"--out": out, "--delimiter": delimiter, "--prefix": prefix or None}
+        for name, value in given.items():
+            if value is not None:
+                raise UserError(f"predict: {name} goes with --file; give a CSV, or leave it out")
+    elif as_json:
+        raise UserError("predict: --json goes with --text or stdin; a CSV is answered by a CSV")
+    if delimiter is not None and len(delimiter) != 1:
+        raise UserError(f"predict: --delimiter: expected one character, found {delimiter!r}")
+
+
+# ------------------------------------------------------------------------------- texts and lines
+
+
+def _stdin_lines(encoding: str | None) -> Iterator[str]:
+    """Lines of stdin without their ends, as they come."""
+    if sys.stdin.isatty():
+        print("reading one text a line; end with Ctrl-D", file=sys.stderr)
+    with _known_encoding(encoding):
+        "".encode(encoding or "utf-8")
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            yield line.decode(encoding or ("utf-8-sig" if number == 1 else "utf-8")).rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise UserError(
+                f"stdin: line {number} is not {encoding or 'UTF-8'}; name it, such as --encoding latin-1"
+            ) from None
+
+
+def _print_predictions(classifier: Classifier, texts: Iterable[str], top_k: int, as_json: bool) -> None:
+    """Print predictions as texts come: a person typing sees each at once, a pipe is taken in chunks."""
+    # Whoever types waits for the answer to each line.
+    size = 1 if not isinstance(texts, list) and sys.stdin.isatty() else CHUNK
+    for chunk in _chunks(texts, size):
+        predictions = classifier.predict(chunk, top_k)
+        if as_json:
+            for text, prediction in zip(chunk, predictions, strict=True):
+                print(json.dumps(_as_json(text, prediction, classifier.task, top_k), ensure_ascii=False))
+        elif sys.stdout.isatty():
+            _print_table(chunk, predictions, top_k)
+        else:
+            for prediction in predictions:
+                print("\t".join(_plain_cells(prediction, top_k)))
+        sys.stdout.flush()
+
+
+def _as_json(text: str, prediction: Prediction, task: str, top_k: int) -> dict[str, Any]:
+    result: dict[str, Any] = {"text": text}
+    if task == "multiclass":
+        result |= _score_json(prediction.labels[0])
+    else:
+        result["labels"] = [_score_json(score) for score in prediction.labels]
+    if top_k > 1:
+        result["top"] = [_score_json(score) for score in prediction.top]
+    return result
+
+
+def _score_json(score: Score) -> dict[str, Any]:
+    return {"label": score.label, "probability": round(score.probability, 6)}
+
+
+def _plain_cells(prediction: Prediction, top_k: int) -> list[str]:
+    """Label and probability; with top-k above 1 then each of the most probable labels and its probability."""
+    cells = _cells(prediction, top_k)
+    # A tab or line end inside a label would be taken for the end of a cell.
+    return [" ".join(cell.split()) for cell in cells]
+
+
+def _cells(prediction: Prediction, top_k: int) -> list[str]:
+    cells = [
+        SEPARATOR.join(score.label for score in prediction.labels),
+        SEPARATOR.join(_number(score) for score in prediction.labels),
+    ]
+    if top_k > 1:
+        for score in prediction.top:
+            cells += [score.label, _number(score)]
+    return cells
+
+
+def _number(score: Score) -> str:
+    return f"{score.probability:.6f}"
+
+
+def _print_table(texts: Sequence[str], predictions: Sequence[Prediction], top_k: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_edge=False)
+    table.add_column("text", ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column("label")
+    table.add_column("probability", justify="right")
+    if top_k > 1:
+        table.add_column(f"top {top_k}")
+    for text, prediction in zip(texts, predictions, strict=True):
+        cells = [
+            " ".join(text[:500].split()),
+            "\n".join(score.label for score in prediction.labels) or "–",
+            "\n".join(f"{score.probability:.4f}" for score in prediction.labels) or "–",
+        ]
+        if top_k > 1:
+            cells.append("\n".join(f"{score.probability:.4f} {score.label}" for score in prediction.top))
+        table.add_row(*(Text(cell) for cell in cells))  # Text: brackets are no markup
+    Console().print(table)
+
+
+# ------------------------------------------------------------------------------------------- CSV
+
+
+@dataclass(frozen=True)
+class _Csv:
+    """A CSV file that has been read once: how to read it, and how many rows it has."""
+
+    path: Path
+    encoding: str
+    delimiter: str
+    header: list[str]
+    text_index: int
+    rows: int
+
+
+def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str | None) -> _Csv:
+    """Read a CSV once to the end, so that what is wrong with it shows before any prediction is made.
+
+    Raises:
+        UserError: the file, its encoding, the column, or a row's number of cells is wrong.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: {'is a folder, give a CSV file' if path.is_dir() else 'no such file'}")
+    csv.field_size_limit(2**31 - 1)
+    encoding = encoding or _detect_encoding(path)
+    with _known_encoding(encoding), path.open(encoding=encoding, newline="") as stream:
+        try:
+            first = stream.readline()
+            if not first.strip():
+                raise UserError(f"{path}: line 1: expected a header with column names, found an empty line")
+            delimiter = delimiter or _detect_delimiter(first, column)
+            stream.seek(0)
+            reader = csv.reader(stream, delimiter=delimiter)
+            header = next(reader)
+            if column not in header:
+                raise UserError(
+                    f"{path}: no column {column!r}; it has {', '.join(map(repr, header[:20]))}; "
+                    "name one with --column"
+                )
+            if header.count(column) > 1:
+                raise UserError(
+                    f"{path}: {header.count(column)} columns are named {column!r}; rename all but one"
+                )
+            rows = 0
+            for row in reader:
+                if row and len(row) != len(header):
+                    raise UserError(
+                        f"{path}: line {reader.line_num}: {len(row)} cells where the header has "
+                        f"{len(header)}; mend the row, or name another --delimiter than {delimiter!r}"
+                    )
+                rows += bool(row)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}: byte {error.start} of a block is not {encoding}; name another --encoding"
+            ) from None
+        except csv.Error as error:
+            raise UserError(f"{path}: line {reader.line_num}: not valid CSV ({error})") from None
+    return _Csv(path, encoding, delimiter, header, header.index(column), rows)
+
+
+def _detect_encoding(path: Path) -> str:
+    """UTF-8 or, by its mark, UTF-16; anything else is read as Windows' or ISO's Latin, and said to be."""
+    with path.open("rb") as stream:
+        start = stream.read(3)
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    name = "utf-8-sig" if start == b"\xef\xbb\xbf" else "utf-8"
+    if _decodes(path, name):
+        return name
+    name = "cp1252" if _decodes(path, "cp1252") else "latin-1"
+    print(f"{path}: not UTF-8, read as {name} (--encoding names another)", file=sys.stderr)
+    return name
+
+
+def _decodes(path: Path, encoding: str) -> bool:
+    try:
+        with path.open(encoding=encoding) as stream:
+            while stream.read(1 << 20):
+                pass
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _detect_delimiter(header: str, column: str) -> str:
+    """The first delimiter with which the header has the column; a comma if there is none."""
+    for delimiter in DELIMITERS:
+        if column in next(csv.reader([header], delimiter=delimiter)):
+            return delimiter
+    return max(DELIMITERS, key=header.count)
+
+
+def _predict_csv(classifier: Classifier, table: _Csv, out: Path | None, prefix: str, top_k: int) -> None:
+    """Write the rows of a CSV with the columns label and probability added; memory stays constant.
+
+    The answer has the delimiter of the question, in UTF-8 (marked as such where the question was).
+    """
+    top_k = min(top_k, len(classifier.labels))
+    names = ["label", "probability"]
+    if top_k > 1:
+        names += [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in ("label", "probability")]
+    added = [prefix + name for name in names]
+    taken = [name for name in added if name in table.header]
+    if taken:
+        raise UserError(
+            f"{table.path}: has a column {taken[0]!r} already; tell the new ones apart with --prefix"
+        )
+    with ExitStack() as stack:
+        target: TextIO = sys.stdout
+        if out is not None:
+            temporary = stack.enter_context(atomic_path(out))
+            marked = table.encoding in ("utf-8-sig", "utf-16")
+            target = stack.enter_context(
+                temporary.open("w", encoding="utf-8-sig" if marked else "utf-8", newline="")
+            )
+        source = stack.enter_context(table.path.open(encoding=table.encoding, newline=""))
+        progress = stack.enter_context(Progress("predict", table.rows, "texts"))
+        reader = csv.reader(source, delimiter=table.delimiter)
+        writer = csv.writer(target, delimiter=table.delimiter, lineterminator="\n")
+        next(reader)
+        writer.writerow([*table.header, *added])
+        for rows in _chunks(filter(None, reader), CHUNK):
+            predictions = classifier.predict([row[table.text_index] for row in rows], top_k)
+            for row, prediction in zip(rows, predictions, strict=True):
+                writer.writerow([*row, *_cells(prediction, top_k)])
+            progress.advance(len(rows))
+    if out is not None:
+        print(f"{out}: {table.rows:,} rows", file=sys.stderr)
+
+
+# -------------------------------------------------------------------------------------- helpers
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+@contextmanager
+def _known_encoding(encoding: str | None) -> Iterator[None]:
+    try:
+        yield
+    except LookupError:
+        raise UserError(
+            f"predict: --encoding: no encoding is named {encoding!r}; utf-8, latin-1 ..."
+        ) from None

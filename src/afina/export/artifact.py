@@ -1,0 +1,253 @@
+"""The export stage as a whole: build the candidates, check them, keep what passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+
+from afina import __version__
+from afina.errors import UserError
+from afina.evaluation.metrics import classification_metrics
+from afina.evaluation.probabilities import to_probabilities
+from afina.export import graph as graphs
+from afina.export.graph import Graph, ProbabilityModel
+from afina.export.parity import Agreement, check_cleaning, compare, mixed_probabilities
+from afina.files import atomic_path
+from afina.modeling.classifier import TextClassifier
+from afina.modeling.inference import predict_logits
+from afina.modeling.store import ClassifierConfig
+from afina.params.export import ExportParams
+from afina.runtime.classifier import Classifier, Floats
+from afina.runtime.encoding import Encoder, pad_batch
+from afina.runtime.metadata import ArtifactMetadata
+
+
+@dataclass(frozen=True)
+class TestTexts:
+    """The test split as export needs it: n texts before and after cleaning, and their labels encoded."""
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+    ids: Sequence[str]
+    raw: Sequence[str]
+    cleaned: Sequence[str]
+    encoded: npt.NDArray[Any]  # as `afina.labels.encode_labels` gives them
+
+
+@dataclass(frozen=True)
+class Written:
+    """A candidate file that passed: its graph, its probabilities by batching, its agreement with torch."""
+
+    graph: Graph
+    probabilities: Floats
+    agreement: Agreement
+    batch_difference: float  # largest difference between probabilities in mixed and in sorted batches
+
+
+def build_metadata(
+    config: ClassifierConfig,
+    tokenizer_json: str,
+    thresholds: Mapping[str, float] | None,
+    metrics: Mapping[str, Any],
+) -> ArtifactMetadata:
+    """What the file says about itself, from what training and evaluation wrote down.
+
+    Raises:
+        UserError: a multilabel model lacks the threshold of a label.
+    """
+    if config.task == "multilabel":
+        missing = [label for label in config.labels if label not in (thresholds or {})]
+        if missing:
+            raise UserError(
+                f"models/decision.json: no threshold for label {missing[0]!r}; run `dvc repro evaluate`"
+            )
+    return ArtifactMetadata(
+        task=config.task,
+        labels=tuple(config.labels),
+        thresholds=thresholds if config.task == "multilabel" else None,
+        max_length=config.max_length,
+        pad_token_id=config.pad_token_id,
+        tokenizer=tokenizer_json,
+        cleaning=tuple(config.cleaning["steps"]),
+        backbone=config.backbone,
+        backbone_licence=config.backbone_licence or "unknown",
+        training_data_sha256=config.train_data_sha256,
+        metrics=metrics,
+        afina_version=__version__,
+    )
+
+
+def export_classifier(
+    classifier: TextClassifier,
+    encoder: Encoder,
+    metadata: ArtifactMetadata,
+    texts: TestTexts,
+    params: ExportParams,
+    model_path: Path,
+    int8_path: Path,
+) -> dict[str, Any]:
+    """Write the classifier as one ONNX file, and its int8 twin, if they pass the checks.
+
+    The reference is torch on the cleaned texts of the test split; the candidate is the runtime on the raw
+    ones, once in batches of mixed sizes and lengths and once as `Classifier.predict_proba` batches them.
+    The fused graph is tried first; where it cannot be made or differs, the plain one.
+
+    Returns:
+        The report: parity, graph, sizes, and the int8 file's agreement and macro-F1 difference (int8 minus
+        fp32; measured, not a gate).
+
+    Raises:
+        UserError: the probabilities differ by more than ``params.tolerance`` or a label differs. The files
+            of the previous run are then left as they were.
+    """
+    check_cleaning(texts.ids, texts.raw, texts.cleaned, metadata.cleaning)
+    model = ProbabilityModel(classifier, metadata.task).eval()
+    logits = predict_logits(
+        classifier, encoder, texts.cleaned, token_budget=params.batch_tokens, device="cpu", precision="fp32"
+    )
+    reference = np.asarray(to_probabilities(logits, metadata.task), dtype=np.float32)
+    traced = graphs.trace(model, _example(encoder), params.opset)
+    with ExitStack() as stack:
+        fp32_file = stack.enter_context(atomic_path(model_path))
+        fp32, note = _fp32(model, traced, reference, metadata, texts, params, fp32_file)
+        report = _report(fp32, note, params, fp32_file)
+        if params.int8:
+            int8_file = stack.enter_context(atomic_path(int8_path))
+            properties = replace(metadata, precision="int8").to_properties()
+            graphs.write(graphs.quantise(fp32.graph), properties, int8_file)
+            int8 = _measure(fp32.graph, reference, int8_file, texts, params)
+            report["int8"] = _int8_report(fp32, int8, metadata, texts)
+            report["size_mb"]["int8"] = _megabytes(int8_file)
+    if not params.int8:
+        int8_path.unlink(missing_ok=True)  # a twin of an earlier model would be mistaken for this one's
+    return report
+
+
+def _fp32(
+    model: ProbabilityModel,
+    traced: Graph,
+    reference: Floats,
+    metadata: ArtifactMetadata,
+    texts: TestTexts,
+    params: ExportParams,
+    file: Path,
+) -> tuple[Written, str | None]:
+    """Write the first graph that passes; the note says why it is not the fused one."""
+    note: str | None = None
+    if params.optimize:
+        fused, note = _try_fuse(model, traced)
+        if fused is not None:
+            graphs.write(fused, metadata.to_properties(), file)
+            try:
+                written = _measure(fused, reference, file, texts, params)
+            except UserError as error:
+                note = f"the fused graph does not load: {error}"
+            else:
+                if written.agreement.within(params.tolerance):
+                    return written, None
+                note = f"the fused graph differs: {_describe(written.agreement)}"
+    graphs.write(traced, metadata.to_properties(), file)
+    written = _measure(traced, reference, file, texts, params)
+    if not written.agreement.within(params.tolerance):
+        raise UserError(
+            f"export: the ONNX file and torch differ on the test texts: {_describe(written.agreement)}, "
+            f"allowed are {params.tolerance:g} and none; the previous model is kept. Try another "
+            "export.opset, or a larger export.tolerance if every label agrees"
+        )
+    return written, note
+
+
+def _try_fuse(model: ProbabilityModel, traced: Graph) -> tuple[Graph | None, str | None]:
+    try:
+        return graphs.fuse(traced, *graphs.attention_shape(model)), None
+    except Exception as error:  # the fusions are heuristics over node patterns; any may trip over a new one
+        return None, f"the fusions failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _measure(graph: Graph, reference: Floats, file: Path, texts: TestTexts, params: ExportParams) -> Written:
+    """Predict the raw texts with a file in both batchings and compare the worse one with torch."""
+    runtime = Classifier(file, token_budget=params.batch_tokens)
+    sorted_batches = runtime.predict_proba(texts.raw)
+    mixed_batches = mixed_probabilities(runtime, texts.raw)
+    agreements = [compare(reference, found, runtime.thresholds) for found in (sorted_batches, mixed_batches)]
+    return Written(
+        graph,
+        sorted_batches,
+        Agreement(
+            len(reference),
+            max(agreement.max_abs_diff for agreement in agreements),
+            min(agreement.label_agreement for agreement in agreements),
+        ),
+        compare(sorted_batches, mixed_batches, runtime.thresholds).max_abs_diff,
+    )
+
+
+def _example(encoder: Encoder) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Two texts of different length: what is traced must not depend on them, as parity shows."""
+    return pad_batch(encoder.encode(["a b c d e f g h i j", "a"]), encoder.pad_token_id)
+
+
+def _report(fp32: Written, note: str | None, params: ExportParams, file: Path) -> dict[str, Any]:
+    return {
+        "parity": {
+            "texts": fp32.agreement.texts,
+            "max_abs_diff": _digits(fp32.agreement.max_abs_diff),
+            "label_agreement": fp32.agreement.label_agreement,
+            "tolerance": params.tolerance,
+        },
+        "graph": "fused" if fp32.graph.fused else "plain",
+        "graph_note": note,
+        "fused_operators": dict(sorted(fp32.graph.operators.items())),
+        "nodes": fp32.graph.nodes,
+        "opset": params.opset,
+        "int8": None,
+        "size_mb": {"fp32": _megabytes(file), "int8": None},
+        "versions": {
+            "torch": torch.__version__.split("+")[0],
+            "onnx": onnx.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        },
+    }
+
+
+def _int8_report(
+    fp32: Written, int8: Written, metadata: ArtifactMetadata, texts: TestTexts
+) -> dict[str, Any]:
+    thresholds = (
+        None if metadata.thresholds is None else [metadata.thresholds[label] for label in metadata.labels]
+    )
+    scores = [
+        classification_metrics(
+            texts.encoded, written.probabilities, metadata.labels, metadata.task, thresholds
+        )["macro_f1"]
+        for written in (fp32, int8)
+    ]
+    return {
+        "label_agreement": round(int8.agreement.label_agreement, 6),
+        "macro_f1_delta": round(scores[1] - scores[0], 6),
+        "max_abs_diff": _digits(int8.agreement.max_abs_diff),
+        # Activations are scaled by the batch they are in, so a text's int8 result depends on its neighbours.
+        "max_abs_diff_between_batchings": _digits(int8.batch_difference),
+    }
+
+
+def _describe(agreement: Agreement) -> str:
+    differing = round((1 - agreement.label_agreement) * agreement.texts)
+    return f"max |Δp| {agreement.max_abs_diff:.2g}, {differing} of {agreement.texts} texts with another label"
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def _megabytes(file: Path) -> float:
+    return round(file.stat().st_size / 1e6, 2)
