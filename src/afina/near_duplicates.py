@@ -35,8 +35,8 @@ Result = TypeVar("Result")
 RECALL = 0.999  # of a pair whose similarity is exactly the threshold
 NEIGHBOURS = 32  # a text is compared with as many that follow it in a bucket, so no bucket costs its square
 
-_CHUNK_BYTES = 1_000_000  # of text hashed at a time; the temporaries are some 80 times as large
-_BLOCK_SHINGLES = 4_096  # permuted at a time: with 64 permutations 1 MB, which stays in the cache
+_CHUNK_BYTES = 500_000  # of text hashed at a time; the temporaries are some 80 times as large
+_BLOCK_SHINGLES = 2_048  # permuted at a time: with 64 permutations 512 kB, which stays in the cache
 _PAIRS = 50_000  # verified at a time
 _SEPARATOR, _DELETED = ord(" "), 0
 _UNSPACED = ("CJK ", "HIRAGANA ", "KATAKANA ", "THAI ", "LAO ", "KHMER ", "MYANMAR ")
@@ -112,7 +112,8 @@ def minhash_signatures(hashes: Uint32s, offsets: Indices, num_perm: int) -> Uint
     factor, shift = _permutations(num_perm)
     signatures = np.empty((len(offsets) - 1, num_perm), np.uint32)
     for start, end in _blocks(offsets, _BLOCK_SHINGLES):
-        block = _mix32(hashes[offsets[start] : offsets[end]])[:, None] * factor + shift
+        block = _mix32(hashes[offsets[start] : offsets[end]])[:, None] * factor
+        block += shift
         np.minimum.reduceat(block, offsets[start:end] - offsets[start], axis=0, out=signatures[start:end])
     return signatures
 
@@ -144,7 +145,7 @@ def band_keys(
         keys[:, start:end] = key.T
         return end - start
 
-    _each(fill, _blocks(shingles.offsets, 64 * _BLOCK_SHINGLES), progress.advance if progress else None)
+    _each(fill, _blocks(shingles.offsets, 128 * _BLOCK_SHINGLES), progress.advance if progress else None)
     return keys
 
 
