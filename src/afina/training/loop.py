@@ -159,7 +159,7 @@ def train(
         if accelerator.is_main_process:
             clear_checkpoints(checkpoint_folder)
     else:
-        _say(accelerator, f"goes on from its checkpoint: epoch {state.epoch + 1}, update {state.update}")
+        _say(accelerator, f"resumes from its checkpoint: epoch {state.epoch + 1}, update {state.update}")
         if not accelerator.is_main_process:  # the sums below are over processes: count what is done once
             seen.zero_()
             state.loss_sum = state.factor_sum = 0.0
@@ -190,19 +190,25 @@ def train(
                 group_size = sum(len(batch) for batch in group)
 
                 for batch in group:
-                    mine = batch[
-                        rank::world
-                    ]  # each process takes its share; gradients are averaged over them
-                    logits, losses = _forward(
-                        model, training, mine, pad_token_id, device, precision, params, task, label_weights
-                    )
+                    mine = batch[rank::world]  # a process's share; gradients are averaged over processes
                     weights = torch.from_numpy(factors[mine]).to(device)
-                    loss = (losses * weights).sum()
-                    _check_finite(loss, "loss", [training.names[index] for index in mine])
                     with nullcontext() if batch is group[-1] else accelerator.no_sync(model):
+                        logits, losses = _forward(
+                            model,
+                            training,
+                            mine,
+                            pad_token_id,
+                            device,
+                            precision,
+                            params,
+                            task,
+                            label_weights,
+                        )
+                        loss = (losses * weights).sum()
                         accelerator.backward(loss * (world / group_size))
-                    seen[torch.from_numpy(mine)] = decide(logits, task).to("cpu", seen.dtype)
-                    state.loss_sum += float(loss)
+                    _check_finite(loss.detach(), "loss", [training.names[index] for index in mine])
+                    seen[torch.from_numpy(mine)] = decide(logits.detach(), task).to("cpu", seen.dtype)
+                    state.loss_sum += float(loss.detach())
                     state.factor_sum += float(weights.sum())
 
                 norm = accelerator.clip_grad_norm_(model.parameters(), params.max_grad_norm)
