@@ -21,7 +21,7 @@ def main() -> str:
     params = load_section(CleanParams)
     mapping = read_label_map(Path(params.label_map)) if isinstance(params.label_map, str) else None
     messages = table.read(RAW)
-    with Progress("clean", unit="texts") as progress:
+    with Progress("clean", messages.num_rows, "rows") as progress:
         result = clean(messages, params, mapping, progress)
     table.write_rejected(result.rejected, CLEAN / "rejected.csv")
     result.require_classes()

@@ -29,6 +29,7 @@ from afina.runtime.text import (
     DENORMALIZABLE,
     EMOJI,
     SUSPECT,
+    WORD,
     clean_text,
     collapse_whitespace,
     strip_accents,
@@ -80,7 +81,7 @@ def clean_texts(
         ValueError: a step is unknown.
     """
     unique, codes = _encode(texts)
-    return _clean_unique(unique, steps, progress).take(pa.array(codes))
+    return _clean_unique(unique, steps, progress, len(codes)).take(pa.array(codes))
 
 
 def _encode(texts: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, Ints]:
@@ -93,7 +94,8 @@ def _encode(texts: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, Ints]:
     return encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def _clean_unique(unique: pa.Array, steps: Sequence[str], progress: Progress | None) -> pa.Array:
+def _clean_unique(unique: pa.Array, steps: Sequence[str], progress: Progress | None, total: int) -> pa.Array:
+    """The distinct texts cleaned; ``progress`` ends at ``total``, the rows that they stand for."""
     clean_text("", steps)  # an unknown step fails here, once
     touched = np.zeros(len(unique), dtype=bool)
     for step in steps:
@@ -104,7 +106,7 @@ def _clean_unique(unique: pa.Array, steps: Sequence[str], progress: Progress | N
         touched[rest[matches.to_numpy(zero_copy_only=False)]] = True
     rows = np.flatnonzero(touched)
     if progress is not None:
-        progress.advance(len(unique) - len(rows))
+        progress.advance(total - len(rows))
     if not len(rows):
         return unique
     cleaned = []
@@ -381,7 +383,7 @@ def clean(
     if mapping is None:
         mapping = params.label_map if isinstance(params.label_map, dict) else {}
     raw_unique, raw_codes = _encode(table["text"])
-    cleaned_unique = _clean_unique(raw_unique, params.steps, progress)
+    cleaned_unique = _clean_unique(raw_unique, params.steps, progress, table.num_rows)
     unique, codes = _encode(cleaned_unique)
     changed = int(np.asarray(pc.not_equal(raw_unique, cleaned_unique))[raw_codes].sum())
     del raw_unique, cleaned_unique
@@ -399,7 +401,7 @@ def clean(
     rows.set_pairs(raw_rows[named], pair_label[named])
     task = _task(rows, params)
 
-    words = np.asarray(pc.count_substring_regex(unique, pattern=r"[^\s\pZ]+"), dtype=np.int64)[rows.text]
+    words = np.asarray(pc.count_substring_regex(unique, pattern=WORD), dtype=np.int64)[rows.text]
     rows.reject(words == 0, EMPTY)
     rows.reject(words < params.min_words, SHORT)
     if params.unlabelled == "drop":

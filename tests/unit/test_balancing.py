@@ -261,7 +261,8 @@ def test_an_empty_train_split_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [({"strategy": "smote"}, "balance.strategy"), ({"beta": 1.0}, "balance.beta"),
-     ({"beta": 0}, "balance.beta"), ({"target_ratio": 0}, "balance.target_ratio"), ({"max_weight": 0.5}, "balance.max_weight"),
+     ({"beta": 0}, "balance.beta"), ({"target_ratio": 0}, "balance.target_ratio"),
+     ({"max_weight": 0.5}, "balance.max_weight"),
      ({"max_growth": 1}, "balance.max_growth"), ({"weight": "x"}, "did you mean 'weights'")],
 )  # fmt: skip
 def test_wrong_parameters(values: dict[str, object], message: str) -> None:

@@ -34,19 +34,21 @@ messy = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=3)), max
 
 
 @pytest.mark.parametrize("step", STEPS)
+@settings(deadline=None)
 @given(text=st.one_of(messy, st.text(), st.text(st.characters(codec=None))))
 def test_a_step_takes_any_text_and_gives_text(step: str, text: str) -> None:
     assert isinstance(STEPS[step](text), str)
 
 
 @pytest.mark.parametrize("step", [name for name in STEPS if name not in ("unescape_html", "strip_tags")])
+@settings(deadline=None)
 @given(text=st.one_of(messy, st.text()))
 def test_a_step_done_twice_is_a_step_done_once(step: str, text: str) -> None:
     once = STEPS[step](text)
     assert STEPS[step](once) == once
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(text=messy, steps=st.one_of(st.just(list(DEFAULT_STEPS)), st.permutations(list(STEPS))))
 @example(text="&am" * 6 + "p;" * 6 + "lt;b>", steps=list(DEFAULT_STEPS))
 @example(text="<" * 12 + "b>" * 12, steps=list(DEFAULT_STEPS))
@@ -57,6 +59,7 @@ def test_clean_text_leaves_clean_text_alone_and_encodable(text: str, steps: list
     once.encode("utf-8")
 
 
+@settings(deadline=None)
 @given(text=spanish)
 @example(text="¿Ñandú Ó¿? CAFÉ» Í° Ñ“ Á¡")
 def test_spanish_and_emoji_survive_the_defaults(text: str) -> None:
@@ -64,6 +67,7 @@ def test_spanish_and_emoji_survive_the_defaults(text: str) -> None:
 
 
 @pytest.mark.parametrize("step", [name for name in DEFAULT_STEPS if name != "collapse_whitespace"])
+@settings(deadline=None)
 @given(text=spanish)
 def test_spanish_and_emoji_survive_each_default_step(step: str, text: str) -> None:
     assert STEPS[step](text) == text
@@ -141,6 +145,7 @@ def test_normalize_unicode() -> None:
     assert len(stacked) <= 32
 
 
+@settings(deadline=None)
 @given(text=st.text())
 def test_normalize_unicode_is_nfc(text: str) -> None:
     assert cleaning.normalize_unicode(text) == unicodedata.normalize("NFC", text)

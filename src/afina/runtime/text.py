@@ -19,6 +19,8 @@ DEFAULT_STEPS = ("unescape_html", "strip_tags", "fix_mojibake", "normalize_unico
 # Characters below appear as they are inside character classes that both `re` and RE2 read.
 EMOJI = "\u200d\u2600-\u27bf\ufe0f\U0001f000-\U0001faff"
 
+WORD = r"[^\s\pZ]+"  # a word, to RE2: what white space separates
+
 # ---------------------------------------------------------------------------------------- HTML
 
 # A name needs its semicolon ("?a=1&copy=2" is no ©); a number has at most seven digits, as code points do.
