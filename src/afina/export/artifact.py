@@ -31,6 +31,10 @@ from afina.runtime.encoding import Encoder, pad_batch
 from afina.runtime.metadata import ArtifactMetadata
 
 
+# Of metrics.json, what the file itself states: scores on test, their intervals, and on how many rows.
+HEADLINE = ("test", "interval", "rows")
+
+
 @dataclass(frozen=True)
 class TestTexts:
     """The test split as export needs it: n texts before and after cleaning, and their labels encoded."""
@@ -81,7 +85,7 @@ def build_metadata(
         backbone=config.backbone,
         backbone_licence=config.backbone_licence or "unknown",
         training_data_sha256=config.train_data_sha256,
-        metrics=metrics,
+        metrics={part: metrics[part] for part in HEADLINE if part in metrics},
         afina_version=__version__,
     )
 

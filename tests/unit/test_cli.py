@@ -1,0 +1,360 @@
+"""The command line: what it prints, what it writes, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from afina import __version__, cli
+from toy_artifact import write_toy
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_toy(tmp_path_factory.mktemp("toy") / "model.onnx"))
+
+
+@pytest.fixture(scope="module")
+def multilabel(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_toy(tmp_path_factory.mktemp("toy") / "model.onnx", "multilabel"))
+
+
+class Run:
+    """Runs the command line in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.capsys, self.monkeypatch = capsys, monkeypatch
+
+    def __call__(self, *arguments: str | Path, stdin: bytes = b"") -> str:
+        """What is printed, by a command that succeeds."""
+        code = self.code(*arguments, stdin=stdin)
+        self.shown = self.capsys.readouterr()
+        assert code == 0, self.shown.err
+        return self.shown.out
+
+    def error(self, *arguments: str | Path, stdin: bytes = b"") -> str:
+        """The one line that a command says that fails."""
+        code = self.code(*arguments, stdin=stdin)
+        self.shown = self.capsys.readouterr()
+        assert code == 2
+        assert self.shown.err.startswith("afina: error: ")
+        assert self.shown.err.count("\n") == 1
+        return self.shown.err
+
+    def code(self, *arguments: str | Path, stdin: bytes) -> object:
+        self.monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([str(argument) for argument in arguments])
+        return exit_.value.code or 0
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    return Run(capsys, monkeypatch)
+
+
+def read_rows(path: Path, encoding: str = "utf-8", delimiter: str = ",") -> list[dict[str, str]]:
+    with path.open(encoding=encoding, newline="") as stream:
+        return list(csv.DictReader(stream, delimiter=delimiter))
+
+
+def test_version(run: Run) -> None:
+    assert run("--version") == f"{__version__}\n"
+
+
+# ------------------------------------------------------------------------------------ --text and stdin
+
+
+def test_a_line_a_text_where_nobody_watches(run: Run, model: str) -> None:
+    out = run("predict", model, "--text", "agua agua", "--text", "luz")
+    assert out == "agua\t0.786986\nluz\t0.576117\n"
+
+
+def test_top_k_follows_on_the_line(run: Run, model: str) -> None:
+    out = run("predict", model, "--text", "agua agua luz", "--top-k", "2")
+    assert out == "agua\t0.665241\tagua\t0.665241\tluz\t0.244728\n"
+
+
+def test_multilabel_joins_its_labels(run: Run, multilabel: str) -> None:
+    out = run("predict", multilabel, "--text", "agua agua luz", "--text", "nada")
+    assert out == "agua|luz\t0.500000|0.268941\n\t\n"
+
+
+def test_json_lines(run: Run, model: str, multilabel: str) -> None:
+    out = run("predict", model, "--text", "luz ñ", "--text", "pagos", "--json")
+    assert [json.loads(line) for line in out.splitlines()] == [
+        {"text": "luz ñ", "label": "luz", "probability": 0.576117},
+        {"text": "pagos", "label": "pagos", "probability": 0.576117},
+    ]
+    assert "ñ" in out
+    out = run("predict", multilabel, "--text", "agua agua", "--json", "--top-k", "2")
+    assert json.loads(out) == {
+        "text": "agua agua",
+        "labels": [{"label": "agua", "probability": 0.5}],
+        "top": [{"label": "agua", "probability": 0.5}, {"label": "luz", "probability": 0.119203}],
+    }
+
+
+def test_a_table_on_a_terminal(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    out = run("predict", model, "--text", "luz [bold]luz", "--top-k", "3")
+    assert "probability" in out
+    assert "[bold]" in out  # shown, not obeyed
+    assert "0.7870" in out
+    assert "pagos" in out
+
+
+def test_lines_of_stdin(run: Run, model: str) -> None:
+    lines = ["agua", "", "luz luz ñandú"]
+    marked = b"\xef\xbb\xbf" + "\r\n".join(lines).encode()
+    out = run("predict", model, stdin=marked)
+    assert [line.split("\t")[0] for line in out.splitlines()] == ["agua", "agua", "luz"]
+    out = run("predict", model, "--json", stdin=marked)
+    assert [json.loads(line)["text"] for line in out.splitlines()] == lines
+
+
+def test_stdin_longer_than_a_chunk(run: Run, model: str) -> None:
+    count = 2 * cli.CHUNK + 7
+    out = run("predict", model, stdin=b"agua\nluz\n" * count)
+    assert [line.split("\t")[0] for line in out.splitlines()] == ["agua", "luz"] * count
+
+
+def test_stdin_in_another_encoding(run: Run, model: str) -> None:
+    assert "stdin: line 2 is not UTF-8" in run.error("predict", model, stdin="agua\nañil\n".encode("latin-1"))
+    out = run("predict", model, "--encoding", "latin-1", "--json", stdin="añil".encode("latin-1"))
+    assert json.loads(out)["text"] == "añil"
+    assert "no encoding is named 'klingon'" in run.error("predict", model, "--encoding", "klingon")
+
+
+# --------------------------------------------------------------------------------------------- --file
+
+
+def test_a_csv_keeps_its_columns_and_gains_two(run: Run, model: str, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "new" / "out.csv"
+    source.write_text('id,texto,nota\n1,agua agua,"a, b"\n2,"luz\nluz","=1+1"\n', encoding="utf-8")
+    run("predict", model, "--file", source, "--column", "texto", "--out", out)
+    assert out.read_text(encoding="utf-8") == (
+        'id,texto,nota,label,probability\n1,agua agua,"a, b",agua,0.786986\n2,"luz\nluz",=1+1,luz,0.786986\n'
+    )
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_top_k_adds_columns(run: Run, model: str, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("text\nluz luz agua\n", encoding="utf-8")
+    run("predict", model, "--file", source, "--out", out, "--top-k", "2")
+    (row,) = read_rows(out)
+    assert list(row) == [
+        "text",
+        "label",
+        "probability",
+        "label_1",
+        "probability_1",
+        "label_2",
+        "probability_2",
+    ]
+    assert (row["label"], row["label_1"], row["label_2"]) == ("luz", "luz", "agua")
+    run("predict", model, "--file", source, "--out", out, "--top-k", "50")  # more than there are: all
+    assert list(read_rows(out)[0])[-1] == "probability_3"
+
+
+def test_multilabel_csv(run: Run, multilabel: str, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("text\nagua agua luz\nnada\n", encoding="utf-8")
+    run("predict", multilabel, "--file", source, "--out", out)
+    assert [row["label"] for row in read_rows(out)] == ["agua|luz", ""]
+
+
+def test_without_out_the_csv_is_printed(run: Run, model: str, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("text\nagua\n", encoding="utf-8")
+    assert run("predict", model, "--file", source) == "text,label,probability\nagua,agua,0.576117\n"
+
+
+def test_out_may_be_the_file_itself(run: Run, model: str, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("text\nagua\n", encoding="utf-8")
+    run("predict", model, "--file", source, "--out", source)
+    assert source.read_text(encoding="utf-8") == "text,label,probability\nagua,agua,0.576117\n"
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_the_delimiter_is_found_by_the_column(run: Run, model: str, tmp_path: Path, delimiter: str) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text(delimiter.join(("a,b", "text")) + "\n" + delimiter.join(("1", "luz")), encoding="utf-8")
+    run("predict", model, "--file", source, "--out", out)
+    (row,) = read_rows(out, delimiter=delimiter)
+    assert (row["a,b"], row["text"], row["label"]) == ("1", "luz", "luz")
+
+
+def test_the_delimiter_can_be_given(run: Run, model: str, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("id:text\n1:luz\n", encoding="utf-8")
+    run("predict", model, "--file", source, "--out", out, "--delimiter", ":")
+    assert out.read_text(encoding="utf-8") == "id:text:label:probability\n1:luz:luz:0.576117\n"
+    assert "expected one character, found '::'" in run.error(
+        "predict", model, "--file", source, "--out", out, "--delimiter", "::"
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "note"), [("utf-8-sig", ""), ("utf-16", ""), ("cp1252", "read as cp1252"), ("utf-8", "")]
+)
+def test_encodings(run: Run, model: str, tmp_path: Path, encoding: str, note: str) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("texto,señal\nagua,“año”\n", encoding=encoding)
+    run("predict", model, "--file", source, "--out", out, "--column", "texto")
+    assert note in run.shown.err
+    assert ("not UTF-8" in run.shown.err) == bool(note)
+    (row,) = read_rows(out, "utf-8-sig")
+    assert (row["texto"], row["señal"], row["label"]) == ("agua", "“año”", "agua")
+    assert out.read_bytes().startswith(b"\xef\xbb\xbf") == (encoding in ("utf-8-sig", "utf-16"))
+
+
+def test_bytes_that_no_windows_writes_are_latin1(run: Run, model: str, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_bytes(b"text\nagua \x81 \xf1\n")
+    run("predict", model, "--file", source, "--out", out)
+    assert "read as latin-1" in run.shown.err
+    assert read_rows(out)[0]["text"] == "agua \x81 ñ"
+
+
+def test_a_csv_longer_than_a_chunk_keeps_its_order(run: Run, model: str, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    words = ["agua", "luz", "pagos"] * cli.CHUNK
+    source.write_text("n,text\n" + "".join(f"{n},{word}\n" for n, word in enumerate(words)), encoding="utf-8")
+    run("predict", model, "--file", source, "--out", out)
+    rows = read_rows(out)
+    assert [row["n"] for row in rows] == [str(n) for n in range(len(words))]
+    assert [row["label"] for row in rows] == words
+    assert f"{len(words):,} rows" in run.shown.err
+
+
+def test_a_cell_of_any_length(run: Run, model: str, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("text\n" + "agua " * 100_000 + "\n", encoding="utf-8")
+    run("predict", model, "--file", source, "--out", out)
+    assert out.stat().st_size > 500_000
+
+
+cells = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(cells, cells), max_size=6))
+def test_what_was_in_the_csv_comes_out_of_it(
+    run: Run, model: str, tmp_path: Path, rows: list[tuple[str, str]]
+) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    with source.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, quoting=csv.QUOTE_ALL).writerows([("text", "b"), *rows])
+    run("predict", model, "--file", source, "--out", out)
+    assert [(row["text"], row["b"]) for row in read_rows(out)] == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("a,b\n1,2\n", [], "in.csv: no column 'text'; it has 'a', 'b'; name one with --column"),
+        ("text,text\n1,2\n", [], "2 columns are named 'text'"),
+        ("text,b\n1,2\n1,2,3\n", [], "line 3: 3 cells where the header has 2"),
+        ("", [], "line 1: expected a header"),
+        ("text,label\n1,2\n", [], "has a column 'label' already; tell the new ones apart with --prefix"),
+        ("text\nñ\n", ["--encoding", "ascii"], "is not ascii; name another --encoding"),
+        ("text\nx\n", ["--encoding", "klingon"], "no encoding is named 'klingon'"),
+        ("text\nx\n", ["--json"], "--json goes with --text or stdin"),
+        ("text\nx\n", ["--text", "x"], "--text and --file exclude each other"),
+    ],
+)
+def test_a_wrong_csv_is_refused_and_nothing_written(
+    run: Run, model: str, tmp_path: Path, content: str, options: list[str], message: str
+) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text(content, encoding="utf-8")
+    out.write_text("from before", encoding="utf-8")
+    assert message in run.error("predict", model, "--file", source, "--out", out, *options)
+    assert out.read_text(encoding="utf-8") == "from before"
+    assert sorted(tmp_path.iterdir()) == [source, out]
+
+
+def test_a_prefix_tells_columns_apart(run: Run, model: str, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("text,label\nluz,agua\n", encoding="utf-8")
+    run("predict", model, "--file", source, "--out", out, "--prefix", "predicted_")
+    (row,) = read_rows(out)
+    assert (row["label"], row["predicted_label"]) == ("agua", "luz")
+
+
+def test_an_interruption_leaves_the_old_answer(
+    run: Run, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from afina.runtime.classifier import Classifier
+
+    def interrupt(*_: object) -> None:
+        raise MemoryError
+
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("text\nluz\n", encoding="utf-8")
+    out.write_text("from before", encoding="utf-8")
+    monkeypatch.setattr(Classifier, "predict", interrupt)
+    with pytest.raises(MemoryError):
+        cli.main(["predict", model, "--file", str(source), "--out", str(out)])
+    assert out.read_text(encoding="utf-8") == "from before"
+    assert sorted(tmp_path.iterdir()) == [source, out]
+
+
+# --------------------------------------------------------------------------------------------- errors
+
+
+def test_a_model_that_is_none(run: Run, tmp_path: Path) -> None:
+    assert "no such file" in run.error("predict", tmp_path / "model.onnx", "--text", "agua")
+    (tmp_path / "model.onnx").write_bytes(b"not a model")
+    assert "not a usable ONNX model" in run.error("predict", tmp_path / "model.onnx", "--text", "agua")
+
+
+def test_a_csv_that_is_none(run: Run, model: str, tmp_path: Path) -> None:
+    assert "no such file" in run.error("predict", model, "--file", tmp_path / "in.csv")
+    assert "is a folder" in run.error("predict", model, "--file", tmp_path)
+
+
+@pytest.mark.parametrize("option", [("--out", "x.csv"), ("--delimiter", ";"), ("--prefix", "p_")])
+def test_options_of_a_csv_need_one(run: Run, model: str, option: tuple[str, str]) -> None:
+    assert f"{option[0]} goes with --file" in run.error("predict", model, "--text", "agua", *option)
+
+
+# ------------------------------------------------------------------------------------------ processes
+
+
+def test_predicting_imports_neither_torch_nor_pandas(model: str, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("text\nagua\n", encoding="utf-8")
+    code = f"""
+import sys
+from afina.cli import main
+for arguments in (["--text", "agua"], ["--file", {str(source)!r}]):
+    try:
+        main(["predict", {model!r}, *arguments])
+    except SystemExit as exit:
+        assert not exit.code
+heavy = {{"torch", "transformers", "pandas", "pyarrow", "sklearn", "scipy", "onnx", "yaml"}}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "agua\t0.576117\ntext,label,probability\nagua,agua,0.576117\n"
+
+
+def test_python_m_afina(model: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "afina", "predict"]
+    result = subprocess.run([*command, model], input="luz ñ\n".encode(), capture_output=True, check=False)
+    assert (result.returncode, result.stdout) == (0, b"luz\t0.576117\n"), result.stderr
+    result = subprocess.run([*command, "absent.onnx"], capture_output=True, check=False, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (2, b"afina: error: absent.onnx: no such file\n")

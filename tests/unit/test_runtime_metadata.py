@@ -1,0 +1,93 @@
+"""The metadata of a model file: what goes in comes out, and what is wrong is said in one line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from afina.errors import UserError
+from afina.runtime.metadata import SCHEMA_VERSION, ArtifactMetadata
+from toy_artifact import toy_metadata
+
+names = st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=1, max_size=6, unique=True)
+
+
+@given(labels=names, cleaning=names, tokenizer=st.text(st.characters(codec="utf-8")), data=st.data())
+def test_what_goes_in_comes_out(
+    labels: list[str], cleaning: list[str], tokenizer: str, data: st.DataObject
+) -> None:
+    thresholds = {label: data.draw(st.floats(0, 1)) for label in labels}
+    metadata = toy_metadata(
+        "multilabel",
+        labels=tuple(labels),
+        thresholds=thresholds,
+        cleaning=tuple(cleaning),
+        tokenizer=tokenizer,
+    )
+    assert ArtifactMetadata.from_properties(metadata.to_properties(), "m.onnx") == metadata
+
+
+def test_multiclass_has_no_thresholds() -> None:
+    properties = toy_metadata().to_properties()
+    assert properties["thresholds"] == "null"
+    assert ArtifactMetadata.from_properties(properties, "m.onnx").thresholds is None
+
+
+def test_keys_always_in_the_same_order() -> None:
+    multilabel = toy_metadata("multilabel", thresholds={"pagos": 0.1, "luz": 0.2, "agua": 0.3})
+    assert list(toy_metadata().to_properties()) == list(multilabel.to_properties())
+    assert list(json.loads(multilabel.to_properties()["thresholds"])) == ["agua", "luz", "pagos"]
+
+
+@pytest.mark.parametrize(
+    "key", sorted(set(toy_metadata().to_properties()) - {"schema_version", "thresholds"})
+)
+def test_a_missing_property_is_named(key: str) -> None:
+    properties = toy_metadata().to_properties()
+    del properties[key]
+    with pytest.raises(UserError, match=rf"^m\.onnx: metadata {key}: missing") as error:
+        ArtifactMetadata.from_properties(properties, "m.onnx")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("schema_version", "one", "expected a whole number"),
+        ("schema_version", "0", "expected a whole number from 1"),
+        ("task", "regression", "expected multiclass or multilabel, found 'regression'"),
+        ("labels", "agua", "not valid JSON"),
+        ("labels", "[]", "expected different names"),
+        ("labels", '["a", "a"]', "expected different names"),
+        ("labels", '["a", 1]', "expected a list of names"),
+        ("max_length", "-5", "expected a whole number"),
+        ("max_length", "²", "expected a whole number"),
+        ("precision", "fp8", "expected fp32 or int8"),
+        ("cleaning", '{"steps": []}', "expected a list of names"),
+        ("metrics", "[]", "expected a mapping"),
+        ("thresholds", "null", "expected a mapping"),
+        ("thresholds", '{"agua": 0.5, "luz": 0.5}', "pagos: expected a number from 0 to 1, found None"),
+        ("thresholds", '{"agua": 0.5, "luz": true, "pagos": 1}', "luz: expected a number"),
+        ("thresholds", '{"agua": 1.5, "luz": 0.5, "pagos": 1}', "agua: expected a number"),
+        ("thresholds", '{"agua": NaN, "luz": 0.5, "pagos": 1}', "agua: expected a number"),
+    ],
+)
+def test_a_garbled_property_is_named(key: str, value: str, message: str) -> None:
+    properties = toy_metadata("multilabel").to_properties() | {key: value}
+    with pytest.raises(UserError, match=rf"^m\.onnx: metadata {key}: ") as error:
+        ArtifactMetadata.from_properties(properties, "m.onnx")
+    assert message in str(error.value)
+
+
+def test_a_newer_schema_asks_for_an_upgrade() -> None:
+    properties = toy_metadata().to_properties() | {"schema_version": str(SCHEMA_VERSION + 1)}
+    with pytest.raises(UserError, match=r"written for schema 2, this afina reads up to 1; upgrade"):
+        ArtifactMetadata.from_properties(properties, "m.onnx")
+
+
+def test_a_foreign_model_is_told_apart() -> None:
+    with pytest.raises(UserError, match="not one that afina wrote"):
+        ArtifactMetadata.from_properties({"author": "somebody"}, "m.onnx")
