@@ -144,7 +144,8 @@ def test_rows_are_streamed_not_fetched_at_once(
     filled: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # The whole result would be a hundred million rows; five of them must come back at once.
-    query = "with s as (select generate_series(1, 100000000) as n) select 'hola ' || n as cuerpo, array['x'] as temas from s"
+    numbers = "with s as (select generate_series(1, 100000000) as n)"
+    query = f"{numbers} select 'hola ' || n as cuerpo, array['x'] as temas from s"
     got = extract(filled, monkeypatch, tmp_path, query=query, limit=5, chunk_size=5)
     assert got.table["text"].to_pylist() == [f"hola {number}" for number in range(1, 6)]
 

@@ -125,14 +125,28 @@ def test_a_url_without_a_literal_password_is_fine(url: str) -> None:
 def test_expansion_names_an_unset_variable_and_scrubs_every_part() -> None:
     with pytest.raises(UserError, match="the environment variable DB_PASSWORD is not set"):
         expand("postgresql://ana:${DB_PASSWORD}@h/db", {"DB_PASSWORD": ""}, "source x")
-    url = expand("postgresql://ana:${DB_PASSWORD}@h/db", {"DB_PASSWORD": "p%40ss/w"}, "source x")
-    assert url.value == "postgresql://ana:p%40ss/w@h/db"
-    for leak in (url.value, "password is p@ss/w", "p%40ss/w", "postgresql+x://ana:p%40ss/w@h/db?a=1"):
+    url = expand("postgresql://ana:${DB_PASSWORD}@h/db", {"DB_PASSWORD": "p%40ss%2Fw"}, "source x")
+    assert url.value == "postgresql://ana:p%40ss%2Fw@h/db"
+    for leak in (url.value, "password is p@ss/w", "p%40ss%2Fw", "postgresql+x://ana:p%40ss%2Fw@h/db?a=1"):
         clean = url.scrub(f"could not\nconnect: {leak}")
         assert "p%40ss" not in clean
         assert "p@ss" not in clean
         assert "\n" not in clean
     assert "p%40ss" not in repr(url)
+
+
+@pytest.mark.parametrize("password", ["p@ss", "a/b@c", "p?x", "p#x", "a/b"])
+def test_an_unescaped_password_is_refused_before_a_driver_takes_its_end_for_a_host(password: str) -> None:
+    with pytest.raises(UserError, match="must be escaped") as caught:
+        expand("postgresql://ana:${P}@h/db", {"P": password}, "source x")
+    assert password not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://h:5432/db?user=a@b", "postgresql://a:b%40@h/db", "mongodb://h,i:1/d"]
+)
+def test_sound_urls_are_not_refused(url: str) -> None:
+    assert expand("${U}", {"U": url}, "source x").value == url
 
 
 def test_dotenv_is_read_and_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -286,7 +286,7 @@ def column_positions(
             f"{where}: columns: {len(source.columns)} names for a first row of {len(names)} cells{detail}"
         )
     if wanted is None:
-        return {name: at for at, name in reversed(list(enumerate(names))) if name}
+        return {name: names.index(name) for name in names if name}  # of two alike the first
     hint = detail + ("; if the first line is already data, set header: false" if source.header else "")
     check_columns(wanted, [name for name in names if name], where, hint)
     counts = Counter(names)

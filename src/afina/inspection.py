@@ -1,0 +1,704 @@
+"""What is in a file, which of its columns mean what, and the `extract:` block that reads it."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import yaml
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from afina.errors import UserError
+from afina.params.extract import SUFFIXES, ExtractParams, Source
+from afina.progress import Progress
+from afina.sources import read_chunks
+from afina.sources.chunk import Column, Rejects
+from afina.sources.encodings import detect_encoding
+from afina.sources.values import ONES, SPLITS, ZEROS, as_text, parse_times, split_cell
+
+_SEPARATORS = ("|", ";", ",", "/")
+_SAMPLE = 2_000  # cells looked at where all of them would tell no more
+_SHOWN_CLASSES = 30
+
+# Words in a column's name that speak for a role, without accents.
+_HINTS = {
+    role: frozenset(words.split())
+    for role, words in {
+        "text": "text texto body cuerpo mensaje message contenido content abstract resumen title titulo "
+        "asunto subject descripcion description comment comentario review sentence frase oracion summary "
+        "consulta query question pregunta tweet post textos mensajes comentarios",
+        "label": "label labels etiqueta etiquetas clase class category categoria categorias target topic "
+        "tema temas tag tags sentiment sentimiento emotion emocion intent intencion tipo type ods sdg rating "
+        "stars estrellas y",
+        "id": "id uuid guid index indice key clave codigo code folio numero nro expediente unnamed",
+        "group": "group grupo user usuario author autor patient paciente customer cliente thread hilo "
+        "conversation conversacion speaker account cuenta document documento session sesion",
+        "time": "time fecha date datetime hora timestamp created creado updated when at dia ano year",
+    }.items()
+}
+
+
+@dataclass(frozen=True)
+class ColumnReport:
+    """One column: how full, how varied, how long, an example, and the role it seems to play."""
+
+    name: str
+    filled: int
+    distinct: int
+    mean_words: float
+    example: str
+    role: str = ""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect_file` found; ``block`` is the YAML to paste into params.yaml."""
+
+    path: str
+    format: str
+    rows: int
+    rejected: tuple[tuple[int, str, str], ...]  # (line or row, reason, detail)
+    columns: tuple[ColumnReport, ...]
+    written: dict[str, str]  # encoding, delimiter, header, sheet ... where they apply
+    text: tuple[str, ...]
+    label: tuple[str, ...]
+    label_columns: tuple[str, ...]
+    label_separator: str | None
+    multilabel: bool
+    class_counts: dict[str, int]  # most frequent first
+    unlabelled: int
+    words: dict[str, float]  # of the text: min, median, mean, p95, max
+    empty_texts: int
+    duplicate_texts: int  # rows whose text an earlier row has
+    conflicting_texts: int  # distinct texts that occur with different labels
+    notes: tuple[str, ...]
+    block: str
+    source: dict[str, Any] = field(default_factory=dict)
+
+
+def inspect_file(path: Path, root: Path | None = None) -> Inspection:
+    """Look at a file or folder of any format that the stage `extract` reads, all of its rows.
+
+    Paths in the block are relative to ``root`` (default: the current folder).
+
+    Raises:
+        UserError: the path is missing, empty or cannot be read as what its suffix says.
+    """
+    root = Path.cwd() if root is None else root
+    shown = _shown_path(path, root)
+    options, written, notes = _how_written(path, shown)
+    if Path(shown).is_absolute():
+        notes.append(f"copy the file to data/source/ and write path: data/source/{path.name}")
+    columns, rejects = _read_all(shown, root, options)
+    size = len(next(iter(columns.values()))) if columns else 0
+    if not size:
+        first = f"; first: line {rejects.items[0][0]}: {rejects.items[0][1]}" if rejects.items else ""
+        raise UserError(f"{shown}: no rows that can be read{first}")
+    return _report(shown, size, options, written, notes, columns, rejects)
+
+
+def _report(
+    shown: str,
+    size: int,
+    options: dict[str, Any],
+    written: dict[str, str],
+    notes: list[str],
+    columns: dict[str, list[Any]],
+    rejects: Rejects,
+) -> Inspection:
+    texts = {name: _texts(values) for name, values in columns.items()}
+    facts = {name: _Facts.of(name, columns[name], texts[name]) for name in columns}
+    roles = _roles(facts, size)
+    source: dict[str, Any] = {"path": shown, **options}
+    multilabel = bool(roles.label_columns)
+    separator: str | None = None
+    if not roles.text:
+        notes.append("no column looks like text; name it in text:")
+    if not roles.label and not roles.label_columns:
+        notes.append("no column looks like a label; name it in label:")
+    names = _mapping_names(columns, roles)
+    if roles.label:
+        separator, listed = _separator(facts[roles.label[0]])
+        multilabel = separator is not None or listed
+    source |= names
+    if separator is not None:
+        source["label_separator"] = separator
+    source = _ordered(source)
+    labels = _labels(columns, texts, roles, separator, size)
+    joined = [
+        "\n".join(part for name in roles.text if (part := texts[name][at]) and part.strip())
+        for at in range(size)
+    ]
+    counts = Counter(name for row in labels for name in row)
+    reports = tuple(facts[name].report(roles.of(name)) for name in columns)
+    if len(counts) > max(200, size // 4):
+        notes.append(f"{len(counts):,} classes in {size:,} rows: is this column really the label?")
+    conflicting = _conflicts(joined, labels)
+    kind = Source.model_validate(source).kind
+    return Inspection(
+        path=shown,
+        format=kind,
+        rows=size,
+        rejected=tuple(rejects.items),
+        columns=reports,
+        written=written,
+        text=roles.text,
+        label=roles.label,
+        label_columns=roles.label_columns,
+        label_separator=separator,
+        multilabel=multilabel,
+        class_counts=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+        unlabelled=sum(not row for row in labels),
+        words=_word_counts(joined),
+        empty_texts=sum(not text.strip() for text in joined),
+        duplicate_texts=size - len(set(joined)) if roles.text else 0,
+        conflicting_texts=conflicting if roles.text else 0,
+        notes=tuple(notes),
+        block=_block(source),
+        source=source,
+    )
+
+
+def _shown_path(path: Path, root: Path) -> str:
+    """The path as params.yaml should have it: relative to the root where the file lies below it."""
+    try:
+        return path.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        return path.resolve().as_posix()
+
+
+# How the file is written
+
+
+def _how_written(path: Path, shown: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """Options of the source, what to tell of them, and notes."""
+    if not path.exists():
+        raise UserError(f"{shown}: no such file or folder")
+    if path.is_dir():
+        return {"format": "parquet" if any(path.rglob("*.parquet")) else "folder"}, {}, []
+    kind = _kind(shown)
+    if kind == "csv":
+        return _how_delimited(path, shown)
+    if kind == "excel":
+        return _how_excel(path, shown)
+    if kind == "sql":
+        return _how_sqlite(path, shown)
+    if kind in ("json", "jsonl"):
+        return {}, {"encoding": detect_encoding(path)}, []
+    if kind == "folder":
+        raise UserError(f"{shown}: no suffix; rename it to .csv, .xlsx, .jsonl, .json or .parquet")
+    return {}, {}, []
+
+
+def _kind(shown: str) -> str:
+    """The format that the suffix says."""
+    suffix = PurePosixPath(shown.lower().removesuffix(".gz")).suffix
+    if suffix not in SUFFIXES:
+        known = ", ".join(known for known in SUFFIXES if known)
+        raise UserError(f"{shown}: unknown kind of file ({known} are known); rename or convert it")
+    return SUFFIXES[suffix]
+
+
+def _how_delimited(path: Path, shown: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    from afina.sources.delimited import detect_dialect
+
+    plain = Source.model_validate({"path": shown, "text": "t", "label": "l"})
+    dialect = detect_dialect(path, plain, shown)
+    options: dict[str, Any] = {
+        "encoding": dialect.encoding,
+        "delimiter": dialect.delimiter,
+        "quotechar": dialect.quotechar,
+    }
+    header = _has_header(_first_rows({"path": shown, **options, "header": False}, path))
+    names = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+    written = {
+        "encoding": dialect.encoding,
+        "delimiter": names.get(dialect.delimiter, repr(dialect.delimiter)),
+        "quotes": "around cells" if dialect.quotechar else "are text",
+        "header": "first line" if header else "none; columns are numbered",
+    }
+    if not header:
+        options["header"] = False
+    return options, written, []
+
+
+def _first_rows(values: dict[str, Any], path: Path, count: int = _SAMPLE) -> list[list[Any]]:
+    """The first rows of a file read without a header, row by row."""
+    source = Source.model_validate({**values, "text": "0", "label": "0"})
+    for chunk in read_chunks(source, _root_of(values["path"], path), {}, None, Rejects("")):
+        cells = [list(column)[:count] for column in chunk.columns.values()]
+        return [list(row) for row in zip(*cells, strict=True)]
+    return []
+
+
+def _root_of(shown: str, path: Path) -> Path:
+    """The folder from which ``shown`` leads to ``path``."""
+    resolved = path.absolute()
+    return resolved if Path(shown).is_absolute() else Path(*resolved.parts[: -len(Path(shown).parts)])
+
+
+def _has_header(rows: Sequence[Sequence[Any]]) -> bool:
+    """Whether the first row names the columns: short, different, not numbers, and not values seen below."""
+    if len(rows) < 2:
+        return True
+    first, below = rows[0], rows[1:]
+    names = ["" if cell is None else str(cell).strip() for cell in first]
+    if any(name and name in {str(row[at]).strip() for row in below} for at, name in enumerate(names)):
+        return False
+    filled = [name for name in names if name]
+    if not filled or len(set(filled)) < len(filled):
+        return False
+    return all(len(name.split()) <= 4 and len(name) <= 60 and not _is_number(name) for name in filled)
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[-+]?[\d.,\s|;/]*\d", text) is not None
+
+
+def _how_excel(path: Path, shown: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    from afina.sources.excel import sheet_names
+
+    names = sheet_names(path, shown)
+    sizes = {}
+    for name in names:
+        try:
+            sizes[name] = len(_first_rows({"path": shown, "sheet": name, "header": False}, path))
+        except UserError:
+            sizes[name] = 0
+    best = max(names, key=lambda name: sizes[name])
+    options: dict[str, Any] = {"sheet": best} if len(names) > 1 else {}
+    notes = []
+    if len(names) > 1:
+        others = ", ".join(f"'{name}'" for name in names if name != best)
+        notes.append(f"inspected sheet '{best}'; other sheets: {others}")
+    header = _has_header(_first_rows({"path": shown, "sheet": best, "header": False}, path))
+    if not header:
+        options["header"] = False
+    return options, {"sheet": best, "header": "first row" if header else "none; columns are numbered"}, notes
+
+
+def _how_sqlite(path: Path, shown: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    try:
+        import sqlalchemy
+    except ModuleNotFoundError:
+        raise UserError(f"{shown}: SQLAlchemy is not installed; pip install 'afina[sql]'") from None
+    engine = sqlalchemy.create_engine(f"sqlite:///{path.absolute()}")
+    try:
+        with engine.connect() as connection:
+            inspector = sqlalchemy.inspect(connection)
+            tables = [*inspector.get_table_names(), *inspector.get_view_names()]
+            sizes = {
+                name: connection.execute(
+                    sqlalchemy.select(sqlalchemy.func.count()).select_from(sqlalchemy.table(name))
+                ).scalar_one()
+                for name in tables
+            }
+    except sqlalchemy.exc.DatabaseError:
+        raise UserError(f"{shown}: not a SQLite database") from None
+    finally:
+        engine.dispose()
+    if not tables:
+        raise UserError(f"{shown}: the database has no tables")
+    best = max(tables, key=lambda name: sizes[name])
+    others = [f"'{name}'" for name in tables if name != best]
+    notes = [f"inspected table '{best}'; other tables: {', '.join(others)}"] if others else []
+    return {"table": best}, {"table": best}, notes
+
+
+def _read_all(shown: str, root: Path, options: dict[str, Any]) -> tuple[dict[str, list[Any]], Rejects]:
+    """Every column whole; what cannot be read is set aside."""
+    source = Source.model_validate({"path": shown, "text": "t", "label": "l", **options})
+    rejects = Rejects(source.label_name)
+    columns: dict[str, list[Any]] = {}
+    size = 0
+    with Progress(f"reading {source.label_name}", unit="rows") as progress:
+        for chunk in read_chunks(source, root, {}, None, rejects):
+            for name in (*columns, *(name for name in chunk.columns if name not in columns)):
+                values: Column = chunk.columns.get(name, [None] * len(chunk.rows))
+                plain = values.to_pylist() if isinstance(values, pa.Array) else values
+                columns.setdefault(name, [None] * size).extend(plain)
+            size += len(chunk.rows)
+            progress.advance(len(chunk.rows))
+    return columns, rejects
+
+
+def _texts(values: list[Any]) -> list[str | None]:
+    """The column as text; objects, and bytes that are not text, are shown as they are."""
+    try:
+        texts = as_text(values, "column")
+        # Strings are kept as they are, not copied: a large file has many.
+        alike = all(value is None or isinstance(value, str) for value in values)
+        return values if alike else list(texts.to_pylist())
+    except (UserError, UnicodeError):
+        return [None if value is None else str(value).encode("utf-8", "replace").decode() for value in values]
+
+
+# What the columns mean
+
+
+@dataclass(frozen=True)
+class _Facts:
+    name: str
+    cells: list[str]  # the filled ones
+    counts: Counter[str]
+    lists: bool  # some cell holds a list
+    objects: bool  # some cell holds an object
+    numbers: bool  # every sampled cell is a number, by type or by looks
+    mean_words: float
+    mean_characters: float
+
+    @classmethod
+    def of(cls, name: str, values: list[Any], texts: list[str | None]) -> _Facts:
+        cells = [text for text in texts if text is not None and text.strip()]
+        sample = cells[:: max(1, len(cells) // _SAMPLE)]
+        return cls(
+            name=name,
+            cells=cells,
+            counts=Counter(cells),
+            lists=any(isinstance(value, list) for value in values),
+            objects=any(isinstance(value, dict) for value in values)
+            or any(isinstance(item, dict) for value in values if isinstance(value, list) for item in value),
+            numbers=bool(sample)
+            and all(re.fullmatch(r"[-+]?\d+([.,]\d+)?", text.strip()) for text in sample),
+            mean_words=statistics.fmean(len(text.split()) for text in sample) if sample else 0.0,
+            mean_characters=statistics.fmean(map(len, sample)) if sample else 0.0,
+        )
+
+    def hinted(self, role: str) -> bool:
+        """Whether the column's name speaks for the role."""
+        plain = unicodedata.normalize("NFKD", self.name.rsplit(".", 1)[-1].lower())
+        bare = "".join(character for character in plain if not unicodedata.combining(character))
+        return not _HINTS[role].isdisjoint(re.split(r"[\W_\d]+", bare))
+
+    def times(self) -> bool:
+        """Whether nearly all cells are dates; plain numbers are dates only under a name that says so."""
+        sample = list(self.counts)[:200]
+        if not sample or self.mean_characters < 4 or (self.numbers and not self.hinted("time")):
+            return False
+        return sum(time is not None for time in parse_times(sample)) >= 0.9 * len(sample)
+
+    def zero_or_one(self) -> bool:
+        """Whether the cells are all marks of yes and no, both of them numbers or words of truth."""
+        seen = {cell.strip().lower().removesuffix(".0") for cell in self.counts}
+        return bool(seen) and seen <= (ONES | ZEROS) and len(seen) <= 2 and not seen <= {"x", "s", "n", "y"}
+
+    def report(self, role: str) -> ColumnReport:
+        """What a person is shown of the column."""
+        example = " ".join((self.cells[0] if self.cells else "").split())
+        return ColumnReport(
+            self.name, len(self.cells), len(self.counts), round(self.mean_words, 1), example[:60], role
+        )
+
+
+@dataclass(frozen=True)
+class _Roles:
+    text: tuple[str, ...] = ()
+    label: tuple[str, ...] = ()
+    label_columns: tuple[str, ...] = ()
+    id: str | None = None
+    group: str | None = None
+    time: str | None = None
+    split: str | None = None
+
+    def of(self, name: str) -> str:
+        """The role of a column, in a word."""
+        if name in self.text:
+            return "text"
+        if name in self.label or name in self.label_columns:
+            return "label"
+        for role in ("id", "group", "time", "split"):
+            if getattr(self, role) == name:
+                return role
+        return ""
+
+
+def _roles(facts: dict[str, _Facts], size: int) -> _Roles:
+    """Guess what each column is from its values first and its name second; each column has one role."""
+    left = {name: fact for name, fact in facts.items() if fact.cells and not fact.objects}
+
+    def take(names: Sequence[str]) -> None:
+        for name in names:
+            left.pop(name, None)
+
+    split = next(
+        (
+            name
+            for name, fact in left.items()
+            if len(fact.counts) <= 6 and all(cell.strip().lower() in SPLITS for cell in fact.counts)
+        ),
+        None,
+    )
+    take([split] if split else [])
+    time = _best([fact for fact in left.values() if not fact.lists and fact.times()], "time")
+    take([time] if time else [])
+    own_id = _best([fact for fact in left.values() if _is_id(fact, size)], "id")
+    take([own_id] if own_id else [])
+    text = _text_columns(left)
+    take(text)
+    label, label_columns = _label_columns(left, size)
+    take([*label, *label_columns])
+    groups = [
+        fact
+        for fact in left.values()
+        if fact.hinted("group") and not fact.lists and 1 < len(fact.counts) < size and fact.mean_words < 4
+    ]
+    group = groups[0].name if groups else None
+    return _Roles(tuple(text), label, label_columns, own_id, group, time, split)
+
+
+def _best(candidates: Sequence[_Facts], role: str) -> str | None:
+    ordered = sorted(candidates, key=lambda fact: not fact.hinted(role))
+    return ordered[0].name if ordered else None
+
+
+def _is_id(fact: _Facts, size: int) -> bool:
+    if fact.lists or len(fact.cells) < size or len(fact.counts) < size or size < 2:
+        return False
+    if fact.mean_characters > 64 or any(" " in cell.strip() for cell in fact.cells[:_SAMPLE]):
+        return False
+    return fact.hinted("id") or all(
+        re.fullmatch(r"\d+|[0-9a-fA-F]{8,}|[0-9a-fA-F-]{36}", cell.strip()) for cell in fact.cells[:_SAMPLE]
+    )
+
+
+def _text_columns(left: dict[str, _Facts]) -> list[str]:
+    """Columns of prose, in order; where there is none, the longest column that is not a number."""
+    plain = [fact for fact in left.values() if not fact.lists and not fact.numbers]
+
+    def varied(fact: _Facts) -> bool:
+        return len(fact.counts) >= 0.3 * len(fact.cells)
+
+    hinted = [fact for fact in plain if fact.hinted("text") and fact.mean_words >= 1.5 and varied(fact)]
+    prose = [fact for fact in plain if fact.mean_words >= 4 and varied(fact)]
+    if hinted:
+        chosen = {fact.name for fact in hinted}
+        if max(fact.mean_words for fact in hinted) < 4 and prose:
+            chosen |= {max(prose, key=lambda fact: fact.mean_words).name}
+    elif prose:
+        chosen = {max(prose, key=lambda fact: fact.mean_words).name}
+    else:
+        unhinted = [fact for fact in plain if not fact.hinted("label")]
+        longest = max(unhinted, key=lambda fact: fact.mean_characters, default=None)
+        chosen = {longest.name} if longest is not None else set()
+    return [name for name in left if name in chosen]
+
+
+def _label_columns(left: dict[str, _Facts], size: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The column of labels, or the columns of 0 and 1 where there are several such and no better one."""
+    marks = [fact for fact in left.values() if not fact.lists and fact.zero_or_one()]
+    candidates = []
+    for fact in left.values():
+        atoms = _atoms(fact)
+        few = len(atoms) <= max(2, min(1_000, size // 2))
+        if few and (len(atoms) > 1 or fact.hinted("label")) and fact.mean_words <= 12:
+            candidates.append((not fact.hinted("label"), fact.zero_or_one(), len(atoms), fact.name))
+    if len(marks) >= 2 and not any(not hint and not mark for hint, mark, _, _ in candidates):
+        return (), tuple(fact.name for fact in marks)
+    if not candidates:
+        return (), ()
+    return (min(candidates)[3],), ()
+
+
+def _atoms(fact: _Facts) -> Counter[str]:
+    """The single labels of a column and how often each occurs."""
+    separator, listed = _separator(fact)
+    if listed:
+        return Counter(part for cell in fact.cells for part in cell.split("\n") if part.strip())
+    if separator is None:
+        return fact.counts
+    found: Counter[str] = Counter()
+    for cell, count in fact.counts.items():
+        for part in split_cell(cell, separator):
+            found[part] += count
+    return found
+
+
+def _separator(fact: _Facts) -> tuple[str | None, bool]:
+    """(what separates several labels in a cell, whether the cells are lists already).
+
+    Several labels there are where the parts are no more than the cells they make up, and most parts of
+    composed cells occur elsewhere too: "science/technology" alone is one label, "1, 5" beside "1" is two.
+    """
+    if fact.lists:
+        return None, True
+    if len(fact.counts) > 50_000 or fact.mean_words > 12:
+        return None, False
+    if fact.counts and all(
+        cell.strip().startswith("[") and cell.strip().endswith("]") for cell in fact.counts
+    ):
+        return ",", False
+    for separator in _SEPARATORS:
+        composed = [cell for cell in fact.counts if separator in cell]
+        if not composed:
+            continue
+        parts = {cell: split_cell(cell, separator) for cell in fact.counts}
+        atoms = {part for cell in parts.values() for part in cell}
+        alone = {cell.strip() for cell in fact.counts if separator not in cell}
+        inside = Counter(part for cell in composed for part in parts[cell])
+        shared = sum(part in alone or inside[part] > 1 for part in inside)
+        if len(atoms) <= len(fact.counts) and shared >= 0.5 * len(inside):
+            return separator, False
+    return None, False
+
+
+# What to tell
+
+
+def _mapping_names(columns: dict[str, list[Any]], roles: _Roles) -> dict[str, Any]:
+    def bare(names: tuple[str, ...]) -> str | list[str]:
+        return names[0] if len(names) == 1 else list(names)
+
+    mapping: dict[str, Any] = {"text": bare(roles.text) if roles.text else next(iter(columns))}
+    if roles.label_columns:
+        mapping["label_columns"] = list(roles.label_columns)
+    else:
+        mapping["label"] = bare(roles.label) if roles.label else list(columns)[-1]
+    for role in ("id", "group", "time", "split"):
+        if getattr(roles, role) is not None:
+            mapping[role] = getattr(roles, role)
+    return mapping
+
+
+def _ordered(source: dict[str, Any]) -> dict[str, Any]:
+    """The keys in the order of the documentation: where, how written, what means what."""
+    if source.get("format") == "folder":
+        return {"path": source["path"], "format": "folder"}
+    options = ("format", "encoding", "delimiter", "quotechar", "header", "sheet", "table")
+    mapping = ("text", "label", "label_separator", "label_columns", "id", "group", "time", "split")
+    return {key: source[key] for key in ("path", *options, *mapping) if key in source}
+
+
+def _labels(
+    columns: dict[str, list[Any]],
+    texts: dict[str, list[str | None]],
+    roles: _Roles,
+    separator: str | None,
+    size: int,
+) -> list[tuple[str, ...]]:
+    if roles.label_columns:
+        marked = {
+            name: [(cell or "").strip().lower().removesuffix(".0") in ONES for cell in texts[name]]
+            for name in roles.label_columns
+        }
+        return [tuple(name for name in roles.label_columns if marked[name][at]) for at in range(size)]
+    if not roles.label:
+        return [()] * size
+    rows: list[tuple[str, ...]] = []
+    for value, text in zip(columns[roles.label[0]], texts[roles.label[0]], strict=True):
+        if isinstance(value, list):
+            rows.append(tuple(dict.fromkeys(str(item) for item in value if item is not None)))
+        elif text is None or not text.strip():
+            rows.append(())
+        else:
+            rows.append(tuple(split_cell(text, separator)) if separator is not None else (text,))
+    return rows
+
+
+def _word_counts(texts: Sequence[str]) -> dict[str, float]:
+    counts = sorted(len(text.split()) for text in texts)
+    return {
+        "min": counts[0],
+        "median": statistics.median(counts),
+        "mean": round(statistics.fmean(counts), 1),
+        "p95": counts[min(len(counts) - 1, int(0.95 * len(counts)))],
+        "max": counts[-1],
+    }
+
+
+def _conflicts(texts: Sequence[str], labels: Sequence[tuple[str, ...]]) -> int:
+    seen: dict[str, frozenset[str]] = {}
+    conflicting: set[str] = set()
+    for text, names in zip(texts, labels, strict=True):
+        if seen.setdefault(text, frozenset(names)) != frozenset(names):
+            conflicting.add(text)
+    return len(conflicting)
+
+
+def _block(source: dict[str, Any]) -> str:
+    """The YAML to paste, checked to be what the stage accepts."""
+    section = {"extract": {"sources": [source]}}
+    text = yaml.safe_dump(section, allow_unicode=True, sort_keys=False, width=1_000)
+    ExtractParams.parse(yaml.safe_load(text)["extract"], "afina inspect")
+    return text
+
+
+def render(inspection: Inspection) -> RenderableType:
+    """What to print: rich tables for a terminal; `plain` gives the same without colours or frames."""
+    parts: list[RenderableType] = [Text(_headline(inspection), style="bold")]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("column", "role", "filled", "distinct", "words", "example"):
+        table.add_column(title, justify="right" if title in ("filled", "distinct", "words") else "left")
+    for column in inspection.columns:
+        table.add_row(
+            Text(column.name),
+            Text(column.role, style="green"),
+            f"{column.filled:,}",
+            f"{column.distinct:,}",
+            f"{column.mean_words:g}",
+            Text(column.example),
+        )
+    parts += [Text(), table, Text()]
+    parts += [Text(line) for line in _findings(inspection)]
+    if inspection.class_counts:
+        parts += [Text(), _class_table(inspection)]
+    parts += [Text(), Text("Paste into params.yaml:", style="bold"), Text(inspection.block.rstrip())]
+    return Group(*parts)
+
+
+def plain(inspection: Inspection) -> str:
+    """What `render` shows, as plain text of fixed width, for a pipe or a file."""
+    console = Console(width=160, color_system=None, force_terminal=False, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(render(inspection), soft_wrap=False)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def _headline(inspection: Inspection) -> str:
+    how = "".join(f", {name}: {value}" for name, value in inspection.written.items())
+    return f"{inspection.path}: {inspection.format}, {inspection.rows:,} rows{how}"
+
+
+def _findings(inspection: Inspection) -> list[str]:
+    words = inspection.words
+    lines = []
+    if inspection.text:
+        lines.append(
+            f"Text: {' + '.join(inspection.text)}; words: median {words['median']:g}, "
+            f"mean {words['mean']:g}, p95 {words['p95']:g}, max {words['max']:g}; "
+            f"{inspection.empty_texts:,} empty, "
+            f"{inspection.duplicate_texts:,} repeated, {inspection.conflicting_texts:,} with different labels"
+        )
+    if inspection.class_counts:
+        counts = list(inspection.class_counts.values())
+        kind = "several labels a row" if inspection.multilabel else "one label a row"
+        apart = f" separated by '{inspection.label_separator}'" if inspection.label_separator else ""
+        lines.append(
+            f"Labels: {kind}{apart}; {len(counts):,} classes, "
+            f"largest {counts[0]:,}, smallest {counts[-1]:,}; {inspection.unlabelled:,} rows without a label"
+        )
+    if inspection.rejected:
+        row, reason, _ = inspection.rejected[0]
+        lines.append(f"Unreadable: {len(inspection.rejected):,} rows; first: line {row}: {reason}")
+    return lines + [f"Note: {note}" for note in inspection.notes]
+
+
+def _class_table(inspection: Inspection) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("class")
+    table.add_column("rows", justify="right")
+    table.add_column("share", justify="right")
+    items = list(inspection.class_counts.items())
+    for name, count in items[:_SHOWN_CLASSES]:
+        table.add_row(Text(name[:80]), f"{count:,}", f"{count / inspection.rows:.1%}")
+    if len(items) > _SHOWN_CLASSES:
+        table.add_row(f"… {len(items) - _SHOWN_CLASSES:,} more", "", "")
+    return table
