@@ -58,10 +58,11 @@ def test_sustainable_development_goals_in_excel(real_data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("quotechar", "rows", "lines"), [("", 11302, [721, 722, 3354, 3355]), (None, 11304, [])]
+    ("quotechar", "rows", "several", "lines"),
+    [("", 11302, 4010, [721, 722, 3354, 3355]), (None, 11304, 4011, [])],
 )
 def test_subtitles_with_several_emotions(
-    real_data: Path, quotechar: str | None, rows: int, lines: list[int]
+    real_data: Path, quotechar: str | None, rows: int, several: int, lines: list[int]
 ) -> None:
     # Two quoted cells of this file run over two lines: one row each, or four broken lines without quoting.
     source = {
@@ -76,7 +77,7 @@ def test_subtitles_with_several_emotions(
     assert got.table.num_rows == rows
     assert got.rejected["row"].to_pylist() == lines
     assert set(counts(got)) == set("12345678")
-    assert sum(len(labels) > 1 for labels in got.table["labels"].to_pylist()) in (4010, 4012)
+    assert sum(len(labels) > 1 for labels in got.table["labels"].to_pylist()) == several
 
 
 def test_topics_with_ids(real_data: Path) -> None:
