@@ -358,15 +358,16 @@ class _Facts:
 
     @classmethod
     def of(cls, name: str, values: list[Any], texts: list[str | None]) -> _Facts:
+        kinds = set(map(type, values))
         cells = [text for text in texts if text is not None and text.strip()]
         sample = cells[:: max(1, len(cells) // _SAMPLE)]
         return cls(
             name=name,
             cells=cells,
             counts=Counter(cells),
-            lists=any(isinstance(value, list) for value in values),
-            objects=any(isinstance(value, dict) for value in values)
-            or any(isinstance(item, dict) for value in values if isinstance(value, list) for item in value),
+            lists=list in kinds,
+            objects=dict in kinds
+            or (list in kinds and any(isinstance(item, dict) for value in values for item in _items(value))),
             numbers=bool(sample)
             and all(re.fullmatch(r"[-+]?\d+([.,]\d+)?", text.strip()) for text in sample),
             mean_words=statistics.fmean(len(text.split()) for text in sample) if sample else 0.0,
@@ -388,6 +389,8 @@ class _Facts:
 
     def zero_or_one(self) -> bool:
         """Whether the cells are all marks of yes and no, both of them numbers or words of truth."""
+        if len(self.counts) > 8:
+            return False
         seen = {cell.strip().lower().removesuffix(".0") for cell in self.counts}
         return bool(seen) and seen <= (ONES | ZEROS) and len(seen) <= 2 and not seen <= {"x", "s", "n", "y"}
 
@@ -397,6 +400,10 @@ class _Facts:
         return ColumnReport(
             self.name, len(self.cells), len(self.counts), round(self.mean_words, 1), example[:60], role
         )
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 @dataclass(frozen=True)
