@@ -447,7 +447,7 @@ def test_label_names_may_be_numbers() -> None:
 
 
 def test_the_stage(tmp_path: Path, repository: Path) -> None:
-    rows = messages(("<p>uno</p>", ["a"]), ("uno", ["a"]), ("dos", ["b"]), ("tres,\n\"x\"", ["c"]))  # fmt: skip
+    rows = messages(("<p>uno</p>", ["a"]), ("uno", ["a"]), ("dos", ["b"]), ('tres,\n"x"', ["c"]))
     table.write(rows, tmp_path / "data/raw/messages.parquet")
     (tmp_path / "map.csv").write_text("raw;label\na;Á\nc;\n", encoding="utf-8")
     (tmp_path / "params.yaml").write_text("clean:\n  label_map: map.csv\n")
