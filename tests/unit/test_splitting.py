@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -354,3 +355,24 @@ def test_the_many_kinds_of_a_large_table_are_stratified_as_well() -> None:
     counts = csr_array(multihot)
     subsets = stratify(counts, np.ones(20_000, np.int64), FRACTIONS, np.random.default_rng(0))
     assert np.abs(shares(subsets, multihot) - FRACTIONS[:, None]).max() < 0.01
+
+
+def test_the_splits_of_a_public_data_set_no_longer_leak(real_data: Path) -> None:
+    lines = [
+        (line.rstrip("\n").split(";"), split)
+        for split in ("train", "test")
+        for line in (real_data / "emotions_en" / f"{split}.txt").read_text(encoding="utf-8").splitlines()
+    ]
+    table = make_table(
+        [[label] for (_, label), _ in lines],
+        [text for (text, _), _ in lines],
+        splits=[split for _, split in lines],
+    )
+    division = divide(table)
+    assert division.rejected.num_rows > 0
+    assert division.tables["test"].num_rows == sum(split == "test" for _, split in lines)
+    left = pa.concat_tables(division.tables.values())
+    components = near_duplicate_components(left["text"])
+    names = np.asarray(left["split"].to_pylist())
+    for component in np.flatnonzero(np.bincount(components) > 1):
+        assert len(set(names[components == component])) == 1
