@@ -38,7 +38,7 @@ _HINTS = {
         "consulta query question pregunta tweet post textos mensajes comentarios",
         "label": "label labels etiqueta etiquetas clase class category categoria categorias target topic "
         "tema temas tag tags sentiment sentimiento emotion emocion intent intencion tipo type ods sdg rating "
-        "stars estrellas y",
+        "stars estrellas y motivo materia asunto subject area servicio departamento",
         "id": "id uuid guid index indice key clave codigo code folio numero nro expediente unnamed",
         "group": "group grupo user usuario author autor patient paciente customer cliente thread hilo "
         "conversation conversacion speaker account cuenta document documento session sesion",
@@ -115,9 +115,10 @@ def _report(
     columns: dict[str, list[Any]],
     rejects: Rejects,
 ) -> Inspection:
+    columns = _expand(columns, notes)
     texts = {name: _texts(values) for name, values in columns.items()}
     facts = {name: _Facts.of(name, columns[name], texts[name]) for name in columns}
-    roles = _roles(facts, size)
+    roles = _roles(facts, size, notes)
     source: dict[str, Any] = {"path": shown, **options}
     multilabel = bool(roles.label_columns)
     separator: str | None = None
@@ -342,6 +343,40 @@ def _texts(values: list[Any]) -> list[str | None]:
         return [None if value is None else str(value).encode("utf-8", "replace").decode() for value in values]
 
 
+def _expand(columns: dict[str, list[Any]], notes: list[str]) -> dict[str, list[Any]]:
+    """Lists of objects, and lists that are records of fixed parts, become columns named by dotted paths."""
+    expanded: dict[str, list[Any]] = {}
+    for name, values in columns.items():
+        lists = [value for value in values if isinstance(value, list) and value]
+        if lists and all(isinstance(value[0], dict) for value in lists):
+            for key in dict.fromkeys(key for value in lists for key in value[0]):
+                expanded[f"{name}.0.{key}"] = [
+                    value[0].get(key) if isinstance(value, list) and value else None for value in values
+                ]
+            longest = max(map(len, lists))
+            if longest > 1:
+                key = next(iter(lists[0][0]))
+                notes.append(f"{name} holds up to {longest} objects; {name}.{key} joins {key} of all of them")
+        elif _is_record(lists):
+            for at in range(len(lists[0])):
+                expanded[f"{name}.{at}"] = [
+                    value[at] if isinstance(value, list) and value else None for value in values
+                ]
+        else:
+            expanded[name] = values
+    return expanded
+
+
+def _is_record(lists: list[list[Any]]) -> bool:
+    """Whether lists are (code, name) and the like: always as long, and no value in two positions."""
+    if len(lists) < 2 or len({len(value) for value in lists}) != 1 or len(lists[0]) < 2:
+        return False
+    if any(isinstance(item, dict | list) for value in lists for item in value):
+        return False
+    positions = [set(map(str, items)) for items in zip(*lists, strict=True)]
+    return sum(map(len, positions)) == len(set().union(*positions))
+
+
 # What the columns mean
 
 
@@ -376,7 +411,7 @@ class _Facts:
 
     def hinted(self, role: str) -> bool:
         """Whether the column's name speaks for the role."""
-        plain = unicodedata.normalize("NFKD", self.name.rsplit(".", 1)[-1].lower())
+        plain = unicodedata.normalize("NFKD", _last_name(self.name).lower())
         bare = "".join(character for character in plain if not unicodedata.combining(character))
         return not _HINTS[role].isdisjoint(re.split(r"[\W_\d]+", bare))
 
@@ -400,6 +435,11 @@ class _Facts:
         return ColumnReport(
             self.name, len(self.cells), len(self.counts), round(self.mean_words, 1), example[:60], role
         )
+
+
+def _last_name(path: str) -> str:
+    """The last part of a dotted path that is not a position in a list."""
+    return next((part for part in reversed(path.split(".")) if not part.isdecimal()), path)
 
 
 def _items(value: Any) -> list[Any]:
@@ -428,7 +468,7 @@ class _Roles:
         return ""
 
 
-def _roles(facts: dict[str, _Facts], size: int) -> _Roles:
+def _roles(facts: dict[str, _Facts], size: int, notes: list[str]) -> _Roles:
     """Guess what each column is from its values first and its name second; each column has one role."""
     left = {name: fact for name, fact in facts.items() if fact.cells and not fact.objects}
 
@@ -445,13 +485,14 @@ def _roles(facts: dict[str, _Facts], size: int) -> _Roles:
         None,
     )
     take([split] if split else [])
-    time = _best([fact for fact in left.values() if not fact.lists and fact.times()], "time")
-    take([time] if time else [])
+    times = [fact for fact in left.values() if not fact.lists and fact.times()]
+    time = _best(times, "time")
+    take([fact.name for fact in times])
     own_id = _best([fact for fact in left.values() if _is_id(fact, size)], "id")
     take([own_id] if own_id else [])
     text = _text_columns(left)
     take(text)
-    label, label_columns = _label_columns(left, size)
+    label, label_columns = _label_columns(left, size, notes)
     take([*label, *label_columns])
     groups = [
         fact
@@ -463,7 +504,7 @@ def _roles(facts: dict[str, _Facts], size: int) -> _Roles:
 
 
 def _best(candidates: Sequence[_Facts], role: str) -> str | None:
-    ordered = sorted(candidates, key=lambda fact: not fact.hinted(role))
+    ordered = sorted(candidates, key=lambda fact: (not fact.hinted(role), fact.name.count(".")))
     return ordered[0].name if ordered else None
 
 
@@ -499,7 +540,9 @@ def _text_columns(left: dict[str, _Facts]) -> list[str]:
     return [name for name in left if name in chosen]
 
 
-def _label_columns(left: dict[str, _Facts], size: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _label_columns(
+    left: dict[str, _Facts], size: int, notes: list[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The column of labels, or the columns of 0 and 1 where there are several such and no better one."""
     marks = [fact for fact in left.values() if not fact.lists and fact.zero_or_one()]
     candidates = []
@@ -507,12 +550,16 @@ def _label_columns(left: dict[str, _Facts], size: int) -> tuple[tuple[str, ...],
         atoms = _atoms(fact)
         few = len(atoms) <= max(2, min(1_000, size // 2))
         if few and (len(atoms) > 1 or fact.hinted("label")) and fact.mean_words <= 12:
-            candidates.append((not fact.hinted("label"), fact.zero_or_one(), len(atoms), fact.name))
-    if len(marks) >= 2 and not any(not hint and not mark for hint, mark, _, _ in candidates):
+            # Of a code and a name for the same thing the name is taken.
+            order = (not fact.hinted("label"), fact.zero_or_one(), fact.hinted("label") and fact.numbers)
+            candidates.append((order, len(atoms), fact.name))
+    candidates.sort()
+    if len(marks) >= 2 and not any(not order[0] and not order[1] for order, _, _ in candidates):
         return (), tuple(fact.name for fact in marks)
-    if not candidates:
-        return (), ()
-    return (min(candidates)[3],), ()
+    others = [f"{name} ({count:,} classes)" for _, count, name in candidates[1:6]]
+    if others:
+        notes.append(f"could be the label too: {', '.join(others)}")
+    return tuple(name for _, _, name in candidates[:1]), ()
 
 
 def _atoms(fact: _Facts) -> Counter[str]:

@@ -167,6 +167,26 @@ def test_a_file_without_a_header_bad_rows_repeats_and_conflicts(tmp_path: Path) 
     assert paste(found, tmp_path).rejected.num_rows == 1
 
 
+def test_lists_of_objects_and_lists_that_are_records_are_opened(tmp_path: Path) -> None:
+    rows = [
+        {
+            "code": f"M{number}",
+            "category": [str(100 + number % 3), TOPICS[number % 3]],
+            "messages": [{"body": f"una consulta larga con número {number}", "role": "user"}]
+            * (1 + number % 2),
+        }
+        for number in range(40)
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    found = inspect_file(tmp_path / "a.jsonl", tmp_path)
+    assert (found.text, found.label, found.source["id"]) == (("messages.0.body",), ("category.1",), "code")
+    assert not found.multilabel
+    assert set(found.class_counts) == set(TOPICS[:3])
+    assert "messages holds up to 2 objects; messages.body joins body of all of them" in found.notes
+    assert any("category.0 (3 classes)" in note for note in found.notes)
+    assert paste(found, tmp_path).table["text"][0].as_py() == rows[0]["messages"][0]["body"]  # type: ignore[index]
+
+
 def test_a_split_column_is_found(tmp_path: Path) -> None:
     lines = ["text,label,fold"]
     lines += [f"una frase cualquiera {n},{'ab'[n % 2]},{('train', 'dev', 'test')[n % 3]}" for n in range(30)]
