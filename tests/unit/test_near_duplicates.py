@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from datasketch import MinHash, MinHashLSH
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afina.near_duplicates import (
@@ -153,6 +153,7 @@ def test_many_copies_of_a_template_are_one_component() -> None:
     assert set(near_duplicate_components(pa.array(texts)).tolist()) == {0}
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=8), min_size=2, max_size=12))
 def test_similarity_is_exact(word_lists: list[list[str]]) -> None:
     texts = [" ".join(words) for words in word_lists]
@@ -165,6 +166,7 @@ def test_similarity_is_exact(word_lists: list[list[str]]) -> None:
         assert similar_pairs(shingles, left, right, threshold).tolist() == expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=30))
 def test_merging_names_a_component_by_its_first_element(pairs: list[tuple[int, int]]) -> None:
     expected = list(range(20))
