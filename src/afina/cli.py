@@ -97,8 +97,7 @@ def predict(
     _check_options(text, file, out, delimiter, prefix, as_json)
     from afina.runtime.classifier import Classifier
 
-    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
-        sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # whatever the machine's own habits
+    _write_utf8()
     classifier = Classifier(model, threads=threads)
     if file is not None:
         table = _inspect_csv(file, column, delimiter, encoding)
@@ -115,14 +114,20 @@ def inspect(
 ) -> None:
     """Show what a data file holds and how the extract stage would read it."""
     try:
-        from afina.inspection import inspect_file, render
+        from afina.inspection import inspect_file, plain, render
 
-        shown = render(inspect_file(file))
+        inspection = inspect_file(file)
     except ModuleNotFoundError as error:
         raise UserError(
             f"inspect: needs the package {error.name}; install it with `pip install 'afina[pipeline]'`"
         ) from None
-    print(shown)
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(render(inspection))
+    else:
+        _write_utf8()
+        print(plain(inspection), end="")
 
 
 def _check_options(
@@ -388,6 +393,12 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
+
+
+def _write_utf8() -> None:
+    """Whatever the machine's own habits, a pipe or file gets UTF-8 and ``\\n``."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
 
 
 @contextmanager

@@ -330,6 +330,33 @@ def test_options_of_a_csv_need_one(run: Run, model: str, option: tuple[str, str]
     assert f"{option[0]} goes with --file" in run.error("predict", model, "--text", "agua", *option)
 
 
+# -------------------------------------------------------------------------------------------- inspect
+
+
+def test_inspect_shows_what_a_file_holds(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "in.csv"
+    rows = "".join(f"Llevo {n} días sin agua en casa,{'agua' if n % 2 else 'luz'}\n" for n in range(20))
+    source.write_text(f"mensaje,categoria\n{rows}", encoding="utf-8")
+    out = run("inspect", source)
+    assert "20 rows" in out
+    assert "categoria" in out
+    assert "extract:" in out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert "extract:" in run("inspect", source)
+
+
+def test_inspect_names_what_cannot_be_read(run: Run, tmp_path: Path) -> None:
+    assert "absent.csv" in run.error("inspect", tmp_path / "absent.csv")
+
+
+def test_inspect_without_the_pipelines_packages(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "afina.inspection", raising=False)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "install it with `pip install 'afina[pipeline]'`" in run.error("inspect", tmp_path / "in.csv")
+
+
 # ------------------------------------------------------------------------------------------ processes
 
 

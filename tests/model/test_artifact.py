@@ -1,0 +1,385 @@
+"""The export stage on tiny models of every architecture: parity, metadata, and what happens when it fails."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from afina.errors import UserError
+from afina.export import artifact, graph
+from afina.export.artifact import TestTexts, build_metadata, export_classifier
+from afina.labels import encode_labels
+from afina.modeling.classifier import Pooling, TextClassifier, load_pretrained
+from afina.modeling.inference import predict_logits
+from afina.modeling.store import ClassifierConfig
+from afina.params.export import ExportParams
+from afina.runtime.classifier import Classifier
+from afina.runtime.encoding import Encoder, pad_batch
+from afina.runtime.text import DEFAULT_STEPS, clean_text
+from tiny import ARCHITECTURES, LABELS, Architecture, build_tiny_backbone, tiny_messages
+
+Task = Literal["multiclass", "multilabel"]
+METRICS = {
+    "test": {"macro_f1": 0.8},
+    "interval": {"macro_f1_low": 0.7, "macro_f1_high": 0.9},
+    "baseline": {"tfidf_macro_f1": 0.6},
+    "rows": {"test": 45},
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the train and evaluate stages leave to export, with random weights."""
+
+    model: TextClassifier
+    encoder: Encoder
+    config: ClassifierConfig
+    tokenizer: str
+    thresholds: dict[str, float] | None
+    texts: TestTexts
+
+    def export(self, folder: Path, **params: Any) -> dict[str, Any]:
+        metadata = build_metadata(self.config, self.tokenizer, self.thresholds, METRICS)
+        return export_classifier(
+            self.model,
+            self.encoder,
+            metadata,
+            self.texts,
+            ExportParams(**params),
+            folder / "model.onnx",
+            folder / "model.int8.onnx",
+        )
+
+
+@pytest.fixture(scope="session")
+def backbones(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Architecture], Path]:
+    made: dict[Architecture, Path] = {}
+
+    def get(architecture: Architecture) -> Path:
+        if architecture not in made:
+            made[architecture] = build_tiny_backbone(tmp_path_factory.mktemp(architecture), architecture)
+        return made[architecture]
+
+    return get
+
+
+@pytest.fixture
+def train(backbones: Callable[[Architecture], Path]) -> Callable[..., Trained]:
+    def make(
+        architecture: Architecture = "bert", task: Task = "multiclass", pooling: Pooling = "mean"
+    ) -> Trained:
+        folder = backbones(architecture)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            model = TextClassifier(load_pretrained(folder), len(LABELS), pooling, [48], "gelu")
+        tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        config = ClassifierConfig(
+            task=task,
+            labels=list(LABELS),
+            max_length=40,
+            pooling=pooling,
+            head=[48],
+            activation="gelu",
+            dropout=0.1,
+            pad_token_id=model.backbone.config.pad_token_id,
+            backbone=f"tiny {architecture}",
+            backbone_revision=None,
+            backbone_sha256="",
+            backbone_licence=None,
+            cleaning={"steps": list(DEFAULT_STEPS)},
+            train_data_sha256="0" * 64,
+        )
+        table = tiny_messages(task, n=45, seed=3)
+        raw = [f"<p>{text}</p>&nbsp; n\u0303 " for text in table["text"].to_pylist()]
+        raw[0], raw[1] = "¡Ay!", "agua " * 100  # next to nothing, and more than fits
+        texts = TestTexts(
+            table["id"].to_pylist(),
+            raw,
+            [clean_text(text, DEFAULT_STEPS) for text in raw],
+            encode_labels(table["labels"], config.labels, task),
+        )
+        thresholds = None if task == "multiclass" else dict(zip(LABELS, (0.3, 0.5, 0.7), strict=True))
+        encoder = Encoder(tokenizer, config.max_length, config.pad_token_id)
+        spread_logits(model, encoder, texts.cleaned)
+        return Trained(model, encoder, config, tokenizer, thresholds, texts)
+
+    return make
+
+
+def spread_logits(model: TextClassifier, encoder: Encoder, texts: Sequence[str]) -> None:
+    """Scale a random model's weights: it tells texts apart, by all of its layers, and is sure of none."""
+    with torch.no_grad():
+        for parameter in model.backbone.parameters():
+            if parameter.dim() > 1:
+                parameter *= 8.0  # from the usual 0.02, with which attention is next to uniform
+    logits = predict_logits(model, encoder, texts)
+    mean, scale = torch.from_numpy(logits.mean(axis=0)), torch.from_numpy(logits.std(axis=0) / 1.5)
+    with torch.no_grad():
+        last = model.head[-1]
+        last.weight /= scale[:, None]
+        last.bias.copy_((last.bias - mean) / scale)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_is_fused_and_agrees(
+    architecture: Architecture, train: Callable[..., Trained], tmp_path: Path
+) -> None:
+    report = train(architecture).export(tmp_path)
+    assert report["parity"]["texts"] == 45
+    assert report["parity"]["max_abs_diff"] <= 1e-5
+    assert report["parity"]["label_agreement"] == 1.0
+    assert report["graph"] == "fused"
+    assert report["graph_note"] is None
+    assert report["fused_operators"]["SkipLayerNormalization"] == 4
+    # ModernBERT's rotary attention has no fused counterpart.
+    assert report["fused_operators"].get("Attention", 0) == (0 if architecture == "modernbert" else 2)
+    assert report["int8"]["max_abs_diff"] < 0.2
+    assert report["size_mb"]["int8"] < report["size_mb"]["fp32"]
+    onnx.checker.check_model(str(tmp_path / "model.onnx"))
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+def test_both_outputs_are_what_torch_computes(
+    task: Task, pooling: Pooling, train: Callable[..., Trained], tmp_path: Path
+) -> None:
+    trained = train("bert", task, pooling)
+    trained.export(tmp_path, int8=False)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    assert [item.name for item in session.get_inputs()] == ["input_ids", "attention_mask"]
+    assert [item.type for item in session.get_inputs()] == ["tensor(int64)"] * 2
+    assert [(item.name, item.shape, item.type) for item in session.get_outputs()] == [
+        (name, ["batch", 3], "tensor(float)") for name in ("logits", "probabilities")
+    ]
+    trained.model.eval()
+    ids = trained.encoder.encode(trained.texts.cleaned)
+    for rows in (slice(0, 1), slice(1, 9), slice(9, 45)):
+        batch = pad_batch(ids[rows], trained.config.pad_token_id)
+        logits, probabilities = session.run(
+            None, dict(zip(("input_ids", "attention_mask"), batch, strict=True))
+        )
+        with torch.no_grad():
+            expected = trained.model(*map(torch.from_numpy, batch))
+        np.testing.assert_allclose(logits, expected, atol=2e-5)
+        activation = torch.softmax(expected, 1) if task == "multiclass" else torch.sigmoid(expected)
+        np.testing.assert_allclose(probabilities, activation, atol=1e-5)
+
+
+def test_padding_on_the_left_is_masked_as_torch_masks_it(
+    train: Callable[..., Trained], tmp_path: Path
+) -> None:
+    trained = train("bert")
+    trained.export(tmp_path, int8=False)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    ids, mask = pad_batch(trained.encoder.encode(["agua", "agua luz gracias mañana"]), 0)
+    ids[0], mask[0] = np.roll(ids[0], mask[0].argmin() * -1), np.sort(mask[0])
+    (logits,) = session.run(["logits"], {"input_ids": ids, "attention_mask": mask})
+    trained.model.eval()
+    with torch.no_grad():
+        expected = trained.model(torch.from_numpy(ids), torch.from_numpy(mask))
+    np.testing.assert_allclose(logits, expected, atol=2e-5)
+
+
+def test_the_file_says_what_it_is(train: Callable[..., Trained], tmp_path: Path) -> None:
+    trained = train("roberta", "multilabel")
+    trained.export(tmp_path)
+    classifier = Classifier(tmp_path / "model.onnx")
+    metadata = classifier.metadata
+    assert metadata.task == "multilabel"
+    assert metadata.labels == LABELS
+    assert metadata.thresholds == trained.thresholds
+    assert metadata.max_length == 40
+    assert metadata.tokenizer == trained.tokenizer
+    assert metadata.cleaning == DEFAULT_STEPS
+    assert metadata.backbone == "tiny roberta"
+    assert metadata.backbone_licence == "unknown"
+    assert metadata.metrics == {part: METRICS[part] for part in ("test", "interval", "rows")}
+    assert metadata.precision == "fp32"
+    assert Classifier(tmp_path / "model.int8.onnx").metadata.precision == "int8"
+    for name in ("model.onnx", "model.int8.onnx"):
+        content = (tmp_path / name).read_bytes()
+        for folder in (os.getcwd(), str(tmp_path), sys.prefix, os.path.expanduser("~") + os.sep):
+            assert folder.encode() not in content, name
+
+
+def test_multilabel_needs_every_threshold(train: Callable[..., Trained]) -> None:
+    trained = train("bert", "multilabel")
+    with pytest.raises(UserError, match="no threshold for label 'luz'"):
+        build_metadata(trained.config, trained.tokenizer, {"agua": 0.5, "pagos": 0.5}, METRICS)
+
+
+def test_optimize_false_writes_standard_operators_alone(
+    train: Callable[..., Trained], tmp_path: Path
+) -> None:
+    report = train("bert").export(tmp_path, optimize=False)
+    assert (report["graph"], report["graph_note"], report["fused_operators"]) == ("plain", None, {})
+    model = onnx.load(tmp_path / "model.onnx")
+    assert {node.domain for node in model.graph.node} == {""}
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_a_fusion_that_fails_leaves_the_plain_graph(
+    train: Callable[..., Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise IndexError("no such\nnode")
+
+    monkeypatch.setattr(graph, "fuse", fail)
+    report = train("bert").export(tmp_path)
+    assert (report["graph"], report["graph_note"]) == (
+        "plain",
+        "the fusions failed: IndexError: no such node",
+    )
+    assert report["parity"]["label_agreement"] == 1.0
+
+
+def test_a_fused_graph_that_differs_is_not_kept(
+    train: Callable[..., Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fuse = graph.fuse
+
+    def spoil(*arguments: Any) -> graph.Graph:
+        fused = fuse(*arguments)
+        for node in fused.model.graph.node:
+            if node.op_type == "Attention":
+                next(item for item in node.attribute if item.name == "num_heads").i = 1
+        return fused
+
+    monkeypatch.setattr(graph, "fuse", spoil)
+    report = train("bert").export(tmp_path)
+    assert report["graph"] == "plain"
+    assert report["graph_note"].startswith("the fused graph differs: max |Δp| ")
+    assert report["parity"]["max_abs_diff"] <= 1e-5
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def previous(tmp_path: Path) -> dict[str, bytes]:
+    """Files of an earlier export in ``tmp_path``."""
+    for name in ("model.onnx", "model.int8.onnx"):
+        (tmp_path / name).write_bytes(f"the earlier {name}".encode())
+    return contents(tmp_path)
+
+
+def test_a_difference_beyond_tolerance_keeps_the_previous_files(
+    train: Callable[..., Trained], tmp_path: Path, previous: dict[str, bytes]
+) -> None:
+    with pytest.raises(UserError, match=r"differ on the test texts: max \|Δp\| .*the previous model is kept"):
+        train("bert").export(tmp_path, tolerance=1e-12)
+    assert contents(tmp_path) == previous
+
+
+def test_a_wrong_model_keeps_the_previous_files(
+    train: Callable[..., Trained],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    previous: dict[str, bytes],
+) -> None:
+    """What the exporter could get wrong, played by a reference that is another model's."""
+    trained = train("bert")
+    predict = artifact.predict_logits
+    monkeypatch.setattr(artifact, "predict_logits", lambda *a, **k: np.roll(predict(*a, **k), 1, axis=1))
+    with pytest.raises(UserError, match="45 of 45 texts with another label"):
+        trained.export(tmp_path)
+    assert contents(tmp_path) == previous
+
+
+def test_an_int8_file_that_fails_keeps_the_previous_pair(
+    train: Callable[..., Trained],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    previous: dict[str, bytes],
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(graph, "quantise", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train("bert").export(tmp_path)
+    assert contents(tmp_path) == previous
+
+
+def test_texts_cleaned_otherwise_stop_the_export(train: Callable[..., Trained], tmp_path: Path) -> None:
+    trained = train("bert")
+    texts = TestTexts(
+        trained.texts.ids, trained.texts.raw, [*trained.texts.cleaned[:-1], "otra"], trained.texts.encoded
+    )
+    with pytest.raises(UserError, match="1 of 45 test texts are cleaned differently"):
+        Trained(**{**trained.__dict__, "texts": texts}).export(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_int8_no_older_twin_stays(
+    train: Callable[..., Trained], tmp_path: Path, previous: dict[str, bytes]
+) -> None:
+    report = train("bert").export(tmp_path, int8=False)
+    assert report["int8"] is None
+    assert report["size_mb"]["int8"] is None
+    now = contents(tmp_path)
+    assert set(now) == {"model.onnx"}
+    assert now["model.onnx"] != previous["model.onnx"]
+
+
+def test_weights_too_large_for_one_file_are_refused(
+    train: Callable[..., Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "LARGEST_WEIGHTS", 1000)
+    with pytest.raises(UserError, match=r"choose a smaller train\.backbone"):
+        train("bert").export(tmp_path)
+
+
+def test_exporting_leaves_the_model_as_it_was(train: Callable[..., Trained], tmp_path: Path) -> None:
+    trained = train("bert")
+    trained.model.backbone.set_attn_implementation("sdpa")
+    before = {name: value.clone() for name, value in trained.model.state_dict().items()}
+    trained.export(tmp_path, int8=False)
+    assert trained.model.backbone.config._attn_implementation == "sdpa"
+    assert all(torch.equal(value, before[name]) for name, value in trained.model.state_dict().items())
+
+
+def write_all(backbone: Path, folder: Path) -> None:
+    """Every graph that export makes of a model, each in a file of ``folder``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        classifier = TextClassifier(load_pretrained(backbone), 3)
+    model = graph.ProbabilityModel(classifier, "multiclass")
+    ids = np.full((2, 9), 7)
+    traced = graph.trace(model, (ids, np.ones_like(ids)), 17)
+    fused = graph.fuse(traced, *graph.attention_shape(model))
+    folder.mkdir()
+    for name, made in {"plain": traced, "fused": fused, "int8": graph.quantise(fused)}.items():
+        graph.write(made, {"afina_version": "0"}, folder / name)
+
+
+def test_the_same_model_gives_the_same_bytes(
+    backbones: Callable[[Architecture], Path], tmp_path: Path
+) -> None:
+    write_all(backbones("bert"), tmp_path / "here")
+    code = (
+        "import sys; from pathlib import Path; from test_artifact import write_all; "
+        "write_all(Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    tests = Path(__file__).parent
+    environment = os.environ | {
+        "PYTHONHASHSEED": "1",  # another order of every set
+        "PYTHONPATH": os.pathsep.join((str(tests), str(tests.parent))),
+    }
+    command = [sys.executable, "-c", code, str(backbones("bert")), str(tmp_path / "there")]
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    here = contents(tmp_path / "here")
+    assert len(here) == 3
+    assert contents(tmp_path / "there") == here
