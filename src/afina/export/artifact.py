@@ -30,7 +30,6 @@ from afina.runtime.classifier import Classifier, Floats
 from afina.runtime.encoding import Encoder, pad_batch
 from afina.runtime.metadata import ArtifactMetadata
 
-
 # Of metrics.json, what the file itself states: scores on test, their intervals, and on how many rows.
 HEADLINE = ("test", "interval", "rows")
 
