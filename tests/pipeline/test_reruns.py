@@ -18,6 +18,7 @@ SECTION_READERS = {section: {section} for section in STAGES}
 PARAMETER_READERS: dict[str, set[str]] = {
     "seed": {"split", "balance", "baseline", "train", "evaluate"},
     "train.backbone": {"train", "analyze"},
+    "train.revision": {"train", "analyze"},
     "train.max_length": {"train", "analyze"},
 }
 # Another valid value for the parameters whose type does not say one.

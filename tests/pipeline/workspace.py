@@ -97,7 +97,7 @@ class Project:
             "GIT_COMMITTER_EMAIL": "ana@example.org",
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
-            "OMP_NUM_THREADS": "2",
+            "OMP_NUM_THREADS": "1",
         }
 
     def run(self, *command: str, check: bool = True, extra: Mapping[str, str] | None = None) -> Result:
