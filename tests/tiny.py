@@ -127,6 +127,7 @@ def build_tiny_backbone(
     import torch
     import transformers
 
+    transformers.logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tiny_tokenizer(architecture, texts if texts is not None else tiny_texts())
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -101,9 +101,9 @@ def load_classifier(
     backbone_config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
     with torch.random.fork_rng(devices=[]):  # the random weights made here are replaced just below
         backbone = auto_model.from_config(backbone_config, attn_implementation=attention)
-    model = TextClassifier(
-        backbone, len(config.labels), config.pooling, config.head, config.activation, config.dropout
-    )
+        model = TextClassifier(
+            backbone, len(config.labels), config.pooling, config.head, config.activation, config.dropout
+        )
     try:
         model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
     except (RuntimeError, SafetensorError) as error:

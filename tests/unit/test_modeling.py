@@ -1,0 +1,186 @@
+"""Pooling and head, the classifier on disk, and predictions in batches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from afina.errors import UserError
+from afina.modeling.backbone import load_tokenizer
+from afina.modeling.classifier import TextClassifier, load_pretrained, pool
+from afina.modeling.inference import predict_logits
+from afina.modeling.store import ClassifierConfig, load_classifier, read_config, save_classifier
+from afina.runtime.encoding import Encoder, pad_batch
+from tiny import ARCHITECTURES, LABELS, Architecture, build_tiny_backbone, tiny_messages
+
+TEXTS = tiny_messages(n=17, seed=3)["text"].to_pylist()
+
+
+def make(
+    folder: Path, architecture: Architecture = "bert", **options: object
+) -> tuple[TextClassifier, Encoder, str]:
+    """A classifier with random weights over a tiny backbone."""
+    build_tiny_backbone(folder, architecture)
+    tokenizer_json, pad = load_tokenizer(folder)
+    torch.manual_seed(5)
+    model = TextClassifier(load_pretrained(folder), len(LABELS), **options)  # type: ignore[arg-type]
+    return model.eval(), Encoder(tokenizer_json, 32, pad), tokenizer_json
+
+
+def config_for(encoder: Encoder, model: TextClassifier, **changes: object) -> ClassifierConfig:
+    values: dict[str, object] = {
+        "task": "multiclass",
+        "labels": list(LABELS),
+        "max_length": 32,
+        "pooling": model.pooling,
+        "head": [],
+        "activation": "relu",
+        "dropout": 0.1,
+        "pad_token_id": encoder.pad_token_id,
+        "backbone": "tiny",
+        "backbone_revision": None,
+        "backbone_sha256": "0" * 64,
+        "backbone_licence": None,
+        "cleaning": {"steps": ["collapse_whitespace"]},
+        "train_data_sha256": "1" * 64,
+    }
+    return ClassifierConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_pooling_leaves_padding_out() -> None:
+    hidden = torch.tensor(
+        [[[1.0, -4.0], [3.0, -2.0], [90.0, 90.0]], [[5.0, 6.0], [70.0, 70.0], [80.0, 80.0]]]
+    )
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    assert pool(hidden, mask, "mean").tolist() == [[2.0, -3.0], [5.0, 6.0]]
+    assert pool(hidden, mask, "max").tolist() == [[3.0, -2.0], [5.0, 6.0]]
+    assert pool(hidden, mask, "cls").tolist() == [[1.0, -4.0], [5.0, 6.0]]
+
+
+def test_head_is_any_list_of_layers(tmp_path: Path) -> None:
+    model, encoder, _ = make(tmp_path / "b", head=[48, 22, 6], activation="tanh", dropout=0.2)
+    shapes = [tuple(layer.weight.shape) for layer in model.head if isinstance(layer, torch.nn.Linear)]
+    assert shapes == [(48, 32), (22, 48), (6, 22), (3, 6)]
+    assert sum(isinstance(layer, torch.nn.Tanh) for layer in model.head) == 3
+    assert [layer.p for layer in model.head if isinstance(layer, torch.nn.Dropout)] == [0.2] * 4
+    assert predict_logits(model, encoder, TEXTS).shape == (17, 3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+def test_padding_does_not_change_logits(architecture: Architecture, pooling: str, tmp_path: Path) -> None:
+    model, encoder, _ = make(tmp_path / "b", architecture, pooling=pooling)
+    ids = encoder.encode(TEXTS)
+    with torch.no_grad():
+        together = model(*map(torch.from_numpy, pad_batch(ids, encoder.pad_token_id)))
+        alone = [model(*map(torch.from_numpy, pad_batch([row], encoder.pad_token_id))) for row in ids]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-4)
+    assert together.dtype == torch.float32
+    assert together.std(dim=0).min() > 0  # the text matters
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_backbone_sees_what_transformers_would(architecture: Architecture, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    model, encoder, _ = make(tmp_path / "b", architecture, pooling="cls")
+    reference = AutoModel.from_pretrained(str(tmp_path / "b"), attn_implementation="sdpa").eval()
+    batch = [torch.from_numpy(part) for part in pad_batch(encoder.encode(TEXTS[:5]), encoder.pad_token_id)]
+    with torch.no_grad():
+        ours = model.backbone(input_ids=batch[0], attention_mask=batch[1]).last_hidden_state
+        theirs = reference(input_ids=batch[0], attention_mask=batch[1]).last_hidden_state
+    real = batch[1].bool()
+    torch.testing.assert_close(ours[real], theirs[real], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_saved_and_loaded_again_it_says_the_same(architecture: Architecture, tmp_path: Path) -> None:
+    model, encoder, tokenizer_json = make(tmp_path / "b", architecture, head=[16], pooling="max")
+    config = config_for(encoder, model, head=[16])
+    save_classifier(tmp_path / "c", model, model.backbone.config.to_diff_dict(), tokenizer_json, config)
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [
+        "classifier.json",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+    state = torch.get_rng_state()
+    loaded, loaded_encoder, loaded_config = load_classifier(tmp_path / "c")
+    assert torch.equal(state, torch.get_rng_state())
+    assert not loaded.training
+    assert loaded_config == config
+    np.testing.assert_array_equal(
+        predict_logits(loaded, loaded_encoder, TEXTS), predict_logits(model, encoder, TEXTS)
+    )
+    assert str(tmp_path) not in (tmp_path / "c" / "config.json").read_text(encoding="utf-8")
+    assert not any("pooler" in name for name in load_file(tmp_path / "c" / "model.safetensors"))
+
+
+def test_saving_replaces_the_folder_and_gives_the_same_bytes(tmp_path: Path) -> None:
+    model, encoder, tokenizer_json = make(tmp_path / "b")
+    save = (model, model.backbone.config.to_diff_dict(), tokenizer_json, config_for(encoder, model))
+    save_classifier(tmp_path / "c", *save)
+    first = {path.name: path.read_bytes() for path in (tmp_path / "c").iterdir()}
+    (tmp_path / "c" / "left-over").write_text("x", encoding="utf-8")
+    save_classifier(tmp_path / "c", *save)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "c").iterdir()} == first
+
+
+def test_loading_names_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"classifier\.json: no such file"):
+        load_classifier(tmp_path / "none")
+    model, encoder, tokenizer_json = make(tmp_path / "b")
+    folder = tmp_path / "c"
+    save_classifier(
+        folder, model, model.backbone.config.to_diff_dict(), tokenizer_json, config_for(encoder, model)
+    )
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: weights[name] for name in list(weights)[1:]}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors: weights do not fit"):
+        load_classifier(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors: no such file"):
+        load_classifier(folder)
+    values = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
+    (folder / "classifier.json").write_text(json.dumps(values | {"schema_version": 99}), encoding="utf-8")
+    with pytest.raises(UserError, match="not a classifier of this version"):
+        read_config(folder)
+
+
+def test_logits_come_in_the_order_of_the_texts_whatever_the_budget(tmp_path: Path) -> None:
+    model, encoder, _ = make(tmp_path / "b")
+    model.train()
+    whole = predict_logits(model, encoder, TEXTS)
+    assert model.training  # as it was
+    np.testing.assert_allclose(predict_logits(model, encoder, TEXTS, token_budget=30), whole, atol=1e-5)
+    np.testing.assert_allclose(predict_logits(model, encoder, TEXTS[::-1]), whole[::-1], atol=1e-5)
+    half = predict_logits(model, encoder, TEXTS, precision="bf16")
+    assert half.dtype == np.float32
+    np.testing.assert_allclose(half, whole, atol=0.05)
+    assert not np.array_equal(half, whole)
+    assert predict_logits(model, encoder, []).shape == (0, 3)
+
+
+def test_dropout_of_the_backbone_can_be_set(tmp_path: Path) -> None:
+    for architecture in ARCHITECTURES:
+        folder = build_tiny_backbone(tmp_path / architecture, architecture)
+        rates = {
+            layer.p
+            for layer in load_pretrained(folder, dropout=0.3).modules()
+            if isinstance(layer, torch.nn.Dropout)
+        }
+        assert rates == {0.3}, architecture
+
+
+def test_weights_that_lack_a_tensor_are_refused(tmp_path: Path) -> None:
+    folder = build_tiny_backbone(tmp_path / "b")
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("encoder.layer.1.output.dense.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lack 1 tensors .*encoder\.layer\.1\.output\.dense\.weight"):
+        load_pretrained(folder)

@@ -1,0 +1,465 @@
+"""Fine-tuning: it learns, it goes on after a crash as if nothing had been, and its errors are readable."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from afina.errors import UserError
+from afina.labels import LabelSet, Task
+from afina.modeling.store import load_classifier
+from afina.params.train import TrainParams
+from afina.training import loop
+from afina.training.checkpoint import CHECKPOINT
+from afina.training.loop import TrainingResult, train
+from tiny import ARCHITECTURES, LABELS, Architecture, build_tiny_backbone, tiny_messages
+
+THREADS = 1
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_backbone(tmp_path_factory.mktemp("backbone") / "bert")
+
+
+def params_for(backbone: Path, **changes: Any) -> TrainParams:
+    """Quick settings: 40 messages in 5 batches, 3 epochs."""
+    values: dict[str, Any] = {
+        "backbone": str(backbone),
+        "max_length": 32,
+        "epochs": 3,
+        "batch_size": 8,
+        "learning_rate": 3e-3,
+        "head_learning_rate": 1e-2,
+        "precision": "fp32",
+        "device": "cpu",
+        "threads": THREADS,
+        "checkpoint_seconds": 0,  # after every update
+    }
+    return TrainParams(**(values | changes))
+
+
+def run(
+    folder: Path,
+    params: TrainParams,
+    task: Task = "multiclass",
+    seed: int = 7,
+    table: pa.Table | None = None,
+    class_weights: dict[str, float] | None = None,
+) -> TrainingResult:
+    return train(
+        params,
+        tiny_messages(task, 40) if table is None else table,
+        tiny_messages(task, 21, seed=1),
+        LabelSet(task, LABELS, cleaning={"steps": ["collapse_whitespace"]}),
+        class_weights,
+        seed,
+        folder / "classifier",
+        folder / "checkpoints",
+    )
+
+
+class Killed(Exception):  # noqa: N818
+    """Stands for a process that ends."""
+
+
+def kill_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> Callable[[], None]:
+    """Make training stop as its ``updates``-th update is reported; returns what undoes that."""
+    original = loop.Progress.advance
+    count = 0
+
+    def advance(self: Any, number: int = 1, note: str = "") -> None:
+        nonlocal count
+        count += 1
+        original(self, number, note)
+        if count == updates:
+            raise Killed
+
+    monkeypatch.setattr(loop.Progress, "advance", advance)
+    return lambda: monkeypatch.setattr(loop.Progress, "advance", original)
+
+
+def assert_same_classifier(one: Path, other: Path) -> None:
+    """Bit for bit: weights, tokenizer and configuration."""
+    for path in sorted((one / "classifier").iterdir()):
+        assert path.read_bytes() == (other / "classifier" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_learns(architecture: Architecture, task: Task, tmp_path: Path) -> None:
+    backbone = build_tiny_backbone(tmp_path / "b", architecture)
+    params = params_for(backbone, checkpoint_seconds=60, epochs=8, learning_rate=6e-3)
+    result = run(tmp_path, params, task, table=tiny_messages(task, 64))
+    losses = [record.train_loss for record in result.history]
+    assert losses[-1] < 0.85 * losses[0]
+    assert [record.epoch for record in result.history] == list(range(1, 9))
+    assert result.best_macro_f1 == pytest.approx(
+        max(record.validation_macro_f1 for record in result.history), abs=1e-6
+    )
+    assert result.best_macro_f1 > 0.4
+    _, encoder, config = load_classifier(tmp_path / "classifier")
+    assert (config.task, config.labels, config.max_length) == (task, list(LABELS), 32)
+    assert config.cleaning == {"steps": ["collapse_whitespace"]}
+    assert config.backbone == "b"
+    assert encoder.max_length == 32
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_equal_runs_give_equal_bytes_and_another_seed_others(bert: Path, tmp_path: Path) -> None:
+    first = run(tmp_path / "1", params_for(bert))
+    again = run(tmp_path / "2", params_for(bert))
+    other = run(tmp_path / "3", params_for(bert), seed=8)
+    assert first.history == again.history
+    assert_same_classifier(tmp_path / "1", tmp_path / "2")
+    assert other.history != first.history
+
+
+# 5 updates an epoch: the first update, mid-epoch, an epoch's last one, the next one's first, the very last.
+@pytest.mark.parametrize("updates", [1, 3, 5, 6, 13, 15])
+def test_killed_and_run_again_equals_never_killed(
+    updates: int,
+    bert: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # A head with dropout, bf16 and class weights: everything that could depend on forgotten state.
+    params = params_for(bert, head=[16], dropout=0.3, precision="bf16", patience=2)
+    weights = {"agua": 2.0, "luz": 1.0, "pagos": 0.5}
+    whole = run(tmp_path / "whole", params, class_weights=weights)
+    restore = kill_after(monkeypatch, updates)
+    with pytest.raises(Killed):
+        run(tmp_path / "parts", params, class_weights=weights)
+    restore()
+    assert not (tmp_path / "parts" / "classifier").exists()
+    resumed = run(tmp_path / "parts", params, class_weights=weights)
+    assert resumed.history == whole.history
+    assert (resumed.best_epoch, resumed.best_macro_f1) == (whole.best_epoch, whole.best_macro_f1)
+    assert_same_classifier(tmp_path / "whole", tmp_path / "parts")
+    assert ("resumes from its checkpoint" in capsys.readouterr().err) == (updates > 1)
+
+
+def test_killed_twice_with_gradient_accumulation(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = params_for(bert, gradient_accumulation=2)  # 3 updates an epoch, the last of one batch
+    whole = run(tmp_path / "whole", params, "multilabel")
+    for updates in (2, 4):
+        restore = kill_after(monkeypatch, updates)
+        with pytest.raises(Killed):
+            run(tmp_path / "parts", params, "multilabel")
+        restore()
+    resumed = run(tmp_path / "parts", params, "multilabel")
+    assert resumed.history == whole.history
+    assert_same_classifier(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_killed_while_validating_or_saving_the_classifier(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(tmp_path / "whole", params_for(bert))
+
+    def dies(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    for name in ("_validate", "save_best", "save_classifier"):
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, name, dies)
+            with pytest.raises(Killed):
+                run(tmp_path / "parts", params_for(bert))
+    assert run(tmp_path / "parts", params_for(bert)).history == whole.history
+    assert_same_classifier(tmp_path / "whole", tmp_path / "parts")
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = {paths!r}
+from pathlib import Path
+from test_training import params_for, run
+run(Path({folder!r}), params_for(Path({bert!r}), epochs=400, checkpoint_seconds=0.05))
+"""
+
+
+def test_signal_9_leaves_a_checkpoint_that_can_be_read(bert: Path, tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    script = SCRIPT.format(
+        paths=[str(here), str(here.parent), str(Path(loop.__file__).parents[2])],
+        folder=str(tmp_path),
+        bert=str(bert),
+    )
+    checkpoint = tmp_path / "checkpoints" / CHECKPOINT
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    try:
+        written: set[int] = set()
+        deadline = time.monotonic() + 120
+        while len(written) < 4:  # it has been replaced several times: die in the midst of it
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            if checkpoint.exists():
+                written.add(checkpoint.stat().st_mtime_ns)
+            time.sleep(0.001)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    tensors = load_file(checkpoint)
+    assert any(name.startswith("model/backbone.") for name in tensors)
+    assert any(name.startswith("optimizer/") for name in tensors)
+    # The same run in this process takes it up: a 401st epoch would be another run.
+    started = loop.load_checkpoint
+    seen: list[Any] = []
+    loop.load_checkpoint = lambda *args: seen.append(started(*args)) or (_ for _ in ()).throw(Killed)
+    try:
+        with pytest.raises(Killed):
+            run(tmp_path, params_for(bert, epochs=400, checkpoint_seconds=3))
+    finally:
+        loop.load_checkpoint = started
+    assert seen[0] is not None
+    assert (seen[0].epoch, seen[0].update) > (0, 0)
+
+
+@pytest.mark.parametrize("change", ["params", "seed", "data", "weights", "code"])
+def test_a_checkpoint_of_another_run_is_ignored(
+    change: str,
+    bert: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    restore = kill_after(monkeypatch, 7)
+    with pytest.raises(Killed):
+        run(tmp_path / "stale", params_for(bert))
+    restore()
+    options: dict[str, Any] = {}
+    params = params_for(bert)
+    if change == "params":
+        params = params_for(bert, weight_decay=0.1)
+    elif change == "seed":
+        options["seed"] = 8
+    elif change == "data":
+        options["table"] = tiny_messages(n=40, seed=9)
+    elif change == "weights":
+        options["class_weights"] = {"agua": 3.0}
+    else:
+        monkeypatch.setattr(loop, "code_version", lambda: "another version")
+    result = run(tmp_path / "stale", params, **options)
+    assert "of a run with other parameters, data or code; ignored" in capsys.readouterr().err
+    assert result.history == run(tmp_path / "fresh", params, **options).history
+
+
+def test_how_a_run_is_done_may_change_between_the_parts(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    restore = kill_after(monkeypatch, 7)
+    with pytest.raises(Killed):
+        run(tmp_path, params_for(bert))
+    restore()
+    run(tmp_path, params_for(bert, checkpoint_seconds=30, device="auto"))
+    assert "resumes" in capsys.readouterr().err
+
+
+def test_an_unreadable_checkpoint_is_ignored(
+    bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / CHECKPOINT).write_bytes(b"half of something")
+    (tmp_path / "checkpoints" / f".{CHECKPOINT}.12345.tmp").write_bytes(b"left by a killed process")
+    assert len(run(tmp_path, params_for(bert)).history) == 3
+    assert "unreadable" in capsys.readouterr().err
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_the_best_epoch_is_saved_not_the_last(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([loop._Scores(1.0, 0.2), loop._Scores(1.0, 0.9), loop._Scores(1.0, 0.3)])
+    monkeypatch.setattr(loop, "_validate", lambda *_: next(scores))
+    saved: dict[int, dict[str, torch.Tensor]] = {}
+    original = loop.save_best
+
+    def remember(folder: Path, epoch: int, model: Any) -> None:
+        saved[epoch] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        original(folder, epoch, model)
+
+    monkeypatch.setattr(loop, "save_best", remember)
+    result = run(tmp_path, params_for(bert))
+    assert (result.best_epoch, list(saved)) == (2, [1, 2])
+    weights = load_file(tmp_path / "classifier" / "model.safetensors")
+    assert all(torch.equal(weights[name], tensor) for name, tensor in saved[2].items())
+
+
+def test_early_stopping_and_ties(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Equal macro-F1: the lower loss is the better epoch; without one, the earlier.
+    scores = [(0.9, 0.5), (0.8, 0.5), (0.8, 0.5), (0.7, 0.4), (0.1, 0.9)]
+    waiting = iter(loop._Scores(*score) for score in scores)
+    monkeypatch.setattr(loop, "_validate", lambda *_: next(waiting))
+    result = run(tmp_path, params_for(bert, epochs=5, patience=2))
+    assert len(result.history) == 4
+    assert result.best_epoch == 2
+
+
+def test_class_weights_and_row_weights_move_the_model(bert: Path, tmp_path: Path) -> None:
+    def share_of_agua(name: str, table: pa.Table, weights: dict[str, float] | None) -> float:
+        run(
+            tmp_path / name,
+            params_for(bert, epochs=1, learning_rate=1e-3),
+            table=table,
+            class_weights=weights,
+        )
+        model, encoder, _ = load_classifier(tmp_path / name / "classifier")
+        logits = loop.logits_of_ids(model, encoder.encode(table["text"].to_pylist()), encoder.pad_token_id)
+        return float(torch.softmax(torch.from_numpy(logits), dim=1)[:, 0].mean())
+
+    table = tiny_messages(n=40)
+    heavy = [10.0 if labels == ["agua"] else 1.0 for labels in table["labels"].to_pylist()]
+    by_row = table.set_column(table.column_names.index("weight"), "weight", pa.array(heavy))
+    plain = share_of_agua("plain", table, None)
+    assert share_of_agua("classes", table, {"agua": 10.0, "luz": 1.0, "pagos": 1.0}) > plain + 0.1
+    assert share_of_agua("rows", by_row, None) == pytest.approx(
+        share_of_agua("classes2", table, {"agua": 10.0}), abs=1e-6
+    )
+
+
+def test_a_diverging_run_names_the_batch_and_keeps_the_checkpoint(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = loop.example_losses, 0
+
+    def explode(*args: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        losses = original(*args)
+        return losses * float("nan") if calls == 4 else losses
+
+    monkeypatch.setattr(loop, "example_losses", explode)
+    with pytest.raises(
+        UserError, match=r"loss is not a number.*ids m0-000\d\d, .*lower train\.learning_rate"
+    ):
+        run(tmp_path, params_for(bert))
+    tensors = load_file(tmp_path / "checkpoints" / CHECKPOINT)
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+
+
+def change_column(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
+    place = table.column_names.index(name)
+    return table.set_column(
+        place, table.schema.field(place), pa.array(values, table.schema.field(place).type)
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (tiny_messages(n=40).slice(0, 0), "train: the table has no rows"),
+        (
+            change_column(tiny_messages(n=3), "labels", [["agua"]] * 3),
+            "all training rows have the one label 'agua'",
+        ),
+        (
+            change_column(tiny_messages(n=3), "labels", [["agua"], ["luz"], ["gas"]]),
+            "train: .*'gas' is not among",
+        ),
+        (change_column(tiny_messages(n=3), "weight", [1.0, -1.0, 1.0]), "train: column weight"),
+    ],
+)
+def test_unusable_data(table: pa.Table, message: str, bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, params_for(bert), table=table)
+    assert not (tmp_path / "classifier").exists()
+
+
+def test_multilabel_without_any_label(bert: Path, tmp_path: Path) -> None:
+    table = change_column(tiny_messages("multilabel", 3), "labels", [[], [], []])
+    with pytest.raises(UserError, match="no training row has a label"):
+        run(tmp_path, params_for(bert), "multilabel", table=table)
+
+
+def test_class_weights_of_an_unknown_label(bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"balance\.json: class_weights: 'gas'"):
+        run(tmp_path, params_for(bert), class_weights={"gas": 1.0})
+
+
+def test_texts_longer_than_the_backbone(bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.max_length: 128 is more than the 64 positions"):
+        run(tmp_path, params_for(bert, max_length=128))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.device: cuda"):
+        run(tmp_path, params_for(bert, device="cuda"))
+
+
+def test_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for tiles, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda tiles=tiles: tiles)
+        assert loop.choose_precision("auto", cpu) == expected
+    assert loop.choose_precision("bf16", cpu) == "bf16"
+    assert loop.choose_precision("fp32", cpu) == "fp32"
+
+
+def test_two_processes_share_the_work(bert: Path, tmp_path: Path) -> None:
+    """Without dropout two processes compute what one does, up to rounding."""
+    calm = {"dropout": 0.0, "backbone_dropout": 0.0, "epochs": 2, "learning_rate": 1e-3}
+    one = run(tmp_path / "one", params_for(bert, **calm))
+    here = Path(__file__).parent
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path[:0] = {[str(here), str(here.parent), str(Path(loop.__file__).parents[2])]!r}\n"
+        "from pathlib import Path\n"
+        "from test_training import params_for, run\n"
+        "if __name__ == '__main__':\n"
+        f"    result = run(Path({str(tmp_path / 'two')!r}), params_for(Path({str(bert)!r}), **{calm!r}))\n"
+        "    assert result.is_main_process == (__import__('os').environ['RANK'] == '0')\n",
+        encoding="utf-8",
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(script),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    two = load_file(tmp_path / "two" / "classifier" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "one" / "classifier" / "model.safetensors").items():
+        torch.testing.assert_close(two[name], tensor, atol=2e-4, rtol=1e-2)
+    assert len(asdict(one)["history"]) == 2
+
+
+def test_table_hash_sees_content_not_layout() -> None:
+    table = tiny_messages(n=20)
+    pieces = pa.concat_tables([table.slice(0, 7), table.slice(7)])
+    assert loop.table_sha256(pieces) == loop.table_sha256(table)
+    texts = table["text"].to_pylist()
+    changed = change_column(table, "text", [*texts[:-1], texts[-1] + "."])
+    assert loop.table_sha256(changed) != loop.table_sha256(table)
+
+
+def test_updates_have_generators_of_their_own() -> None:
+    seeds = {
+        loop.update_seed(seed, rank, update) for seed in (1, 2) for rank in (0, 1) for update in range(50)
+    }
+    assert len(seeds) == 200
+    assert all(0 <= seed < 2**64 for seed in seeds)
+    assert np.random.SeedSequence([1, 0, 0]).generate_state(1, np.uint64)[0] in seeds
