@@ -13,7 +13,7 @@ from pathlib import Path
 def imported_modules(script: Path, source: Path) -> set[Path]:
     """Files under ``source`` that ``script`` imports, transitively; imports inside functions count.
 
-    A package's ``__init__.py`` counts only where it holds code: a docstring and a version are not a dependency.
+    A package's ``__init__.py`` counts only where it holds code: a docstring and a version are no dependency.
     """
     found: set[Path] = set()
     waiting = [script]
@@ -54,7 +54,8 @@ def _files(name: str, source: Path) -> list[Path]:
 
 def _holds_code(path: Path) -> bool:
     return any(
-        not isinstance(node, ast.Expr | ast.Assign) for node in ast.parse(path.read_text(encoding="utf-8")).body
+        not isinstance(node, ast.Expr | ast.Assign)
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
     )
 
 

@@ -41,16 +41,9 @@ def test_experiments_run_from_a_queue_and_are_listed_with_their_parameters(
     project = oversampled[0].copy_to(tmp_path)
     head = project.git("rev-parse", "HEAD")
     files = project.git("status", "--short")
-    for tolerance in ("0.002", "0.003"):
-        project.dvc(
-            "exp",
-            "run",
-            "--queue",
-            "--name",
-            f"tolerance-{tolerance[-1]}",
-            "-S",
-            f"export.tolerance={tolerance}",
-        )
+    for name, tolerance in (("tolerance-2", "0.002"), ("tolerance-3", "0.003")):
+        change = f"export.tolerance={tolerance}"
+        project.dvc("exp", "run", "--queue", "--name", name, "--set-param", change)
     project.dvc("exp", "run", "--run-all")
 
     shown = csv.DictReader(io.StringIO(project.dvc("exp", "show", "--all-commits", "--csv").out))
