@@ -60,8 +60,9 @@ def stratify(
 def unreached_labels(counts: csr_array, subsets: Ints, subset_count: int) -> Mask:
     """Which labels (L,) are in some unit but not in every subset."""
     units = np.stack([(counts[subsets == s] > 0).sum(axis=0) for s in range(subset_count)])
-    reached: Mask = (units > 0).all(axis=0)
-    return ~reached & (units.sum(axis=0) > 0)
+    missed: Mask = np.logical_not((units > 0).all(axis=0))
+    present: Mask = units.sum(axis=0) > 0
+    return np.logical_and(missed, present, dtype=bool)
 
 
 class _Demand:
@@ -112,7 +113,8 @@ def _kinds(counts: csr_array, sizes: Ints) -> npt.NDArray[np.uint64]:
     weights = draw.integers(2**64, size=counts.shape[1] + 1, dtype=np.uint64)
     terms = counts.data.astype(np.uint64) * weights[counts.indices]
     hashes: npt.NDArray[np.uint64] = np.add.reduceat(terms, counts.indptr[:-1])
-    return hashes + sizes.astype(np.uint64) * weights[-1]
+    kinds: npt.NDArray[np.uint64] = hashes + sizes.astype(np.uint64) * weights[-1]
+    return kinds
 
 
 def _place(

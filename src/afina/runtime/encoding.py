@@ -60,14 +60,14 @@ class Encoder:
         return [self._tokenizer.id_to_token(int(token)) or "" for token in ids]
 
 
-def pad_batch(ids: Sequence[Ids], pad_token_id: int) -> tuple[Ids, Ids]:
-    """Pad sequences on the right to the longest of them.
+def pad_batch(ids: Sequence[Ids], pad_token_id: int, multiple: int = 1) -> tuple[Ids, Ids]:
+    """Pad sequences on the right to the longest of them, rounded up to a ``multiple`` of tokens.
 
     Returns:
         ``input_ids`` and ``attention_mask`` (1 on tokens, 0 on padding), both int64 of shape
-        (len(ids), longest); an empty sequence gives a row of padding, no sequence at all gives (0, 0).
+        (len(ids), width); an empty sequence gives a row of padding, no sequence at all gives (0, 0).
     """
-    width = max((len(row) for row in ids), default=0)
+    width = -(-max((len(row) for row in ids), default=0) // multiple) * multiple
     input_ids = np.full((len(ids), width), pad_token_id, dtype=np.int64)
     attention_mask = np.zeros((len(ids), width), dtype=np.int64)
     for row, tokens in enumerate(ids):

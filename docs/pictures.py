@@ -1,0 +1,35 @@
+"""Draw the plots of ``dvc plots`` as PNG, offline: python docs/pictures.py [FOLDER] [REV ...]."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import vl_convert
+
+
+def main() -> None:
+    """Render the plots of the workspace, or of the revisions named, into FOLDER (default docs/)."""
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
+    command = ["dvc", "plots", "diff", "--json", "--split", *sys.argv[2:]]
+    shown = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    for name, drawings in shown["data"].items():
+        for drawing in drawings:
+            target = folder / f"{Path(name).stem.replace('::', '_')}.png"
+            target.write_bytes(vl_convert.vegalite_to_png(filled(drawing), scale=1.5))
+            print(target)
+
+
+def filled(drawing: dict) -> str:
+    """The Vega-Lite specification of one drawing, its anchors replaced by their values."""
+    content = drawing["content"] if isinstance(drawing["content"], str) else json.dumps(drawing["content"])
+    for anchor, value in drawing.get("anchor_definitions", {}).items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        content = content.replace(f'"{anchor}"', text).replace(anchor, text)
+    return content
+
+
+if __name__ == "__main__":
+    main()
