@@ -13,7 +13,7 @@ import vl_convert
 def main() -> None:
     """Render the plots of the workspace, or of the revisions named, into FOLDER (default docs/)."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
-    command = ["dvc", "plots", "diff", "--json", "--split", *sys.argv[2:]]
+    command = ["dvc", "plots", "diff", "--json", *sys.argv[2:]]
     shown = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     for name, drawings in shown["data"].items():
         for drawing in drawings:
@@ -23,12 +23,9 @@ def main() -> None:
 
 
 def filled(drawing: dict) -> str:
-    """The Vega-Lite specification of one drawing, its anchors replaced by their values."""
-    content = drawing["content"] if isinstance(drawing["content"], str) else json.dumps(drawing["content"])
-    for anchor, value in drawing.get("anchor_definitions", {}).items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        content = content.replace(f'"{anchor}"', text).replace(anchor, text)
-    return content
+    """The Vega-Lite specification of one drawing."""
+    content = drawing["content"]
+    return content if isinstance(content, str) else json.dumps(content)
 
 
 if __name__ == "__main__":
