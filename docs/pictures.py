@@ -13,7 +13,8 @@ import vl_convert
 def main() -> None:
     """Render the plots of the workspace, or of the revisions named, into FOLDER (default docs/)."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
-    command = ["dvc", "plots", "diff", "--json", *sys.argv[2:]]
+    revisions = sys.argv[2:]
+    command = ["dvc", "plots", *(["diff", *revisions] if revisions else ["show"]), "--json"]
     shown = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     for name, drawings in shown["data"].items():
         for drawing in drawings:
