@@ -85,12 +85,12 @@ def token_budget_batches(lengths: Sequence[int] | Ids, budget: int) -> list[Ids]
     Returns:
         Index arrays (int64) into ``lengths``; every index occurs exactly once.
     """
-    sizes = np.maximum(np.asarray(lengths, dtype=np.int64), 1)
+    sizes = np.asarray(lengths, dtype=np.int64)
     order = np.argsort(-sizes, kind="stable").astype(np.int64)
     batches: list[Ids] = []
     start = 0
     while start < len(order):
-        count = max(1, budget // int(sizes[order[start]]))
+        count = max(1, budget // max(int(sizes[order[start]]), 1))
         batches.append(order[start : start + count])
         start += count
     return batches
