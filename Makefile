@@ -15,7 +15,8 @@ export DVC_NO_ANALYTICS := 1
 repro: install
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro
 	@echo
-	@$(BIN)/dvc metrics show --md
+	@echo "reports/metrics.json, as committed and as just made:"
+	@$(BIN)/dvc metrics diff --all --no-path --md HEAD
 	@echo
 	@echo "model:  models/onnx/model.onnx"
 	@echo "try it: $(BIN)/afina predict models/onnx/model.onnx --text \"Llevo tres meses sin cobrar la pensión y nadie responde\""

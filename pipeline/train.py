@@ -15,7 +15,7 @@ from afina.training.loop import HISTORY_COLUMNS, train
 
 
 @stage("train")
-def main() -> str:
+def main() -> str | None:
     params = load_section(TrainParams)
     result = train(
         params,
@@ -27,8 +27,9 @@ def main() -> str:
         classifier_folder=Path("models/classifier"),
         checkpoint_folder=Path("models/checkpoints"),
     )
-    if result.is_main_process:
-        write_csv(Path("reports/training.csv"), HISTORY_COLUMNS, map(astuple, result.history))
+    if not result.is_main_process:
+        return None
+    write_csv(Path("reports/training.csv"), HISTORY_COLUMNS, map(astuple, result.history))
     return (
         f"best epoch {result.best_epoch} of {len(result.history)}, validation macro-F1 "
         f"{result.best_macro_f1:.3f}, {result.examples_per_second:,.0f} examples/s ({result.precision})"

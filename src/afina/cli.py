@@ -17,7 +17,7 @@ import typer
 
 from afina import __version__
 from afina.errors import UserError
-from afina.files import atomic_path
+from afina.files import UnixLines, atomic_path
 from afina.progress import Progress
 
 if TYPE_CHECKING:
@@ -364,7 +364,7 @@ def _predict_csv(classifier: Classifier, table: _Csv, out: Path | None, prefix: 
         source = stack.enter_context(table.path.open(encoding=table.encoding, newline=""))
         progress = stack.enter_context(Progress("predict", table.rows, "texts"))
         reader = csv.reader(source, delimiter=table.delimiter)
-        writer = csv.writer(_UnixLines(target), delimiter=table.delimiter, lineterminator="\r\n")
+        writer = csv.writer(UnixLines(target), delimiter=table.delimiter, lineterminator="\r\n")
         next(reader)
         writer.writerow([*table.header, *added])
         for rows in _chunks(filter(None, reader), CHUNK):
@@ -374,16 +374,6 @@ def _predict_csv(classifier: Classifier, table: _Csv, out: Path | None, prefix: 
             progress.advance(len(rows))
     if out is not None:
         print(f"{out}: {table.rows:,} rows", file=sys.stderr)
-
-
-class _UnixLines:
-    """Writes lines ended by ``\\r\\n``, with which the csv module quotes a ``\\r`` in a cell, as ``\\n``."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-
-    def write(self, line: str) -> None:
-        self.stream.write(line.removesuffix("\r\n") + "\n")
 
 
 # -------------------------------------------------------------------------------------- helpers

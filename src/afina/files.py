@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from afina.errors import UserError
 
@@ -63,9 +63,19 @@ def read_json(path: Path) -> Any:
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a UTF-8 CSV with a header row; floats keep the digits that ``str`` gives."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = csv.writer(UnixLines(stream), lineterminator="\r\n")
         writer.writerow(header)
         writer.writerows(rows)
+
+
+class UnixLines:
+    """Writes lines ended by ``\\r\\n``, with which the csv module quotes a ``\\r`` in a cell, as ``\\n``."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, line: str) -> None:
+        self.stream.write(line.removesuffix("\r\n") + "\n")
 
 
 def sha256(path: Path) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from afina.errors import UserError
 
 
-def stage(name: str) -> Callable[[Callable[[], str]], Callable[[], None]]:
-    """Turn a function that returns its summary into a stage's entry point."""
+def stage(name: str) -> Callable[[Callable[[], str | None]], Callable[[], None]]:
+    """Turn a function that returns its summary, or None to say nothing, into a stage's entry point."""
 
-    def decorate(main: Callable[[], str]) -> Callable[[], None]:
+    def decorate(main: Callable[[], str | None]) -> Callable[[], None]:
         def run() -> None:
             start = time.perf_counter()
             try:
@@ -20,7 +20,8 @@ def stage(name: str) -> Callable[[Callable[[], str]], Callable[[], None]]:
             except UserError as error:
                 print(f"{name}: error: {error}", file=sys.stderr)
                 raise SystemExit(2) from None
-            print(f"{name}: {summary} ({time.perf_counter() - start:.1f} s)", flush=True)
+            if summary is not None:
+                print(f"{name}: {summary} ({time.perf_counter() - start:.1f} s)", flush=True)
 
         return run
 

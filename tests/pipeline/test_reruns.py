@@ -174,3 +174,14 @@ def test_only_what_depends_on_the_change_runs_again(
     assert ran == ["balance", "train", "evaluate", "export"]
     unchanged = {stage for stage in STAGES if template.lock[stage] == project.lock[stage]}
     assert unchanged == {"extract", "clean", "analyze", "split", "baseline"}
+
+
+def test_without_the_int8_copy_there_is_one_model_file(template: Project, tmp_path: Path) -> None:
+    project = template.copy_to(tmp_path)
+    assert sorted(path.name for path in (project.root / "models/onnx").iterdir()) == [
+        "model.int8.onnx",
+        "model.onnx",
+    ]
+    project.set(export__int8=False)
+    assert project.dvc("repro").ran == ["export"]
+    assert [path.name for path in (project.root / "models/onnx").iterdir()] == ["model.onnx"]

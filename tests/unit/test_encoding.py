@@ -71,6 +71,13 @@ def test_pad_batch() -> None:
     assert pad_batch([], 1)[0].shape == (0, 0)
 
 
+@pytest.mark.parametrize(("longest", "width"), [(1, 16), (16, 16), (17, 20), (20, 20)])
+def test_padding_to_a_multiple_stops_at_the_longest_sequence_allowed(longest: int, width: int) -> None:
+    input_ids, mask = pad_batch([np.ones(longest, dtype=np.int64)], 0, 16, 20)
+    assert input_ids.shape == mask.shape == (1, width)
+    assert mask.sum() == longest
+
+
 @given(st.lists(st.integers(0, 200), max_size=60), st.integers(1, 500))
 def test_budget_batches_partition_sort_and_fit(lengths: list[int], budget: int) -> None:
     batches = token_budget_batches(lengths, budget)

@@ -82,7 +82,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
         ({"opset": 9}, "export.opset"),
         ({"tolerance": 0}, "export.tolerance"),
         ({"tolerance": 0.5}, "export.tolerance"),
-        ({"batch_tokens": 0}, "export.batch_tokens"),
+        ({"token_budget": 0}, "export.token_budget"),
         ({"int": True}, "export.int: unknown parameter; did you mean 'int8'"),
     ],
 )

@@ -115,7 +115,7 @@ def export_classifier(
     check_cleaning(texts.ids, texts.raw, texts.cleaned, metadata.cleaning)
     model = ProbabilityModel(classifier, metadata.task).eval()
     logits = predict_logits(
-        classifier, encoder, texts.cleaned, token_budget=params.batch_tokens, device="cpu", precision="fp32"
+        classifier, encoder, texts.cleaned, token_budget=params.token_budget, device="cpu", precision="fp32"
     )
     reference = np.asarray(to_probabilities(logits, metadata.task), dtype=np.float32)
     traced = graphs.trace(model, _example(encoder), params.opset)
@@ -178,7 +178,7 @@ def _try_fuse(model: ProbabilityModel, traced: Graph) -> tuple[Graph | None, str
 
 def _measure(graph: Graph, reference: Floats, file: Path, texts: TestTexts, params: ExportParams) -> Written:
     """Predict the raw texts with a file in both batchings and compare the worse one with torch."""
-    runtime = Classifier(file, token_budget=params.batch_tokens)
+    runtime = Classifier(file, token_budget=params.token_budget)
     sorted_batches = runtime.predict_proba(texts.raw)
     mixed_batches = mixed_probabilities(runtime, texts.raw)
     agreements = [compare(reference, found, runtime.thresholds) for found in (sorted_batches, mixed_batches)]

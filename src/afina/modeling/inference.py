@@ -11,7 +11,7 @@ import torch
 
 from afina.modeling.classifier import TextClassifier
 from afina.progress import Progress
-from afina.runtime.encoding import Encoder, Ids, pad_batch, token_budget_batches
+from afina.runtime.encoding import TOKEN_BUDGET, Encoder, Ids, pad_batch, token_budget_batches
 
 
 def predict_logits(
@@ -19,7 +19,7 @@ def predict_logits(
     encoder: Encoder,
     texts: Sequence[str],
     *,
-    token_budget: int = 8192,
+    token_budget: int = TOKEN_BUDGET,
     device: torch.device | str | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     progress: Progress | None = None,
@@ -51,7 +51,7 @@ def logits_of_ids(
     ids: Sequence[Ids],
     pad_token_id: int,
     *,
-    token_budget: int = 8192,
+    token_budget: int = TOKEN_BUDGET,
     device: torch.device | str | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     progress: Progress | None = None,

@@ -31,7 +31,7 @@ class EvaluateParams(Section):
     )
     mistakes: int = Field(50, ge=0, description="most confident test mistakes written to mistakes.csv")
     token_budget: int = Field(
-        8_192, ge=16, description="tokens, padding included, scored at once; less needs less memory"
+        2048, ge=16, description="tokens, padding included, scored at once; on a GPU more is faster"
     )
 
     @field_validator("thresholds", mode="before")

@@ -30,6 +30,6 @@ class ExportParams(Section):
         description="largest difference between a probability of torch and of the exported file; beyond it "
         "the stage fails and the previous model stays",
     )
-    batch_tokens: int = Field(
-        8192, ge=1, description="most tokens in a batch, padding included, while the files are compared"
+    token_budget: int = Field(
+        2048, ge=16, description="most tokens in a batch, padding included, while the files are compared"
     )

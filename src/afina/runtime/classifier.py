@@ -14,7 +14,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from afina.errors import UserError
-from afina.runtime.encoding import Encoder, Ids, pad_batch, token_budget_batches
+from afina.runtime.encoding import TOKEN_BUDGET, Encoder, Ids, pad_batch, token_budget_batches
 from afina.runtime.metadata import ArtifactMetadata
 from afina.runtime.text import STEPS, clean_text
 
@@ -82,7 +82,7 @@ class Classifier:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, token_budget: int = 8192, threads: int | None = None
+        self, path: str | os.PathLike[str], *, token_budget: int = TOKEN_BUDGET, threads: int | None = None
     ) -> None:
         if token_budget < 1:
             raise ValueError(f"token_budget: expected at least 1, found {token_budget}")

@@ -52,8 +52,6 @@ HISTORY_COLUMNS = tuple(EpochRecord.__dataclass_fields__)
 # Parameters that decide how a run is done, not what comes out: a checkpoint survives a change of these.
 OPERATIONAL = {"device", "threads", "checkpoint_seconds"}
 
-VALIDATION_TOKENS = 8192  # in a batch, padding included
-
 # Widths of batches are multiples of this: on a processor every new shape costs the compilation of its
 # kernels, more than a few columns of padding do (2.2 times the examples/s of exact widths on the demo).
 WIDTH_MULTIPLE = 16
@@ -384,8 +382,8 @@ def _forward(
     label_weights: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Logits (B, L) and losses (B,) of a batch."""
-    width = WIDTH_MULTIPLE if params.max_length % WIDTH_MULTIPLE == 0 else 1  # never over the positions
-    input_ids, mask = pad_batch([examples.tokens[index] for index in batch], pad_token_id, width)
+    tokens = [examples.tokens[index] for index in batch]
+    input_ids, mask = pad_batch(tokens, pad_token_id, WIDTH_MULTIPLE, params.max_length)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         logits = model(torch.from_numpy(input_ids).to(device), torch.from_numpy(mask).to(device))
     targets = torch.from_numpy(examples.targets[batch]).to(device)
@@ -412,7 +410,6 @@ def _validate(
             model,
             [validation.tokens[index] for index in mine],
             pad_token_id,
-            token_budget=VALIDATION_TOKENS,
             precision=precision,
         )
     )

@@ -1,0 +1,86 @@
+"""Files that stages write."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from afina.errors import UserError
+from afina.files import atomic_path, read_json, write_csv, write_json
+from afina.stage import stage
+
+CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
+
+
+@given(st.lists(st.tuples(CELLS, CELLS), max_size=5))
+def test_any_text_comes_back_from_a_csv(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "rows.csv"
+    write_csv(path, ("a", "b"), rows)
+    with path.open(encoding="utf-8", newline="") as stream:
+        assert list(csv.reader(stream)) == [["a", "b"], *map(list, rows)]
+
+
+def test_csv_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    write_csv(path, ("text", "n"), [("one\rline", 1), ("ñandú", 0.5)])
+    assert path.read_bytes() == 'text,n\n"one\rline",1\nñandú,0.5\n'.encode()
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "kept.json"
+    write_json(path, {"ñ": 1})
+
+    def fail() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half of")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert read_json(path) == {"ñ": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    for name in ("first", "second"):
+        with atomic_path(path) as temporary:
+            temporary.mkdir()
+            (temporary / name).touch()
+    assert [file.name for file in path.iterdir()] == ["second"]
+
+
+def test_json_that_is_not_there_or_broken_is_a_user_error(tmp_path: Path) -> None:
+    path = tmp_path / "broken.json"
+    with pytest.raises(UserError, match=r"no such file; run `dvc repro`"):
+        read_json(path)
+    path.write_text('{\n"a": }')
+    with pytest.raises(UserError, match=r"broken.json: line 2: not valid JSON"):
+        read_json(path)
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_json(path, {"a": float("nan")})
+    assert path.read_text() == '{\n"a": }'
+
+
+def test_a_stage_says_its_summary_or_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    stage("demo")(lambda: "3 rows")()
+    assert capsys.readouterr().out.startswith("demo: 3 rows (0.0 s)")
+    stage("demo")(lambda: None)()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_users_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> str:
+        raise UserError("params.yaml: no such thing")
+
+    with pytest.raises(SystemExit, match="2"):
+        stage("demo")(fail)()
+    captured = capsys.readouterr()
+    assert captured.err == "demo: error: params.yaml: no such thing\n"
+    assert captured.out == ""
