@@ -74,12 +74,11 @@ def check_cleaning(
 
 
 def mixed_probabilities(classifier: Classifier, texts: Sequence[str]) -> Floats:
-    """Probabilities (n, L) of raw texts in batches of mixed sizes and lengths, in the order given."""
-    ids = classifier.encode(texts)
-    result = np.empty((len(ids), len(classifier.labels)), dtype=np.float32)
-    with Progress("parity", len(ids), "texts") as progress:
-        for rows in _mixed_batches(len(ids)):
-            result[rows] = classifier.forward(ids[rows])[1]
+    """Probabilities (n, L) of raw texts, predicted a few at a time: batches of mixed sizes and lengths."""
+    result = np.empty((len(texts), len(classifier.labels)), dtype=np.float32)
+    with Progress("parity", len(texts), "texts") as progress:
+        for rows in _mixed_batches(len(texts)):
+            result[rows] = classifier.predict_proba(texts[rows])
             progress.advance(rows.stop - rows.start)
     return result
 
