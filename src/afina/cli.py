@@ -91,8 +91,8 @@ def predict(
 ) -> None:
     """Classify texts: given with --text, in a CSV given with --file, or one a line on stdin.
 
-    On a terminal the answer is a table, elsewhere a line a text: label, tab, probability. A multilabel
-    model joins its labels with |, and gives an empty label where none reaches its threshold.
+    On a terminal each text is followed by its labels, elsewhere the answer is a line a text: label, tab,
+    probability; a multilabel model joins its labels with |, and gives none where none reaches its threshold.
     """
     _check_options(text, file, out, delimiter, prefix, as_json)
     from afina.runtime.classifier import Classifier
@@ -179,7 +179,7 @@ def _print_predictions(classifier: Classifier, texts: Iterable[str], top_k: int,
             for text, prediction in zip(chunk, predictions, strict=True):
                 print(json.dumps(_as_json(text, prediction, classifier.task, top_k), ensure_ascii=False))
         elif sys.stdout.isatty():
-            _print_table(chunk, predictions, top_k)
+            _print_for_people(chunk, predictions, top_k)
         else:
             for prediction in predictions:
                 print("\t".join(_plain_cells(prediction, top_k)))
@@ -223,27 +223,21 @@ def _number(score: Score) -> str:
     return f"{score.probability:.6f}"
 
 
-def _print_table(texts: Sequence[str], predictions: Sequence[Prediction], top_k: int) -> None:
+def _print_for_people(texts: Sequence[str], predictions: Sequence[Prediction], top_k: int) -> None:
+    """Each text, cut to the line, with its labels below; with top-k those that are not assigned too."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(show_edge=False)
-    table.add_column("text", ratio=1, no_wrap=True, overflow="ellipsis")
-    table.add_column("label")
-    table.add_column("probability", justify="right")
-    if top_k > 1:
-        table.add_column(f"top {top_k}")
+    console = Console(highlight=False)
     for text, prediction in zip(texts, predictions, strict=True):
-        cells = [
-            " ".join(text[:500].split()),
-            "\n".join(score.label for score in prediction.labels) or "–",
-            "\n".join(f"{score.probability:.4f}" for score in prediction.labels) or "–",
-        ]
-        if top_k > 1:
-            cells.append("\n".join(f"{score.probability:.4f} {score.label}" for score in prediction.top))
-        table.add_row(*(Text(cell) for cell in cells))  # Text: brackets are no markup
-    Console().print(table)
+        shown = " ".join(text[:500].split()) or "(no text)"
+        console.print(Text(shown, style="dim"), no_wrap=True, overflow="ellipsis")
+        if not prediction.labels:
+            console.print("  –       no label reaches its threshold")
+        others = prediction.top if top_k > 1 else ()
+        for score in sorted({*prediction.labels, *others}, key=lambda score: -score.probability):
+            style = "bold" if score in prediction.labels else ""
+            console.print(Text(f"  {score.probability:.4f}  {score.label}", style=style))
 
 
 # ------------------------------------------------------------------------------------------- CSV

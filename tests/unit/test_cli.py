@@ -103,13 +103,30 @@ def test_json_lines(run: Run, model: str, multilabel: str) -> None:
     }
 
 
-def test_a_table_on_a_terminal(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def pretend_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make standard output a terminal, one without colours."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    out = run("predict", model, "--text", "luz [bold]luz", "--top-k", "3")
-    assert "probability" in out
-    assert "[bold]" in out  # shown, not obeyed
-    assert "0.7870" in out
-    assert "pagos" in out
+    monkeypatch.setenv("TERM", "dumb")
+
+
+def test_labels_below_the_text_on_a_terminal(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_terminal(monkeypatch)
+    out = run("predict", model, "--text", "luz [bold]luz", "--text", " ", "--top-k", "3").splitlines()
+    assert out[0] == "luz [bold]luz"  # shown, not obeyed
+    assert out[1] == "  0.7870  luz"
+    assert sorted(line.split()[-1] for line in out[1:4]) == ["agua", "luz", "pagos"]
+    assert out[4] == "(no text)"
+    assert run("predict", model, "--text", "luz luz").splitlines() == ["luz luz", "  0.7870  luz"]
+
+
+def test_no_label_reaches_its_threshold_on_a_terminal(
+    run: Run, multilabel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_terminal(monkeypatch)
+    out = run("predict", multilabel, "--text", "", "--top-k", "2").splitlines()
+    assert out[1] == "  –       no label reaches its threshold"
+    assert len(out) == 4
+    assert len(run("predict", multilabel, "--text", "agua agua").splitlines()) == 2
 
 
 def test_lines_of_stdin(run: Run, model: str) -> None:

@@ -12,7 +12,14 @@ from safetensors.torch import load_file, save_file
 
 from afina.errors import UserError
 from afina.modeling.backbone import load_tokenizer
-from afina.modeling.classifier import TextClassifier, load_pretrained, pool
+from afina.modeling.classifier import (
+    ACTIVATIONS,
+    Activation,
+    TextClassifier,
+    hidden_layer,
+    load_pretrained,
+    pool,
+)
 from afina.modeling.inference import predict_logits
 from afina.modeling.store import ClassifierConfig, load_classifier, read_config, save_classifier
 from afina.runtime.encoding import Encoder, pad_batch
@@ -69,6 +76,15 @@ def test_head_is_any_list_of_layers(tmp_path: Path) -> None:
     assert sum(isinstance(layer, torch.nn.Tanh) for layer in model.head) == 3
     assert [layer.p for layer in model.head if isinstance(layer, torch.nn.Dropout)] == [0.2] * 4
     assert predict_logits(model, encoder, TEXTS).shape == (17, 3)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
+def test_a_deep_head_starts_with_signals_of_the_size_it_is_given(activation: Activation) -> None:
+    torch.manual_seed(0)
+    signal = torch.randn(64, 384)
+    for inputs, outputs in ((384, 768), (768, 350), (350, 100)):
+        signal = ACTIVATIONS[activation]()(hidden_layer(inputs, outputs, activation)(signal))
+    assert 0.4 < float(signal.detach().pow(2).mean().sqrt()) < 2.0
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -60,7 +60,7 @@ class TextClassifier(nn.Module):
         layers: list[nn.Module] = []
         width = int(backbone.config.hidden_size)
         for size in head:
-            layers += [nn.Dropout(dropout), nn.Linear(width, size), ACTIVATIONS[activation]()]
+            layers += [nn.Dropout(dropout), hidden_layer(width, size, activation), ACTIVATIONS[activation]()]
             width = size
         layers += [nn.Dropout(dropout), nn.Linear(width, label_count)]
         self.head = nn.Sequential(*layers)
@@ -70,6 +70,21 @@ class TextClassifier(nn.Module):
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         logits: Tensor = self.head(pool(hidden.float(), attention_mask, self.pooling))
         return logits.float()
+
+
+def hidden_layer(inputs: int, outputs: int, activation: Activation) -> nn.Linear:
+    """A linear layer whose first weights keep the size of signals through its activation.
+
+    He et al. 2015 (arXiv:1502.01852) for relu and gelu, Glorot and Bengio 2010 for tanh: with torch's own
+    first weights a head of several layers gives all texts the same logits, and learns the class sizes first.
+    """
+    layer = nn.Linear(inputs, outputs)
+    if activation == "tanh":
+        nn.init.xavier_uniform_(layer.weight, gain=nn.init.calculate_gain("tanh"))
+    else:
+        nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
