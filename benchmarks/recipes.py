@@ -4,8 +4,8 @@
 
 FOLDER holds the data sets as FILES names them; a recipe whose files are absent is reported as such. Each
 run is a clone of the committed tree, with the recipe as its params.yaml, and `dvc repro`. A backbone that is
-neither installed nor downloadable is replaced by the default one, with the learning rates of params.yaml,
-which are for it; the table says which backbone ran.
+neither installed nor downloadable is replaced by the default one, with the learning rate of params.yaml,
+which is for it; the table says which backbone ran.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def prepare(recipe: str, variant: dict[str, Any]) -> tuple[dict[str, Any], str]:
     except UserError as error:
         print(f"{recipe}: {error}\n{recipe}: running with the default backbone instead", file=sys.stderr)
         default = yaml.safe_load((ROOT / "params.yaml").read_text())["train"]
-        for name in ("backbone", "revision", "learning_rate", "head_learning_rate"):
+        for name in ("backbone", "revision", "learning_rate"):
             params["train"][name] = default[name]
     return params, params["train"]["backbone"].rpartition("/")[2]
 
