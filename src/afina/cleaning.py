@@ -137,13 +137,13 @@ def _clean_chunk(texts: pa.Array, steps: list[str]) -> pa.Array:
 
 
 def read_label_map(path: Path) -> dict[str, str | None]:
-    """Read a label map: a CSV with a header whose first two columns are the old and the new name.
+    """Read a label map: a CSV with the columns ``raw`` (the old name) and ``label`` (the new one).
 
-    The delimiter (comma, semicolon, tab, bar) is the most frequent one in the header; an empty new name
-    means: drop.
+    Other columns are passed over. The delimiter (comma, semicolon, tab, bar) is the most frequent one in the
+    header; an empty new name means: drop.
 
     Raises:
-        UserError: the file is missing, has one column, or gives one name two new ones.
+        UserError: the file is missing, lacks a column, or gives one name two new ones.
     """
     try:
         content = path.read_bytes()
@@ -155,19 +155,27 @@ def read_label_map(path: Path) -> dict[str, str | None]:
         text = content.decode("cp1252", errors="replace")  # what spreadsheets write
     header = text.split("\n", 1)[0]
     delimiter = max(",;\t|", key=header.count)
-    if delimiter not in header:
-        raise UserError(f"clean.label_map: {path}: expected two columns, the old name and the new one")
     mapping: dict[str, str | None] = {}
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    next(reader, None)
+    columns = [name.strip().lower() for name in next(reader, [])]
+    if "raw" not in columns or "label" not in columns:
+        found = ", ".join(columns) or "nothing"
+        raise UserError(
+            f"clean.label_map: {path}: line 1: expected the column names raw and label, found {found[:100]}"
+        )
+    raw, new = columns.index("raw"), columns.index("label")
     for row in reader:
-        if not row or not row[0].strip():
+        if not any(cell.strip() for cell in row):
             continue
-        if len(row) < 2:
-            raise UserError(f"clean.label_map: {path}: line {reader.line_num}: no second column")
-        label = row[1].strip() or None
-        if mapping.setdefault(row[0], label) != label:
-            raise UserError(f"clean.label_map: {path}: line {reader.line_num}: '{row[0]}' has two new names")
+        if len(row) <= max(raw, new):
+            raise UserError(f"clean.label_map: {path}: line {reader.line_num}: {len(row)} columns")
+        if not row[raw].strip():
+            continue
+        label = row[new].strip() or None
+        if mapping.setdefault(row[raw], label) != label:
+            raise UserError(
+                f"clean.label_map: {path}: line {reader.line_num}: '{row[raw]}' has two new names"
+            )
     return mapping
 
 
@@ -293,11 +301,12 @@ class Cleaned:
             raise UserError(
                 f"clean: no row is left (rejected: {reasons or 'none'}); see data/clean/rejected.csv"
             )
-        labels = self.labels["labels"]
-        if len(labels) < (2 if self.labels["task"] == "multiclass" else 1):
-            found = f"only '{labels[0]}'" if labels else "none"
+        counts = self.labels["counts"]
+        if not counts or (len(counts) == 1 and self.table.num_rows in counts.values()):
+            found = f"only '{next(iter(counts))}'" if counts else "none"
             raise UserError(
-                f"clean: {found} is left as a label and a classifier needs two; see the clean section"
+                f"clean: {found} is left as a label and a classifier needs two; does label: in extract name "
+                "the right column? See top_k, label_map and the like in clean, and data/clean/rejected.csv"
             )
 
 

@@ -165,7 +165,7 @@ def _stdin_lines(encoding: str | None) -> Iterator[str]:
             yield line.decode(encoding or ("utf-8-sig" if number == 1 else "utf-8")).rstrip("\r\n")
         except UnicodeDecodeError:
             raise UserError(
-                f"stdin: line {number} is not {encoding or 'UTF-8'}; name it, such as --encoding latin-1"
+                f"stdin: line {number} is not {encoding or 'UTF-8'}; name it, such as --encoding cp1252"
             ) from None
 
 
@@ -303,10 +303,12 @@ def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str |
 def _detect_encoding(path: Path) -> str:
     """UTF-8 or, by its mark, UTF-16; anything else is read as Windows' or ISO's Latin, and said to be."""
     with path.open("rb") as stream:
-        start = stream.read(3)
+        start = stream.read(4)
+    if start == b"PK\x03\x04":
+        raise UserError(f"{path}: an Excel workbook or another archive; save it as CSV")
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16"
-    name = "utf-8-sig" if start == b"\xef\xbb\xbf" else "utf-8"
+    name = "utf-8-sig" if start[:3] == b"\xef\xbb\xbf" else "utf-8"
     if _decodes(path, name):
         return name
     name = "cp1252" if _decodes(path, "cp1252") else "latin-1"

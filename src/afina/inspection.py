@@ -28,6 +28,7 @@ from afina.sources.values import ONES, SPLITS, ZEROS, as_text, parse_times, spli
 _SEPARATORS = ("|", ";", ",", "/")
 _SAMPLE = 2_000  # cells looked at where all of them would tell no more
 _SHOWN_CLASSES = 30
+_UNKNOWN = "???"  # stands in the block for a column that a person must name
 
 # Words in a column's name that speak for a role, without accents.
 _HINTS = {
@@ -232,9 +233,15 @@ def _how_delimited(path: Path, shown: str) -> tuple[dict[str, Any], dict[str, st
     return options, written, []
 
 
+def _title_rows(rows: Sequence[Sequence[Any]]) -> int:
+    """Rows of a single cell above the first row with several: titles, not data."""
+    filled = [sum(cell is not None and cell != "" for cell in row) for row in rows[:20]]
+    return next((at for at, cells in enumerate(filled) if cells > 1), 0)
+
+
 def _first_rows(values: dict[str, Any], path: Path, count: int = _SAMPLE) -> list[list[Any]]:
     """The first rows of a file read without a header, row by row."""
-    source = Source.model_validate({**values, "text": "0", "label": "0"})
+    source = Source.model_validate({**values, "text": "0", "label": "1"})
     for chunk in read_chunks(source, _root_of(values["path"], path), {}, None, Rejects("")):
         cells = [list(column)[:count] for column in chunk.columns.values()]
         return [list(row) for row in zip(*cells, strict=True)]
@@ -266,22 +273,22 @@ def _is_number(text: str) -> bool:
 
 
 def _how_excel(path: Path, shown: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    from afina.sources.excel import sheet_names
+    from afina.sources.excel import first_rows, sheet_names
 
     names = sheet_names(path, shown)
-    sizes = {}
-    for name in names:
-        try:
-            sizes[name] = len(_first_rows({"path": shown, "sheet": name, "header": False}, path))
-        except UserError:
-            sizes[name] = 0
+    sizes = {name: len(first_rows(path, shown, name, _SAMPLE)) for name in names}
     best = max(names, key=lambda name: sizes[name])
     options: dict[str, Any] = {"sheet": best} if len(names) > 1 else {}
     notes = []
     if len(names) > 1:
         others = ", ".join(f"'{name}'" for name in names if name != best)
         notes.append(f"inspected sheet '{best}'; other sheets: {others}")
-    header = _has_header(_first_rows({"path": shown, "sheet": best, "header": False}, path))
+    numbered = first_rows(path, shown, best, _SAMPLE)
+    above = _title_rows([row for _, row in numbered])
+    if above:
+        options["skip_rows"] = numbered[above][0] - 1
+        notes.append(f"{above} title line{'s' if above > 1 else ''} above the table passed over")
+    header = _has_header([row for _, row in numbered[above:]])
     if not header:
         options["header"] = False
     return options, {"sheet": best, "header": "first row" if header else "none; columns are numbered"}, notes
@@ -549,7 +556,7 @@ def _label_columns(
     for fact in left.values():
         atoms = _atoms(fact)
         few = len(atoms) <= max(2, min(1_000, size // 2))
-        if few and (len(atoms) > 1 or fact.hinted("label")) and fact.mean_words <= 12:
+        if few and len(atoms) > 1 and fact.mean_words <= 12:
             # Of a code and a name for the same thing the name is taken.
             order = (not fact.hinted("label"), fact.zero_or_one(), fact.hinted("label") and fact.numbers)
             candidates.append((order, len(atoms), fact.name))
@@ -611,11 +618,11 @@ def _mapping_names(columns: dict[str, list[Any]], roles: _Roles) -> dict[str, An
     def bare(names: tuple[str, ...]) -> str | list[str]:
         return names[0] if len(names) == 1 else list(names)
 
-    mapping: dict[str, Any] = {"text": bare(roles.text) if roles.text else next(iter(columns))}
+    mapping: dict[str, Any] = {"text": bare(roles.text) if roles.text else _UNKNOWN}
     if roles.label_columns:
         mapping["label_columns"] = list(roles.label_columns)
     else:
-        mapping["label"] = bare(roles.label) if roles.label else list(columns)[-1]
+        mapping["label"] = bare(roles.label) if roles.label else _UNKNOWN
     for role in ("id", "group", "time", "split"):
         if getattr(roles, role) is not None:
             mapping[role] = getattr(roles, role)
@@ -626,7 +633,7 @@ def _ordered(source: dict[str, Any]) -> dict[str, Any]:
     """The keys in the order of the documentation: where, how written, what means what."""
     if source.get("format") == "folder":
         return {"path": source["path"], "format": "folder"}
-    options = ("format", "encoding", "delimiter", "quotechar", "header", "sheet", "table")
+    options = ("format", "encoding", "delimiter", "quotechar", "skip_rows", "header", "sheet", "table")
     mapping = ("text", "label", "label_separator", "label_columns", "id", "group", "time", "split")
     return {key: source[key] for key in ("path", *options, *mapping) if key in source}
 

@@ -199,14 +199,14 @@ def _raise_for(messages: _Messages, small: Ints, counts: csr_array) -> None:
         return
     rows, units = counts.sum(axis=0), (counts > 0).sum(axis=0)
     named = [
-        f"'{messages.labels[label]}' ({rows[label]} messages"
+        f"'{messages.labels[label]}' ({rows[label]} message{'s' if rows[label] != 1 else ''}"
         + (f" in {units[label]} sets that stay together)" if units[label] < rows[label] else ")")
         for label in small[:5]
     ]
     more = f" and {len(small) - 5} more" if len(small) > 5 else ""
     raise UserError(
         f"split: too small to reach train, validation and test: {', '.join(named)}{more}; "
-        "merge or drop them in clean, or set split.small_classes to train"
+        "merge them by clean.label_map, drop them by clean.min_count, or set split.small_classes to train"
     )
 
 
@@ -322,7 +322,8 @@ def _small_classes(
         more = f" and {len(small) - 5} more" if len(small) > 5 else ""
         raise UserError(
             f"split.method {method}: classes that do not reach every split: {named}{more}; "
-            "merge or drop them in clean, use another method, or set split.small_classes to train"
+            "merge them by clean.label_map, drop them by clean.min_count, use another method, or set "
+            "split.small_classes to train"
         )
     return small
 

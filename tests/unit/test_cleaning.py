@@ -162,6 +162,7 @@ def test_a_name_mapped_twice_is_an_error() -> None:
         "raw,label\nseñal,Señal\nspam,\n",
         "raw;label;nota, con coma\nseñal;Señal;x\nspam;;\n\n",
         "raw\tlabel\r\nseñal\tSeñal\r\nspam\t\r\n",
+        "Label,n,RAW\nSeñal,3,señal\n,1,spam\n",
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
@@ -174,9 +175,11 @@ def test_read_label_map(content: str, encoding: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("label\nx\n", "two columns"),
+        ("label\nx\n", "line 1: expected the column names raw and label, found label"),
+        ("Agua,agua\n", "found agua, agua"),
+        ("", "found nothing"),
         ("raw,label\na,x\na,y\n", "line 3: 'a' has two new names"),
-        ("raw,label\na\n", "line 2: no second column"),
+        ("raw,label\na\n", "line 2: 1 columns"),
     ],
 )
 def test_a_wrong_label_map(content: str, message: str, tmp_path: Path) -> None:
@@ -474,5 +477,6 @@ def test_the_stage(tmp_path: Path, repository: Path) -> None:
     failed = run()
     assert failed.returncode == 2
     assert failed.stderr.splitlines()[-1] == (
-        "clean: error: clean: only 'a' is left as a label and a classifier needs two; see the clean section"
+        "clean: error: clean: only 'a' is left as a label and a classifier needs two; does label: in extract "
+        "name the right column? See top_k, label_map and the like in clean, and data/clean/rejected.csv"
     )

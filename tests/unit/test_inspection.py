@@ -9,6 +9,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -129,6 +130,35 @@ def test_several_labels_are_noticed_in_cells_and_in_lists(tmp_path: Path, name: 
     assert sum(found.class_counts.values()) == 80
     labels = paste(found, tmp_path).table["labels"].to_pylist()
     assert sum(map(len, labels)) == 80
+
+
+def test_a_column_of_one_value_is_no_label(tmp_path: Path) -> None:
+    rows = [
+        {"mensaje": f"Quiero saber de mi caso {number}", "tag": "web", "nivel": "ab"[number % 2]}
+        for number in range(20)
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert inspect_file(tmp_path / "t.jsonl", tmp_path).label == ("nivel",)
+
+
+def test_a_label_that_is_not_found_is_left_to_the_reader(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("mensaje\n" + "".join(f"Quiero saber de mi caso {n}\n" for n in range(9)))
+    found = inspect_file(tmp_path / "t.csv", tmp_path)
+    assert found.source["label"] == "???"
+    assert any("no column looks like a label" in note for note in found.notes)
+
+
+def test_titles_above_a_sheets_table_are_passed_over(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    for row in (["Informe de reclamos"], [], ["Mensaje", "Área"]):
+        book.active.append(row)
+    for number in range(20):
+        book.active.append([f"No tengo agua desde hace {number} días", "Agua" if number % 2 else "Luz"])
+    book.save(tmp_path / "t.xlsx")
+    found = inspect_file(tmp_path / "t.xlsx", tmp_path)
+    assert (found.text, found.label, found.rows) == (("Mensaje",), ("Área",), 20)
+    assert found.source["skip_rows"] == 2
+    assert paste(found, tmp_path).table.num_rows == 20
 
 
 def test_columns_of_zero_and_one_are_labels(tmp_path: Path) -> None:

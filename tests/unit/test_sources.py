@@ -310,6 +310,26 @@ def test_excel_cells_keep_their_meaning(tmp_path: Path) -> None:
     ]
 
 
+def test_a_sheet_named_by_a_number_needs_no_quotes(tmp_path: Path) -> None:
+    cells = [["text", "label"], ["a", "x"]]
+    path = workbook(tmp_path, {"2023": cells, "2024": [cells[0], ["b", "y"]]})
+    assert rows(extract(tmp_path, {"path": path, **BASIC, "sheet": 2024}))[0] == ("b", ["y"])
+    first = extract(tmp_path, {"path": path, **BASIC})
+    assert rows(first)[0] == ("a", ["x"])
+    assert first.describe().endswith("sheet '2023' alone is read; sheet: names another of ['2024']")
+
+
+def test_columns_names_all_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("1,hola,x\n2,adiós,y\n")
+    source = {"path": "a.csv", "text": "texto", "label": "tema", "header": False}
+    assert rows(extract(tmp_path, {**source, "columns": ["n", "texto", "tema"]}))[0] == ("hola", ["x"])
+    with pytest.raises(UserError, match=r"columns: 2 names for a first row of 3 cells"):
+        extract(tmp_path, {**source, "columns": ["texto", "tema"]})
+    path = workbook(tmp_path, {"A": [["hola", "x", None], ["adiós", "y", None]]})
+    excel = {"path": path, "text": "texto", "label": "tema", "header": False, "columns": ["texto", "tema"]}
+    assert rows(extract(tmp_path, excel))[0] == ("hola", ["x"])
+
+
 def test_excel_sheets_by_name_and_number(tmp_path: Path) -> None:
     path = workbook(tmp_path, {"A": [["text", "label"], ["a", "x"]], "B": [["text", "label"], ["b", "y"]]})
     assert rows(extract(tmp_path, {"path": path, **BASIC}))[0] == ("a", ["x"])

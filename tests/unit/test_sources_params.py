@@ -66,6 +66,7 @@ def test_tsv_is_csv_with_tabs() -> None:
         ({"path": "a.csv", "format": "mongo", "collection": "c", **BASIC}, "format mongo needs a url"),
         ({"path": "a.csv", "split": "s", "split_as": "test", **BASIC}, "not both"),
         ({"path": "a.csv", "text": "t", "label": "l", "label_columns": ["a"]}, "not both"),
+        ({"path": "a.csv", "text": ["t", "u"], "label": "u"}, "'u' is both text and label"),
         ({"path": "a.csv", "columns": ["text", "label"], **BASIC}, "add header: false"),
         ({"path": "a.csv", "encoding": "utf-99", **BASIC}, "unknown encoding"),
         ({"path": "a.csv", "delimiter": ";;", **BASIC}, "delimiter"),

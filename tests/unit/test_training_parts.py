@@ -16,7 +16,7 @@ from afina.errors import UserError
 from afina.modeling.classifier import TextClassifier, load_pretrained
 from afina.params.train import TrainParams
 from afina.training.batches import epoch_batches
-from afina.training.loop import decide, parameter_groups, schedule
+from afina.training.loop import answers, macro_f1, parameter_groups, schedule
 from afina.training.loss import example_factors, example_losses, positive_weights
 from tiny import build_tiny_backbone
 
@@ -91,8 +91,18 @@ def test_schedule_rises_to_the_top_and_falls_but_never_to_nothing(total: int, wa
 
 def test_decisions() -> None:
     logits = torch.tensor([[0.2, -0.1, 0.3], [-1.0, -2.0, -3.0]])
-    assert decide(logits, "multiclass").tolist() == [2, 0]
-    assert decide(logits, "multilabel").tolist() == [[1, 0, 1], [0, 0, 0]]
+    assert answers(logits, "multiclass").tolist() == [2, 0]
+    np.testing.assert_allclose(answers(logits, "multilabel").numpy(), 1 / (1 + np.exp(-logits.numpy())), 1e-6)
+
+
+def test_macro_f1_of_rare_labels_is_taken_where_they_are_told_apart_best() -> None:
+    targets = np.zeros((50, 2), dtype=np.int8)
+    targets[:6, 0] = targets[6:20, 1] = 1
+    low = np.where(targets, 0.3, 0.1).astype(np.float32)  # told apart, and never above 0.5
+    assert macro_f1(targets, low, ("a", "b"), "multilabel") == 1.0
+    assert macro_f1(np.array([0, 1, 1]), np.array([0, 1, 0]), ("a", "b"), "multiclass") == pytest.approx(
+        2 / 3
+    )
 
 
 def test_rates_and_decay_of_parameter_groups(tmp_path: Path) -> None:

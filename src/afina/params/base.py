@@ -89,6 +89,7 @@ def _explain(error: ValidationError, cls: type[Section]) -> str:
         known = tuple(cls.model_fields) if len(first["loc"]) == 1 else ()
         return f"{where}: unknown parameter" + (_nearest(str(first["loc"][-1]), known) if known else "")
     message = first["msg"].removeprefix("Value error, ")
+    message = message.replace("a valid tuple", "a list").replace("Tuple should", "the list should")
     found = first["input"]
     shown = f", found {found!r}" if not isinstance(found, dict) and len(repr(found)) < 80 else ""
     return f"{where}: {message[0].lower()}{message[1:]}{shown}"

@@ -136,10 +136,12 @@ class Source(BaseModel):
     encoding: str | None = Field(default=None, description="Encoding of the text; by default detected")
     header: bool = Field(default=True, description="CSV, Excel: the first row holds the column names")
     columns: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
-        default=None, description="CSV, Excel with header: false: names for the columns, in order"
+        default=None, description="CSV, Excel with header: false: names for all columns, in order"
     )
     skip_rows: int = Field(default=0, ge=0, description="CSV, Excel: lines to pass over before the first row")
-    sheet: str | int | None = Field(default=None, description="Excel: sheet by name, or by number from 0")
+    sheet: str | int | None = Field(
+        default=None, description="Excel: sheet by name, or by number from 0; by default the first"
+    )
     records: str | None = Field(
         default=None, description="JSON: dotted path to the list of rows inside the file, as data.items"
     )
@@ -219,6 +221,9 @@ class Source(BaseModel):
                 raise ValueError("label is missing: name the column of the labels (or label_columns)")
         if self.label and self.label_columns:
             raise ValueError("give label or label_columns, not both")
+        both = sorted({*self.text} & {*self.label, *self.label_columns})
+        if both:
+            raise ValueError(f"'{both[0]}' is both text and label; a model would be told what it is asked")
         if self.label_columns and self.label_separator:
             raise ValueError("label_separator does not apply to label_columns")
         if self.split and self.split_as:

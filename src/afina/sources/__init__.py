@@ -30,6 +30,7 @@ class SourceSummary:
     rejected: int
     repeated_ids: int
     unreadable_times: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Extraction:
         unreadable = sum(summary.unreadable_times for summary in self.summaries)
         if unreadable:
             line += f", {unreadable:,} unreadable times left empty"
-        return line
+        return "; ".join([line, *(note for summary in self.summaries for note in summary.notes)])
 
 
 def read_sources(params: ExtractParams, root: Path) -> Extraction:
@@ -95,7 +96,26 @@ def _read_source(
     if source.limit is not None:
         mapped = mapped.slice(0, source.limit)
     table, repeated, unreadable = finish(source, name, mapped)
-    return table, rejects, SourceSummary(name, table.num_rows, len(rejects.items), repeated, unreadable)
+    notes = _notes(source, root)
+    return (
+        table,
+        rejects,
+        SourceSummary(name, table.num_rows, len(rejects.items), repeated, unreadable, notes),
+    )
+
+
+def _notes(source: Source, root: Path) -> tuple[str, ...]:
+    """What a person should know of how a source is read, though nothing is wrong."""
+    notes = []
+    if source.path is not None and source.kind == "excel" and source.sheet is None:
+        from afina.sources.excel import sheet_names
+
+        first, *others = sheet_names(root / source.path, source.path)
+        if others:
+            notes.append(
+                f"{source.label_name}: sheet '{first}' alone is read; sheet: names another of {others}"
+            )
+    return tuple(notes)
 
 
 def _nothing(where: str, rejects: Rejects) -> str:

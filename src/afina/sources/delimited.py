@@ -190,7 +190,9 @@ def _chunks(
     if first is None:
         raise UserError(f"{where}: nothing but blank lines; put rows in it or remove the source")
     names = column_names(source, first[1])
-    positions = column_positions(source, names, wanted, where, f" (delimiter {dialect.delimiter!r})")
+    positions = column_positions(
+        source, names, len(first[1]), wanted, where, f" (delimiter {dialect.delimiter!r})"
+    )
     width = len(names)
     rows: list[int] = []
     cells: list[list[str]] = []
@@ -269,21 +271,33 @@ def column_names(source: Source, first: Sequence[Any]) -> list[str]:
     """Names of the columns, from the first row or, without a header, from the source or by number."""
     if source.header:
         return ["" if cell is None else str(cell).strip().removeprefix("\ufeff") for cell in first]
-    given = list(source.columns or ())
-    return [given[at] if at < len(given) else str(at) for at in range(len(first))]
+    if source.columns is None:
+        return [str(at) for at in range(len(first))]
+    unnamed = ["" if cell is None or cell == "" else str(at) for at, cell in enumerate(first)]
+    return [*source.columns, *unnamed[len(source.columns) :]]
 
 
 def column_positions(
-    source: Source, names: Sequence[str], wanted: Sequence[str] | None, where: str, detail: str = ""
+    source: Source,
+    names: Sequence[str],
+    cells: int,
+    wanted: Sequence[str] | None,
+    where: str,
+    detail: str = "",
 ) -> dict[str, int]:
     """Where each wanted column is; all named columns where ``wanted`` is None.
 
+    Args:
+        names: as `column_names` gives them.
+        cells: how many the first row has.
+
     Raises:
-        UserError: a column is missing, its name is there twice, or ``columns`` names more than there are.
+        UserError: a column is missing, its name is there twice, or ``columns`` names more or fewer than
+            there are.
     """
-    if source.columns is not None and len(source.columns) > len(names):
+    if source.columns is not None and (len(source.columns) > cells or any(names[len(source.columns) :])):
         raise UserError(
-            f"{where}: columns: {len(source.columns)} names for a first row of {len(names)} cells{detail}"
+            f"{where}: columns: {len(source.columns)} names for a first row of {cells} cells{detail}"
         )
     if wanted is None:
         return {name: names.index(name) for name in names if name}  # of two alike the first

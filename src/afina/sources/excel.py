@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,30 @@ def sheet_names(path: Path, where: str) -> list[str]:
         workbook.close()
 
 
+def first_rows(path: Path, where: str, sheet: str, count: int) -> list[tuple[int, list[Any]]]:
+    """The first ``count`` rows of a sheet that are not blank, numbered as in Excel, all equally wide.
+
+    Raises:
+        UserError: not a workbook, or no such sheet.
+    """
+    workbook = _open(path, where)
+    try:
+        rows = _sheet(workbook, sheet, where)
+        rows.reset_dimensions()
+        filled = [(number, list(row)) for number, row in islice(_filled(rows, 0), count)]
+    finally:
+        workbook.close()
+    width = max((len(row) for _, row in filled), default=0)
+    return [(number, row + [None] * (width - len(row))) for number, row in filled]
+
+
+def _filled(sheet: Any, skip: int) -> Iterator[tuple[int, Sequence[Any]]]:
+    """Rows with a cell that is not empty, after the first ``skip``, and their numbers."""
+    for number, row in enumerate(sheet.iter_rows(values_only=True), start=1):
+        if number > skip and any(cell is not None and cell != "" for cell in row):
+            yield number, row
+
+
 def read_excel(source: Source, path: Path, where: str, wanted: Sequence[str] | None) -> Iterator[Chunk]:
     """Chunks of one sheet (the first by default); rows are numbered as in Excel, blank rows passed over.
 
@@ -57,23 +82,19 @@ def _sheet(workbook: Any, wanted: str | int | None, where: str) -> Any:
         wanted = 0
     if isinstance(wanted, int) and 0 <= wanted < len(names):
         return workbook.worksheets[wanted]
-    if isinstance(wanted, str) and wanted in names:
-        return workbook[wanted]
+    if str(wanted) in names:  # a sheet called 2024 is written without quotes in YAML
+        return workbook[str(wanted)]
     shown = ", ".join(f"{at} '{name}'" for at, name in enumerate(names))
     raise UserError(f"{where}: no sheet {wanted!r}; sheets: {shown}")
 
 
 def _chunks(source: Source, sheet: Any, where: str, wanted: Sequence[str] | None) -> Iterator[Chunk]:
-    numbered = (
-        (number, row)
-        for number, row in enumerate(sheet.iter_rows(values_only=True), start=1)
-        if number > source.skip_rows and any(cell is not None and cell != "" for cell in row)
-    )
+    numbered = _filled(sheet, source.skip_rows)
     first = next(numbered, None)
     if first is None:
         raise UserError(f"{where}: the sheet is empty; put rows in it or name another sheet")
     names = column_names(source, first[1])
-    positions = column_positions(source, names, wanted, where)
+    positions = column_positions(source, names, len(first[1]), wanted, where)
     rows: list[int] = []
     columns: dict[str, list[Any]] = {name: [] for name in positions}
 

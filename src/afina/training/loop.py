@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 import afina
 from afina.errors import UserError
-from afina.evaluation.metrics import prediction_metrics
+from afina.evaluation.metrics import predict, prediction_metrics
+from afina.evaluation.thresholds import fit_thresholds
 from afina.labels import LabelSet, Task, encode_labels
 from afina.modeling.backbone import check_max_length, load_tokenizer, resolve_backbone
 from afina.modeling.classifier import TextClassifier, load_pretrained
@@ -154,7 +155,7 @@ def train(
         }
     )
     # What the model said of each example while it trained on it, for the training macro-F1.
-    seen = torch.zeros(training.targets.shape, dtype=torch.int32 if task == "multiclass" else torch.int8)
+    seen = torch.zeros(training.targets.shape, dtype=torch.int32 if task == "multiclass" else torch.float32)
     state = load_checkpoint(checkpoint_folder, key, raw, optimizer, seen)
     if state is None:
         state = State()
@@ -209,7 +210,7 @@ def train(
                         loss = (losses * weights).sum()
                         accelerator.backward(loss * (world / group_size))
                     _check_finite(loss.detach(), "loss", [training.names[index] for index in mine])
-                    seen[torch.from_numpy(mine)] = decide(logits.detach(), task).to("cpu", seen.dtype)
+                    seen[torch.from_numpy(mine)] = answers(logits.detach(), task).to("cpu", seen.dtype)
                     state.loss_sum += float(loss.detach())
                     state.factor_sum += float(weights.sum())
 
@@ -239,9 +240,7 @@ def train(
                 epoch=state.epoch + 1,
                 train_loss=round(float(sums[0] / sums[1]), 6),
                 validation_loss=round(scores.loss, 6),
-                train_macro_f1=round(
-                    prediction_metrics(training.targets, predicted, labels, task)["macro_f1"], 6
-                ),
+                train_macro_f1=round(macro_f1(training.targets, predicted, labels, task), 6),
                 validation_macro_f1=round(scores.macro_f1, 6),
                 learning_rate=params.learning_rate * schedule(last, total_updates, params.warmup),
             )
@@ -338,9 +337,21 @@ def update_seed(seed: int, rank: int, update: int) -> int:
     return int(np.random.SeedSequence([seed, rank, update]).generate_state(1, np.uint64)[0])
 
 
-def decide(logits: Tensor, task: Task) -> Tensor:
-    """Predictions from logits (B, L): class indexes (B,), or multi-hot (B, L) at probability 0.5."""
-    return logits.argmax(dim=1) if task == "multiclass" else (logits >= 0).int()
+def answers(logits: Tensor, task: Task) -> Tensor:
+    """What logits (B, L) say: class indexes (B,), or the labels' probabilities (B, L)."""
+    return logits.argmax(dim=1) if task == "multiclass" else logits.sigmoid()
+
+
+def macro_f1(
+    targets: npt.NDArray[Any], answered: npt.NDArray[Any], labels: Sequence[str], task: Task
+) -> float:
+    """Macro-F1 of `answers` (n,) or (n, L); multilabel at each label's best threshold on these rows.
+
+    At 0.5 a rare label is never predicted for epochs on end, and one epoch would seem as good as another.
+    """
+    if task == "multilabel":
+        answered = predict(answered, task, fit_thresholds(targets, answered))
+    return prediction_metrics(targets, answered.astype(targets.dtype), labels, task)["macro_f1"]
 
 
 def table_sha256(table: pa.Table) -> str:
@@ -422,10 +433,8 @@ def _validate(
     if not np.isfinite(losses).all():
         worst = validation.names[int(np.flatnonzero(~np.isfinite(losses))[0])]
         raise UserError(f"train: validation loss of '{worst}' is not a number; lower train.learning_rate")
-    scores = prediction_metrics(
-        validation.targets, decide(logits, task).numpy().astype(validation.targets.dtype), labels, task
-    )
-    return _Scores(float(np.average(losses, weights=factors)), scores["macro_f1"])
+    score = macro_f1(validation.targets, answers(logits, task).numpy(), labels, task)
+    return _Scores(float(np.average(losses, weights=factors)), score)
 
 
 def _checkpoint(
