@@ -19,6 +19,7 @@ repro: install
 	@$(BIN)/dvc metrics diff --all --no-path --md HEAD
 	@echo
 	@echo "model:  models/onnx/model.onnx"
+	@echo "dvc and afina without their path: source $(VENV)/bin/activate"
 	@echo "try it: $(BIN)/afina predict models/onnx/model.onnx --text \"Llevo tres meses sin cobrar la pensión y nadie responde\""
 
 test: install-dev
