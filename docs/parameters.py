@@ -18,8 +18,8 @@ TARGET = Path(__file__).with_suffix(".md")
 HEAD = """# Parameters
 
 Every parameter of [params.yaml](../params.yaml) with its default. What is not in the file has its default; an
-unknown name is an error. `seed` (default 42), at the top of the file, is shared by all stages that draw random
-numbers. This page is written by `python docs/parameters.py`.
+unknown name is an error. `seed` (default 42), at the top of the file, is shared by all stages that draw
+random numbers. This page is written by `python docs/parameters.py`.
 """
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "anything"}
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Self, TypeVar
 
 import yaml
@@ -43,13 +45,34 @@ SectionT = TypeVar("SectionT", bound=Section)
 def load_section(cls: type[SectionT], path: Path = PARAMS_FILE) -> SectionT:
     """Read section ``cls.section_name`` of the params file; an absent section means its defaults.
 
+    The other sections are checked too: what is wrong with the last stage's parameters is better known before
+    the training than after it.
+
     Raises:
         UserError: the file is missing or malformed, a key is unknown or a value is out of range.
     """
-    values = load_values(path).get(cls.section_name)
-    if values is not None and not isinstance(values, dict):
-        raise UserError(f"{path}: {cls.section_name}: expected a mapping of parameters, found {values!r}")
-    return cls.parse(values or {}, str(path))
+    values = load_values(path)
+    section = _parse_section(cls, values, path)
+    for name in SECTIONS:
+        if name in values and name != cls.section_name:
+            # By name, because a stage does not depend on the modules of the others.
+            _parse_section(_section(importlib.import_module(f"afina.params.{name}"), name), values, path)
+    return section
+
+
+def _parse_section(cls: type[SectionT], values: dict[str, Any], path: Path) -> SectionT:
+    found = values.get(cls.section_name)
+    if found is not None and not isinstance(found, dict):
+        raise UserError(f"{path}: {cls.section_name}: expected a mapping of parameters, found {found!r}")
+    return cls.parse(found or {}, str(path))
+
+
+def _section(module: ModuleType, name: str) -> type[Section]:
+    """The section's model in its module."""
+    models = [
+        value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Section)
+    ]
+    return next(model for model in models if model.section_name == name)
 
 
 def load_seed(path: Path = PARAMS_FILE) -> int:

@@ -1,4 +1,4 @@
-"""Files that stages write."""
+"""What stages share: files, parameters, summaries and errors."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from afina.errors import UserError
 from afina.files import atomic_path, read_json, write_csv, write_json
+from afina.params.base import load_section
+from afina.params.train import TrainParams
 from afina.stage import stage
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
@@ -84,3 +86,15 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixtu
     captured = capsys.readouterr()
     assert captured.err == "demo: error: params.yaml: no such thing\n"
     assert captured.out == ""
+
+
+def test_a_mistake_in_another_section_is_named_before_the_stage_runs(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("seed: 1\ntrain: {epochs: 1}\nexport: {int_8: true}\n")
+    with pytest.raises(UserError, match=r"export.int_8: unknown parameter; did you mean 'int8'\?"):
+        load_section(TrainParams, path)
+    path.write_text("train: {epochs: 1}\nexport: {int8: true}\nsplit: [1]\n")
+    with pytest.raises(UserError, match=r"split: expected a mapping of parameters, found \[1\]"):
+        load_section(TrainParams, path)
+    path.write_text("train: {epochs: 1}\nexport: {int8: true}\n")
+    assert load_section(TrainParams, path).epochs == 1
