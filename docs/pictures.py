@@ -19,14 +19,19 @@ def main() -> None:
     for name, drawings in shown["data"].items():
         for drawing in drawings:
             target = folder / f"{Path(name).stem.replace('::', '_')}.png"
-            target.write_bytes(vl_convert.vegalite_to_png(filled(drawing), scale=1.5))
+            target.write_bytes(vl_convert.vegalite_to_png(filled(drawing, bool(revisions)), scale=1.5))
             print(target)
 
 
-def filled(drawing: dict) -> str:
+def filled(drawing: dict, name_revisions: bool) -> str:
     """The Vega-Lite specification of one drawing."""
     content = drawing["content"]
-    return content if isinstance(content, str) else json.dumps(content)
+    specification = json.loads(content) if isinstance(content, str) else content
+    facet = specification.get("facet")
+    if facet is not None and not name_revisions:
+        column = facet.get("column", facet)
+        column["header"] = {"labels": False, "title": None}
+    return json.dumps(specification)
 
 
 if __name__ == "__main__":
