@@ -40,7 +40,7 @@ FILES: dict[str, dict[str, str]] = {
 VARIANTS = {
     "sinco": [{"balance.strategy": name} for name in ("none", "oversample", "undersample", "class_weights")]
 }
-# recipe -> what else a backbone a fifth of the named one's size wants: beside a deep head of random weights it
+# recipe -> what else a backbone a fifth of the named size wants: beside a deep head of random weights it
 # learns next to nothing at the learning rate that suits a single linear layer.
 SMALL: dict[str, dict[str, Any]] = {
     "sinco": {
