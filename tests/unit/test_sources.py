@@ -15,6 +15,9 @@ import pytest
 from afina.errors import UserError
 from afina.params.extract import ExtractParams
 from afina.sources import Extraction, read_sources
+from afina.sources.encodings import detect_encoding
+from afina.sources.excel import sheet_names
+from afina.sources.values import parse_times
 from afina.table import REJECTED, SCHEMA
 
 
@@ -169,6 +172,66 @@ def test_a_compressed_file(tmp_path: Path) -> None:
     assert rows(got, "source", "text") == [("a", "niño")]
 
 
+def test_a_compressed_file_in_capitals(tmp_path: Path) -> None:
+    put(tmp_path, "A.TSV.GZ", gzip.compress("text\tlabel\nniño, sí\tx\n".encode()))
+    assert rows(extract(tmp_path, {"path": "A.TSV.GZ", **BASIC})) == [("niño, sí", ["x"])]
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz", "a.json.gz", "corpus/x/a.txt.gz"])
+@pytest.mark.parametrize("given", [{}, {"encoding": "utf-8"}])
+def test_damaged_compressed_files(tmp_path: Path, name: str, given: dict[str, str]) -> None:
+    content = "text,label\n" + "".join(f"texto {number},x\n" for number in range(1000))
+    whole = gzip.compress(content.encode())
+    flipped = whole[:50] + bytes([whole[50] ^ 255]) + whole[51:]
+    folder = name.startswith("corpus")
+    source = {"path": "corpus" if folder else name, **({} if folder else BASIC), **given}
+    for damaged, message in (
+        (whole[:-40], "the compressed file is cut short; copy it again$"),
+        (content.encode(), "not a sound gzip file; copy it again, or drop .gz from its name if it is plain$"),
+        (flipped, "not a sound gzip file"),
+    ):
+        put(tmp_path, name, damaged)
+        with pytest.raises(UserError, match=f"^{name}: {message}"):
+            extract(tmp_path, source)
+    with pytest.raises(UserError, match=r"txt\.gz|csv\.gz|jsonl?\.gz"):
+        detect_encoding(tmp_path / name)
+
+
+@pytest.mark.parametrize("given", [{}, {"encoding": "utf-16"}])
+def test_utf_16_that_breaks_off(tmp_path: Path, given: dict[str, str]) -> None:
+    for name, content in (
+        ("a.csv", "text,label\nniño,x\n"),
+        ("a.jsonl", '{"text": "niño", "label": "x"}\n\n'),
+        ("a.json", '[\n{"text": "niño", "label": "x"}\n]'),
+    ):
+        put(tmp_path, name, content.encode("utf-16") + b"\n")
+        for limit in (None, 1):
+            with pytest.raises(UserError, match=rf"^{name}: line 3: not utf-16; save the file again"):
+                extract(tmp_path, {"path": name, **BASIC, **given, "limit": limit})
+    put(tmp_path, "corpus/x/1.txt", "niño", "utf-16")
+    put(tmp_path, "corpus/x/2.txt", "niño".encode("utf-16") + b"\n")
+    got = extract(tmp_path, {"path": "corpus", **given})
+    assert rows(got) == [("niño", ["x"])]
+    assert rejected(got) == [(2, "bytes that are not text in this encoding")]
+
+
+def test_a_byte_order_mark_is_no_text_though_the_encoding_is_given(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", '"text","label"\nniño,x\n', "utf-8-sig")
+    put(tmp_path, "b.csv", '"niño, sí",x\n', "utf-8-sig")
+    put(tmp_path, "c.jsonl", '{"text": "niño", "label": "x"}\n', "utf-8-sig")
+    put(tmp_path, "d.json", '[{"text": "niño", "label": "x"}]', "utf-8-sig")
+    put(tmp_path, "corpus/x/1.txt", "niño", "utf-8-sig")
+    sources: list[dict[str, Any]] = [{"path": path, **BASIC} for path in ("a.csv", "c.jsonl", "d.json")]
+    sources += [{"path": "b.csv", "header": False, "text": 0, "label": 1}, {"path": "corpus"}]
+    for source in sources:
+        got = extract(tmp_path, {**source, "encoding": "UTF8"})
+        assert rows(got) == [("niño, sí" if source["path"] == "b.csv" else "niño", ["x"])]
+        assert got.rejected.num_rows == 0
+    damaged = "text,label\nniño,x\naño,x\n".encode("utf-8-sig") + b"ni\xf1o,x\n"
+    put(tmp_path, "e.csv", damaged)
+    assert extract(tmp_path, {"path": "e.csv", **BASIC, "encoding": "utf-8"}).table.num_rows == 2
+
+
 def test_a_backslash_before_a_quote(tmp_path: Path) -> None:
     put(tmp_path, "a.csv", 'text,label\n"dijo \\"hola\\", sí",x\n')
     got = extract(tmp_path, {"path": "a.csv", **BASIC, "escapechar": "\\"})
@@ -224,6 +287,36 @@ def test_dates_in_many_forms(tmp_path: Path) -> None:
     assert "1 unreadable times left empty" in got.describe()
 
 
+def test_digits_alone_are_a_date_or_an_epoch() -> None:
+    moment = datetime.datetime
+    noon = moment(2024, 1, 31, 12)
+    for text, time in (
+        ("20240131", moment(2024, 1, 31)),
+        ("20240131120000", noon),
+        ("20240131120000.0", noon),
+        ("20240131120007.5", moment(2024, 1, 31, 12, 0, 7, 500_000)),
+        ("202401311200", noon),
+        ("19991231235959", moment(1999, 12, 31, 23, 59, 59)),
+        ("20241331120000", None),  # no month 13, and no epoch either
+        ("1706702400", noon),
+        ("1706702400000", noon),
+        ("1706702400000000", noon),
+        ("199913312359", moment(1976, 5, 2, 19, 28, 32, 359_000)),
+    ):
+        assert parse_times([text]) == [time], text
+
+
+def test_compact_times_as_numbers(tmp_path: Path) -> None:
+    pq.write_table(
+        pa.table({"text": ["a", "b"], "label": ["x", "x"], "t": [20240131120000, 202401311200]}),
+        tmp_path / "a.parquet",
+    )
+    put(tmp_path, "b.jsonl", '{"text": "a", "label": "x", "t": 20240131120000}\n')
+    for path in ("a.parquet", "b.jsonl"):
+        times = extract(tmp_path, {"path": path, **BASIC, "time": "t"}).table["time"].to_pylist()
+        assert set(times) == {datetime.datetime(2024, 1, 31, 12)}
+
+
 def test_month_first_dates_are_known_by_the_column_and_a_format_decides(tmp_path: Path) -> None:
     put(tmp_path, "a.csv", "text,label,t\na,x,12/31/2020\nb,x,02/03/2020\n")
     got = extract(tmp_path, {"path": "a.csv", **BASIC, "time": "t"}).table["time"].to_pylist()
@@ -251,6 +344,27 @@ def test_limit_reads_the_first_rows(tmp_path: Path) -> None:
     assert [text for text, _ in rows(extract(tmp_path, {"path": "a.csv", **BASIC, "limit": 3}))] == [
         "t0", "t1", "t2",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_limit_does_not_hide_a_misspelt_column(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = [{"text": f"t{number}", "label": "x", "created": "2024-01-31"} for number in range(6)]
+    documents[0].pop("created")
+    lines = "\n".join(map(json.dumps, documents))
+    put(tmp_path, name, json.dumps(documents) if name == "a.json" else lines)
+    message = rf"^{name}: no column 'cretaed'; did you mean 'created'\?"
+    for limit in (None, 1, 6):
+        with pytest.raises(UserError, match=message):
+            extract(tmp_path, {"path": name, **BASIC, "time": "cretaed", "limit": limit})
+    # The first row lacks the field, a later one has it.
+    got = extract(tmp_path, {"path": name, **BASIC, "time": "created", "limit": 1})
+    assert got.table["time"].to_pylist() == [None]
+    # A chunk that holds fewer rows than there are.
+    monkeypatch.setattr("afina.sources.chunk.document_chunks.__defaults__", (2, (), None))
+    with pytest.raises(UserError, match=message):
+        extract(tmp_path, {"path": name, **BASIC, "time": "cretaed", "limit": 2})
 
 
 def test_sources_with_different_columns_make_one_table(tmp_path: Path) -> None:
@@ -340,6 +454,31 @@ def test_excel_sheets_by_name_and_number(tmp_path: Path) -> None:
             extract(tmp_path, {"path": path, **BASIC, "sheet": wrong})
 
 
+def test_a_carriage_return_in_excel(tmp_path: Path) -> None:
+    path = workbook(tmp_path, {"A": [["text", "label_x000D_"], ["uno_x000D_\ndos, snake_xyz", "x"]]})
+    got = extract(tmp_path, {"path": path, **BASIC})
+    assert rows(got) == [("uno\r\ndos, snake_xyz", ["x"])]
+
+
+def test_a_sheet_that_is_a_chart_is_no_sheet(tmp_path: Path) -> None:
+    from openpyxl import Workbook
+    from openpyxl.chart import BarChart
+
+    book = Workbook()
+    book.active.append(["text", "label"])
+    book.active.append(["a", "x"])
+    book.create_chartsheet("Grafico", 0).add_chart(BarChart())
+    book.save(tmp_path / "a.xlsx")
+    assert sheet_names(tmp_path / "a.xlsx", "a.xlsx") == ["Sheet"]
+    got = extract(tmp_path, {"path": "a.xlsx", **BASIC})
+    assert rows(got) == [("a", ["x"])]
+    assert "sheet" not in got.describe()
+    book.remove(book["Sheet"])
+    book.save(tmp_path / "b.xlsx")
+    with pytest.raises(UserError, match=r"^b\.xlsx: no sheet with cells"):
+        sheet_names(tmp_path / "b.xlsx", "b.xlsx")
+
+
 def test_excel_files_that_are_none(tmp_path: Path) -> None:
     put(tmp_path, "a.xls", b"\xd0\xcf\x11\xe0")
     put(tmp_path, "b.xlsx", "text,label\n")
@@ -374,6 +513,13 @@ def test_json_lines_with_paths_and_bad_lines(tmp_path: Path) -> None:
     assert rejected(got) == [(4, "not valid JSON: Expecting value"), (5, "not a JSON object")]
     everywhere = {"path": "a.jsonl", "text": "parts.body", "label": "a.b"}
     assert rows(extract(tmp_path, everywhere)) == [("uno\ndos", ["1"]), ("tres", []), ("", [])]
+
+
+def test_a_lone_surrogate_deep_in_json_is_rejected(tmp_path: Path) -> None:
+    put(tmp_path, "a.jsonl", '{"text": "a", "label": "x"}\n{"text": [["\\ud800"]], "label": "x"}\n')
+    assert rejected(extract(tmp_path, {"path": "a.jsonl", **BASIC})) == [
+        (2, "bytes that are not text in this encoding")
+    ]
 
 
 def test_a_lone_surrogate_in_json_is_rejected(tmp_path: Path) -> None:
@@ -448,6 +594,64 @@ def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
     assert [text for text, _ in rows(got)] == ["t0", "t1", "t2"]
 
 
+def as_strings(values: pa.Array) -> pa.Array:
+    """The bytes as strings that nobody has checked, as some writers leave them in Parquet."""
+    return pa.Array.from_buffers(pa.string(), len(values), values.buffers())
+
+
+DAMAGED = pa.array([b"a", b"hola \xf1", None, "sí".encode()], pa.binary())
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [
+        (DAMAGED, "t"),
+        (as_strings(DAMAGED), "t"),
+        (pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, 3]), DAMAGED.fill_null(b"")), "t"),
+        (pa.ListArray.from_arrays([0, 1, 2, 3, 4], DAMAGED), "t"),
+        (pa.ListArray.from_arrays([0, 1, 2, 3, 4], as_strings(DAMAGED)), "t"),
+        (pa.StructArray.from_arrays([DAMAGED], ["es"]), "t.es"),
+        (pa.StructArray.from_arrays([as_strings(DAMAGED)], ["es"]), "t.es"),
+    ],
+)
+def test_parquet_bytes_that_are_not_text_are_rejected(tmp_path: Path, column: pa.Array, text: str) -> None:
+    pq.write_table(pa.table({"t": column, "label": ["x", "y", "z", "w"]}), tmp_path / "a.parquet")
+    got = extract(tmp_path, {"path": "a.parquet", "text": text, "label": "label"})
+    assert rows(got) == [("a", ["x"]), ("", ["z"]), ("sí", ["w"])]
+    assert rejected(got) == [(2, "bytes that are not text in this encoding")]
+    assert "hola" in got.rejected["detail"][0].as_py()
+
+
+def test_parquet_labels_that_are_not_text_are_rejected(tmp_path: Path) -> None:
+    table = pa.table({"text": ["a", "b", "c", "d"], "label": as_strings(DAMAGED)})
+    pq.write_table(table, tmp_path / "a.parquet", use_dictionary=False)
+    got = extract(tmp_path, {"path": "a.parquet", **BASIC, "chunk_size": 1})
+    assert rows(got) == [("a", ["a"]), ("c", []), ("d", ["sí"])]
+    assert rejected(got) == [(2, "bytes that are not text in this encoding")]
+
+
+def test_two_parquet_columns_of_one_name(tmp_path: Path) -> None:
+    table = pa.table([pa.array(["a"])] * 3, names=["text", "label", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"^a\.parquet: 2 columns are called 'text'; rename one"):
+        extract(tmp_path, {"path": "a.parquet", **BASIC})
+
+
+def test_a_folder_that_is_called_like_a_file(tmp_path: Path) -> None:
+    for name in ("out.csv", "out.parquet"):
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.table({"text": ["a"], "label": ["x"]}), tmp_path / name / "part-0.parquet")
+    for options in ({}, {"format": "jsonl"}):
+        with pytest.raises(UserError, match=r"^out\.csv: a folder, not a file; .* set format: parquet$"):
+            extract(tmp_path, {"path": "out.csv", **BASIC, **options})
+    assert rows(extract(tmp_path, {"path": "out.parquet", **BASIC})) == [("a", ["x"])]
+    assert rows(extract(tmp_path, {"path": "out.csv", **BASIC, "format": "parquet"})) == [("a", ["x"])]
+    put(tmp_path, "texts.csv/x/1.txt", "hola")
+    with pytest.raises(UserError, match=r"^texts\.csv: a folder, not a file; .* set format: folder$"):
+        extract(tmp_path, {"path": "texts.csv", **BASIC})
+    assert rows(extract(tmp_path, {"path": "texts.csv", "format": "folder"})) == [("hola", ["x"])]
+
+
 def test_a_folder_of_text_files(tmp_path: Path) -> None:
     put(tmp_path, "corpus/quejas/1.txt", "El niño\nllora")
     put(tmp_path, "corpus/quejas/deep/2.txt", "otra")
@@ -487,6 +691,15 @@ def test_sql_table_view_and_query(tmp_path: Path, database: str) -> None:
     assert extract(tmp_path, {"url": database, "query": query, **mapping}).table["id"].to_pylist() == [
         "query:10", "query:12", "query:14", "query:16", "query:18",
     ]  # fmt: skip
+
+
+def test_two_columns_of_one_name_in_a_query(tmp_path: Path, database: str) -> None:
+    query = "select n, body, topic, 'z' as topic, at as n from messages"
+    source = {"url": database, "query": query, "text": "body"}
+    with pytest.raises(UserError, match=r"2 columns are called 'topic'; give each its own name with AS$"):
+        extract(tmp_path, {**source, "label": "topic"})
+    unrelated = "select body, topic, n, at as n from messages"
+    assert extract(tmp_path, {**source, "query": unrelated, "label": "topic"}).table.num_rows == 25
 
 
 def test_sql_never_changes_the_database(tmp_path: Path, database: str) -> None:

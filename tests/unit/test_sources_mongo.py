@@ -84,6 +84,13 @@ def test_filter_projection_and_limit(client: Any, tmp_path: Path) -> None:
     by_day = extract(tmp_path, {**NEW, "filter": {"fecha": {"$gte": datetime.date(2025, 1, 1)}}})
     assert by_day.table["text"].to_pylist() == ["Gracias"]
     assert extract(tmp_path, {**OLD, "limit": 1}).table.num_rows == 1
+    # With a limit too a field is looked for, and one that later documents have is no mistake.
+    with pytest.raises(UserError, match=r"no column 'temas'; did you mean 'tema'\?"):
+        extract(tmp_path, {**OLD, "label": "temas", "limit": 1, "chunk_size": 1})
+    later = {**OLD, "text": "cuerpo.texto", "group": "asunto", "filter": {"_id": {"$gte": 1}}}
+    client.sistema.mensajes_2020.update_one({"_id": 1}, {"$unset": {"asunto": 1}})
+    client.sistema.mensajes_2020.update_one({"_id": 3}, {"$set": {"asunto": "Agua"}})
+    assert extract(tmp_path, {**later, "limit": 1, "chunk_size": 1}).table.num_rows == 1
     with pytest.raises(UserError, match=r"no column 'asunto'; columns: .*'cuerpo'"):
         extract(tmp_path, {**OLD, "projection": {"cuerpo": 1, "tema": 1}})
 

@@ -154,7 +154,7 @@ def read_chunks(
 
         return read_sql(source, url, root, where, wanted)
     where = str(source.path)
-    path = _existing(root / where, where, folder=kind == "folder")
+    path = _existing(root / where, where, kind)
     if kind == "csv":
         from afina.sources.delimited import read_delimited
 
@@ -185,16 +185,19 @@ def read_chunks(
     return read_sql(source, SecretUrl(f"sqlite:///{path}", ()), root, where, wanted)
 
 
-def _existing(path: Path, where: str, folder: bool) -> Path:
+def _existing(path: Path, where: str, kind: str) -> Path:
     if not path.exists():
         siblings = sorted(item.name for item in path.parent.iterdir()) if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, siblings, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "copy it there or correct path:"
         raise UserError(f"{where}: no such file or folder; {hint}")
-    if folder and not path.is_dir():
+    if kind == "folder" and not path.is_dir():
         raise UserError(f"{where}: a file, not a folder; add format:")
-    if not folder and path.is_dir() and not any(path.rglob("*.parquet")):
-        raise UserError(f"{where}: a folder, not a file; name the file, or set format: folder")
+    if kind != "folder" and path.is_dir():
+        parts = any(path.rglob("*.parquet"))
+        if kind != "parquet" or not parts:
+            hint = "parquet" if parts else "folder"
+            raise UserError(f"{where}: a folder, not a file; name the file, or set format: {hint}")
     return path
 
 

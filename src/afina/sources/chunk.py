@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -66,6 +67,14 @@ def check_columns(wanted: Sequence[str], available: Iterable[str], where: str, h
         raise UserError(f"{where}: no column '{name}'; {suggestion}columns: {shown or 'none'}{hint}")
 
 
+def check_unique(wanted: Iterable[str], available: Iterable[str], where: str, fix: str) -> None:
+    """Raise `UserError` if a wanted column's name is there twice; ``fix`` says what to do about it."""
+    counts = Counter(available)
+    for name in wanted:
+        if counts[name] > 1:
+            raise UserError(f"{where}: {counts[name]} columns are called '{name}'; {fix}")
+
+
 def _short(name: str) -> str:
     name = " ".join(name.split())
     return f"'{name}'" if len(name) <= 40 else f"'{name[:40]}…'"
@@ -115,16 +124,19 @@ def document_chunks(
     where: str,
     size: int = CHUNK_ROWS,
     known: Iterable[str] = (),
+    limit: int | None = None,
 ) -> Iterator[Chunk]:
     """Columns of documents that need not all have the same fields; an absent field is None.
 
     With ``wanted`` None the columns are all dotted paths of the first documents. ``known`` are fields that
-    the source has although these documents, cut to what is wanted, may not show them.
+    the source has although these documents, cut to what is wanted, may not show them. ``limit`` is the number
+    of documents after which the caller may stop.
 
     Raises:
-        UserError: a wanted field is in no document at all.
+        UserError: a wanted field is in no document at all, or in none of those read up to ``limit``.
     """
     seen: dict[str, None] = dict.fromkeys(known)
+    elsewhere = frozenset(seen)  # a later document has it, though a limit may leave that one unread
     found: set[str] = set()
     inspected = count = 0
     rows: list[int] = []
@@ -144,6 +156,10 @@ def document_chunks(
         batch.clear()
         return chunk
 
+    def check(unread: frozenset[str] = frozenset()) -> None:
+        missing = [name for name in wanted or () if name not in found | unread]
+        check_columns(missing, [name for name in seen if name not in missing], where)
+
     for row, document in documents:
         if inspected < (200 if wanted is not None else size):
             seen.update(dict.fromkeys(flat_keys(document)))
@@ -152,9 +168,11 @@ def document_chunks(
         batch.append(document)
         count += 1
         if len(rows) == size:
-            yield flush()
-    if rows:
-        yield flush()
-    if count and wanted is not None:
-        missing = [name for name in wanted if name not in found]
-        check_columns(missing, [name for name in seen if name not in missing], where)
+            chunk = flush()
+            if limit is not None and count >= limit:
+                check(elsewhere)
+            yield chunk
+    last = [flush()] if rows else []
+    if count:
+        check()  # before the last rows are given: a caller at its limit asks for no more
+    yield from last

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,7 +12,7 @@ from typing import Any
 
 from afina.errors import UserError
 from afina.params.extract import Source
-from afina.sources.chunk import CHUNK_ROWS, Chunk, Rejects, check_columns
+from afina.sources.chunk import CHUNK_ROWS, Chunk, Rejects, check_columns, check_unique
 from afina.sources.encodings import open_text, resolve_encoding
 
 _SAMPLE_CHARACTERS = 1 << 20
@@ -48,14 +47,14 @@ def detect_dialect(path: Path, source: Source, where: str) -> Dialect:
     unless cells that open with one more often break the rules than keep them.
 
     Raises:
-        UserError: the file is empty or not in the given encoding.
+        UserError: the file is empty, not in the given encoding, or compressed and damaged.
     """
     if path.stat().st_size == 0:
         raise UserError(f"{where}: the file is empty; put rows in it or remove the source")
     encoding = resolve_encoding(path, source.encoding, where)
     if source.delimiter is not None and source.quotechar is not None:
         return Dialect(encoding, source.delimiter, source.quotechar, source.escapechar)
-    lines = _sample(path, encoding, source.skip_rows)
+    lines = _sample(path, encoding, where, source.skip_rows)
     tried = (source.delimiter,) if source.delimiter else _preferred(path)
     quotes = (source.quotechar,) if source.quotechar is not None else ('"', "")
     best, best_score = tried[0], -1.0
@@ -72,13 +71,13 @@ def detect_dialect(path: Path, source: Source, where: str) -> Dialect:
 
 def _preferred(path: Path) -> tuple[str, ...]:
     """Candidate delimiters; of two that fit equally well the first is taken."""
-    if PurePosixPath(path.name.removesuffix(".gz")).suffix in (".tsv", ".tab"):
+    if PurePosixPath(path.name.lower().removesuffix(".gz")).suffix in (".tsv", ".tab"):
         return ("\t", *(delimiter for delimiter in _DELIMITERS if delimiter != "\t"))
     return _DELIMITERS
 
 
-def _sample(path: Path, encoding: str, skip: int) -> list[str]:
-    with open_text(path, encoding) as stream:
+def _sample(path: Path, encoding: str, where: str, skip: int) -> list[str]:
+    with open_text(path, encoding, where) as stream:
         lines = list(itertools.islice(stream, skip, skip + 50_000))
     total, kept = 0, 0
     for line in lines:
@@ -165,14 +164,12 @@ def read_delimited(
     not close in time takes only its own line with it: reading goes on at the next.
 
     Raises:
-        UserError: the file is empty, has no rows, is in another encoding or lacks a column.
+        UserError: the file is empty, has no rows, is in another encoding, is compressed and damaged, or
+            lacks a column.
     """
     dialect = detect_dialect(path, source, where)
-    try:
-        with open_text(path, dialect.encoding) as stream:
-            yield from _chunks(source, stream, dialect, where, wanted, rejects)
-    except UnicodeDecodeError:
-        raise UserError(f"{where}: not {dialect.encoding} to the end; set encoding:") from None
+    with open_text(path, dialect.encoding, where) as stream:
+        yield from _chunks(source, stream, dialect, where, wanted, rejects)
 
 
 def _chunks(
@@ -303,8 +300,5 @@ def column_positions(
         return {name: names.index(name) for name in names if name}  # of two alike the first
     hint = detail + ("; if the first line is already data, set header: false" if source.header else "")
     check_columns(wanted, [name for name in names if name], where, hint)
-    counts = Counter(names)
-    for name in wanted:
-        if counts[name] > 1:
-            raise UserError(f"{where}: {counts[name]} columns are called '{name}'; rename the others")
+    check_unique(wanted, names, where, "rename the others")
     return {name: names.index(name) for name in wanted}

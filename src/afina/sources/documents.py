@@ -19,12 +19,12 @@ def read_json_lines(
     """Chunks of a JSON Lines file; a line that is not a JSON object is rejected with its number.
 
     Raises:
-        UserError: the file is empty, in another encoding, or a column is in no row.
+        UserError: the file is empty, in another encoding, compressed and damaged, or a column is in no row.
     """
     encoding = _encoding(source, path, where)
 
     def documents() -> Iterator[tuple[int, Mapping[str, Any]]]:
-        with open_text(path, encoding, newline="\n") as stream:
+        with open_text(path, encoding, where, newline="\n") as stream:
             for number, line in enumerate(stream, start=1):
                 if not line.strip():
                     continue
@@ -39,7 +39,7 @@ def read_json_lines(
                     continue
                 yield number, value
 
-    yield from document_chunks(documents(), wanted, where)
+    yield from document_chunks(documents(), wanted, where, limit=source.limit)
 
 
 def read_json(
@@ -50,10 +50,11 @@ def read_json(
     An object at the top with exactly one list of objects in it needs no ``records``. Rows count from 1.
 
     Raises:
-        UserError: the file is empty, not JSON, holds no list of objects, or a column is in no row.
+        UserError: the file is empty, not JSON, in another encoding, compressed and damaged, holds no list of
+            objects, or a column is in no row.
     """
     encoding = _encoding(source, path, where)
-    with open_text(path, encoding, newline="\n") as stream:
+    with open_text(path, encoding, where, newline="\n") as stream:
         try:
             value = json.load(stream)
         except json.JSONDecodeError as error:
@@ -70,7 +71,7 @@ def read_json(
             else:
                 rejects.add(number, "not a JSON object", json.dumps(item, ensure_ascii=False))
 
-    yield from document_chunks(documents(), wanted, where)
+    yield from document_chunks(documents(), wanted, where, limit=source.limit)
 
 
 def _encoding(source: Source, path: Path, where: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -21,31 +22,84 @@ _NOT_CP1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 
 
 @contextmanager
-def open_binary(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading; ``.gz`` is decompressed on the fly."""
-    with path.open("rb") if path.suffix != ".gz" else gzip.open(path, "rb") as stream:
-        yield cast("IO[bytes]", stream)
+def open_binary(path: Path, where: str = "") -> Iterator[IO[bytes]]:
+    """Open a file for reading; ``.gz`` is decompressed on the fly. ``where`` names it in messages.
+
+    Raises:
+        UserError: the compressed file is cut short, or not compressed at all.
+    """
+    try:
+        with path.open("rb") if path.suffix.lower() != ".gz" else gzip.open(path, "rb") as stream:
+            yield cast("IO[bytes]", stream)
+    except EOFError:
+        raise UserError(f"{where or path}: the compressed file is cut short; copy it again") from None
+    except (gzip.BadGzipFile, zlib.error):
+        raise UserError(
+            f"{where or path}: not a sound gzip file; copy it again, or drop .gz from its name if it is plain"
+        ) from None
+
+
+def decoding(encoding: str) -> tuple[str, str]:
+    """The codec to read an encoding with, and what it does with bytes that are not in the encoding.
+
+    They become lone surrogates, for the caller to reject the row that holds them; but UTF-16 and UTF-32 are
+    strict, since they have no row to go on with.
+    """
+    name = codecs.lookup(encoding).name
+    if name == "utf-8":
+        name = "utf-8-sig"  # a byte order mark is no text, however the encoding was given
+    return name, "strict" if name.startswith(("utf-16", "utf-32")) else "surrogateescape"
 
 
 @contextmanager
-def open_text(path: Path, encoding: str, newline: str = "") -> Iterator[TextIOWrapper]:
-    """Open a file as text; bytes that are not in ``encoding`` become lone surrogates, for the caller to
-    reject the row that holds them."""
-    errors = "strict" if "16" in encoding or "32" in encoding else "surrogateescape"
-    with open_binary(path) as stream, TextIOWrapper(stream, encoding, errors, newline=newline) as text:
-        yield text
+def open_text(path: Path, encoding: str, where: str, newline: str = "") -> Iterator[TextIOWrapper]:
+    """Open a file as text, decoded as `decoding` says.
+
+    Raises:
+        UserError: bytes that the encoding cannot give even as surrogates, or a damaged compressed file.
+    """
+    codec, errors = decoding(encoding)
+    try:
+        with (
+            open_binary(path, where) as stream,
+            TextIOWrapper(stream, codec, errors, newline=newline) as text,
+        ):
+            yield text
+    except UnicodeError:
+        at = _first_break(path, encoding, where) or ""
+        raise UserError(f"{where}: {at}not {encoding}; save the file again, or set encoding:") from None
 
 
-def detect_encoding(path: Path) -> str:
+def _first_break(path: Path, encoding: str, where: str) -> str | None:
+    """Where a file is not in an encoding, as "line 3: " ("" if the line is unknown); None if it is in it."""
+    decoder = codecs.getincrementaldecoder(encoding)("strict")
+    lines = 1
+    with open_binary(path, where) as stream:
+        try:
+            while block := stream.read(_BLOCK):
+                lines += decoder.decode(block).count("\n")
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            lines += error.object.count(b"\n", 0, error.start)
+            return f"line {lines}: "
+        except UnicodeError:
+            return ""
+    return None
+
+
+def detect_encoding(path: Path, where: str = "") -> str:
     """The encoding of a text file, from all of its bytes.
 
     A byte order mark decides; else UTF-8 if it is valid, or if damaged bytes are fewer than sound multi-byte
     characters (a damaged UTF-8 file is not Latin-1); else cp1252, or latin-1 where the bytes 0x80-0x9f are
     absent or not in cp1252.
+
+    Raises:
+        UserError: the compressed file is damaged.
     """
     sound = damaged = 0
     c1 = undefined = False
-    with open_binary(path) as stream:
+    with open_binary(path, where) as stream:
         block = stream.read(_BLOCK)
         if block.startswith(codecs.BOM_UTF8):
             return "utf-8-sig"
@@ -71,25 +125,15 @@ def resolve_encoding(path: Path, given: str | None, where: str) -> str:
     """The given encoding if the file can be in it, else the detected one.
 
     Raises:
-        UserError: the file is not in the given encoding; tells the first bad line and the likely encoding.
+        UserError: the file is not in the given encoding (tells the first bad line and the likely encoding),
+            or it is compressed and damaged.
     """
     if given is None:
-        return detect_encoding(path)
-    try:
-        with open_binary(path) as stream:
-            decoder = codecs.getincrementaldecoder(given)("strict")
-            lines = 1
-            while block := stream.read(_BLOCK):
-                decoder.decode(block)
-                lines += block.count(b"\n")
-            decoder.decode(b"", final=True)
-    except UnicodeError as error:
-        detected = detect_encoding(path)
-        if codecs.lookup(detected).name == codecs.lookup(given).name:
-            return given  # damaged here and there: the rows concerned are rejected one by one
-        at = ""
-        if isinstance(error, UnicodeDecodeError):
-            line = lines + block[: error.start].count(b"\n")
-            at = f"line {line}: "
-        raise UserError(f"{where}: {at}not {given}; set encoding: {detected}") from None
-    return given
+        return detect_encoding(path, where)
+    at = _first_break(path, given, where)
+    if at is None:
+        return given
+    detected = detect_encoding(path, where)
+    if decoding(detected) == decoding(given):
+        return given  # damaged here and there: the rows concerned are rejected one by one
+    raise UserError(f"{where}: {at}not {given}; set encoding: {detected}")

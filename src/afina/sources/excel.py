@@ -27,12 +27,23 @@ def _open(path: Path, where: str) -> Any:
 
 
 def sheet_names(path: Path, where: str) -> list[str]:
-    """Names of a workbook's sheets, in order."""
+    """Names of a workbook's sheets of cells, in order; sheets that are charts are passed over.
+
+    Raises:
+        UserError: not a workbook, or nothing but charts in it.
+    """
     workbook = _open(path, where)
     try:
-        return list(workbook.sheetnames)
+        return _titles(workbook, where)
     finally:
         workbook.close()
+
+
+def _titles(workbook: Any, where: str) -> list[str]:
+    titles = [sheet.title for sheet in workbook.worksheets]
+    if not titles:
+        raise UserError(f"{where}: no sheet with cells in the workbook; put the rows in one")
+    return titles
 
 
 def first_rows(path: Path, where: str, sheet: str, count: int) -> list[tuple[int, list[Any]]]:
@@ -54,9 +65,12 @@ def first_rows(path: Path, where: str, sheet: str, count: int) -> list[tuple[int
 
 def _filled(sheet: Any, skip: int) -> Iterator[tuple[int, Sequence[Any]]]:
     """Rows with a cell that is not empty, after the first ``skip``, and their numbers."""
+    from openpyxl.utils.escape import unescape
+
     for number, row in enumerate(sheet.iter_rows(values_only=True), start=1):
         if number > skip and any(cell is not None and cell != "" for cell in row):
-            yield number, row
+            # Excel stores characters that XML cannot hold, as a carriage return, in the form _x000D_.
+            yield number, [unescape(cell) if isinstance(cell, str) else cell for cell in row]
 
 
 def read_excel(source: Source, path: Path, where: str, wanted: Sequence[str] | None) -> Iterator[Chunk]:
@@ -77,7 +91,7 @@ def read_excel(source: Source, path: Path, where: str, wanted: Sequence[str] | N
 
 
 def _sheet(workbook: Any, wanted: str | int | None, where: str) -> Any:
-    names = [sheet.title for sheet in workbook.worksheets]
+    names = _titles(workbook, where)
     if wanted is None:
         wanted = 0
     if isinstance(wanted, int) and 0 <= wanted < len(names):

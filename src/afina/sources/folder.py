@@ -8,7 +8,7 @@ from pathlib import Path
 from afina.errors import UserError
 from afina.params.extract import Source
 from afina.sources.chunk import CHUNK_ROWS, Chunk, Column, Rejects, check_columns
-from afina.sources.encodings import resolve_encoding
+from afina.sources.encodings import decoding, open_binary, resolve_encoding
 
 COLUMNS = ("text", "label", "file", "folder")
 
@@ -22,7 +22,8 @@ def read_folder(
     ``path``), ``folder`` (the file's whole folder below ``path``). Files are numbered from 1.
 
     Raises:
-        UserError: no file in it, or a column that a folder does not have.
+        UserError: no file in it, a column that a folder does not have, a file not in the given encoding, or a
+            damaged compressed file.
     """
     names = COLUMNS if wanted is None else wanted
     check_columns(names, COLUMNS, where)
@@ -43,7 +44,11 @@ def read_folder(
         if len(file.parts) == 1:
             rejects.add(number, "file outside any label's folder", file.name)
             continue
-        text = _text(source, path / file, f"{where}/{file.as_posix()}")
+        try:
+            text = _text(source, path / file, f"{where}/{file.as_posix()}")
+        except UnicodeDecodeError:
+            rejects.add(number, "bytes that are not text in this encoding", file.as_posix())
+            continue
         if text is None:
             rejects.add(number, "not a text file", file.as_posix())
             continue
@@ -62,8 +67,9 @@ def read_folder(
 
 
 def _text(source: Source, path: Path, where: str) -> str | None:
-    data = path.read_bytes()
-    encoding = resolve_encoding(path, source.encoding, where)
-    if b"\0" in data and encoding != "utf-16":
+    codec, errors = decoding(resolve_encoding(path, source.encoding, where))
+    with open_binary(path, where) as stream:
+        data = stream.read()
+    if b"\0" in data and errors != "strict":  # only the strict ones, UTF-16 and UTF-32, hold zeros in text
         return None
-    return data.decode(encoding, "strict" if encoding == "utf-16" else "surrogateescape")
+    return data.decode(codec, errors)

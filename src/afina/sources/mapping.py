@@ -47,13 +47,18 @@ def map_chunk(source: Source, chunk: Chunk, where: str, rejects: Rejects) -> pa.
     except UnicodeEncodeError:
         bad = {position for values in chunk.columns.values() for position in unencodable(values)}
         for position in sorted(bad):
-            cells = [
-                str(values[position])
-                for values in chunk.columns.values()
-                if not isinstance(values, pa.Array) and values[position] is not None
-            ]
+            shown = (_cell(values, position) for values in chunk.columns.values())
+            cells = [cell for cell in shown if cell is not None]
             rejects.add(chunk.rows[position], "bytes that are not text in this encoding", " | ".join(cells))
         return _map(source, _without(chunk, bad), where, rejects)
+
+
+def _cell(values: Column, position: int) -> str | None:
+    """One cell to show, bytes that are not text included."""
+    value = values[position].as_py() if isinstance(values, pa.Array) else values[position]
+    if isinstance(value, bytes | memoryview):
+        return bytes(value).decode("utf-8", "surrogateescape")
+    return None if value is None else str(value)
 
 
 def _without(chunk: Chunk, positions: set[int]) -> Chunk:

@@ -39,7 +39,8 @@ def read_mongo(source: Source, url: SecretUrl, where: str, wanted: Sequence[str]
             _filter(source.filter), _projection(source, wanted), batch_size=source.chunk_size
         )
         empty = True
-        for chunk in document_chunks(enumerate(cursor, start=1), wanted, where, source.chunk_size, known):
+        documents = enumerate(cursor, start=1)
+        for chunk in document_chunks(documents, wanted, where, source.chunk_size, known, source.limit):
             empty = False
             yield chunk
         if empty:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from afina.errors import UserError
 from afina.params.extract import Source
-from afina.sources.chunk import Chunk, check_columns
+from afina.sources.chunk import Chunk, check_columns, check_unique
 from afina.sources.secrets import SecretUrl
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def read_sql(
     URL or a password.
 
     Raises:
-        UserError: a missing driver, a failing connection or query, no such table or column.
+        UserError: a missing driver, a failing connection or query, no such table or column, or two columns of
+            one name.
     """
     try:
         import sqlalchemy
@@ -101,6 +102,7 @@ def _chunks(
     names = list(result.keys())
     if wanted is not None:
         check_columns(wanted, names, where)
+        check_unique(wanted, names, where, "give each its own name with AS")
     kept = [(name, names.index(name)) for name in (names if wanted is None else wanted)]
     start = 1
     for partition in result.partitions(source.chunk_size):

@@ -146,6 +146,7 @@ _SLASHED = re.compile(
 )
 _YEAR_FIRST = re.compile(r"(\d{4})[/.](\d{1,2})[/.](\d{1,2})(.*)")
 _YEAR_MONTH = re.compile(r"(\d{4})(?:-(\d{2}))?")
+_COMPACT = re.compile(r"((?:19|20)\d{6})(\d{4}|\d{6})(\.\d+)?")
 _NUMBER = re.compile(r"-?\d{9,19}(?:\.\d+)?")
 
 
@@ -155,8 +156,8 @@ def parse_times(
     """Dates as UTC without a zone; None where a text is not a date. A date without a zone is taken as UTC.
 
     ISO 8601, year first with ``/`` or ``.``, day first (month first if some date of the column can only be
-    read so and none only day first), seconds, milliseconds or microseconds since 1970, and mail dates; or
-    ``time_format`` (strptime) alone.
+    read so and none only day first), digits alone as 20240131120000, seconds, milliseconds or microseconds
+    since 1970, and mail dates; or ``time_format`` (strptime) alone.
     """
     if time_format is not None:
         return [_with_format(text, time_format) for text in texts]
@@ -176,6 +177,8 @@ def _with_format(text: str | None, time_format: str) -> datetime.datetime | None
 
 def _parse_time(text: str, month_first: bool) -> datetime.datetime | None:
     try:
+        if (match := _COMPACT.fullmatch(text)) and (moment := _from_digits(match)):
+            return moment
         if _NUMBER.fullmatch(text):
             return _since_1970(float(text))
         if match := _SLASHED.fullmatch(text):
@@ -200,6 +203,21 @@ def _utc(moment: datetime.datetime) -> datetime.datetime:
     return moment if moment.tzinfo is None else moment.astimezone(datetime.UTC).replace(tzinfo=None)
 
 
+def _from_digits(match: re.Match[str]) -> datetime.datetime | None:
+    """A date and time written without separators; None for what may yet be milliseconds since 1970.
+
+    Raises:
+        ValueError: neither.
+    """
+    day, clock, fraction = match.groups()
+    try:
+        return datetime.datetime.fromisoformat(f"{day}T{clock.ljust(6, '0')}{fraction or ''}")
+    except ValueError:
+        if len(clock) == 6:
+            raise  # as milliseconds since 1970 it would be the year 2571 or later
+        return None
+
+
 def _since_1970(number: float) -> datetime.datetime:
     # Seconds reach 1e11 in the year 5138, milliseconds begin there in 1973: the size tells the unit.
     scale = 1e6 if abs(number) < 1e11 else 1e3 if abs(number) < 1e14 else 1.0
@@ -219,14 +237,18 @@ def _from_parts(match: re.Match[str], month_first: bool) -> datetime.datetime:
 
 def unencodable(values: Column) -> Iterable[int]:
     """Positions of the cells that hold bytes or characters which are not text."""
-    if isinstance(values, pa.Array):
-        return
-    for position, value in enumerate(values):
+    for position, value in enumerate(values.to_pylist() if isinstance(values, pa.Array) else values):
         try:
-            for item in value if isinstance(value, list | tuple) else (value,):
-                if isinstance(item, str):
-                    item.encode("utf-8")
-                elif isinstance(item, bytes | memoryview):
-                    bytes(item).decode("utf-8")
+            _check_text(value)
         except (UnicodeEncodeError, UnicodeDecodeError):
             yield position
+
+
+def _check_text(value: Any) -> None:
+    if isinstance(value, list | tuple):
+        for item in value:
+            _check_text(item)
+    elif isinstance(value, str):
+        value.encode("utf-8")
+    elif isinstance(value, bytes | memoryview):
+        bytes(value).decode("utf-8")
