@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import yaml
@@ -25,9 +25,16 @@ from afina.sources.chunk import Column, Rejects
 from afina.sources.encodings import detect_encoding
 from afina.sources.values import ONES, SPLITS, ZEROS, as_text, parse_times, split_cell
 
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+    from sqlalchemy.exc import DatabaseError
+
+T = TypeVar("T")
+
 _SEPARATORS = ("|", ";", ",", "/")
 _SAMPLE = 2_000  # cells looked at where all of them would tell no more
 _SHOWN_CLASSES = 30
+_UNFOLDED = 1 << 30  # characters to a line of YAML: no name is broken over two
 _UNKNOWN = "???"  # stands in the block for a column that a person must name
 
 # Words in a column's name that speak for a role, without accents.
@@ -119,7 +126,22 @@ def _report(
     columns = _expand(columns, notes)
     texts = {name: _texts(values) for name, values in columns.items()}
     facts = {name: _Facts.of(name, columns[name], texts[name]) for name in columns}
-    roles = _roles(facts, size, notes)
+    repeats = _repeated_headers(columns) if written.get("header", "").startswith("first") else set()
+    if repeats:
+        notes.append(
+            f"the header repeats in {len(repeats):,} row{'s' if len(repeats) > 1 else ''}, which extract "
+            "reads as data; remove them from the file"
+        )
+    # Repeated headers must not hide what the columns are.
+    telling = (
+        {
+            name: _Facts.of(name, _without(columns[name], repeats), _without(texts[name], repeats))
+            for name in columns
+        }
+        if repeats
+        else facts
+    )
+    roles = _roles(telling, size - len(repeats), notes)
     source: dict[str, Any] = {"path": shown, **options}
     multilabel = bool(roles.label_columns)
     separator: str | None = None
@@ -129,7 +151,7 @@ def _report(
         notes.append("no column looks like a label; name it in label:")
     names = _mapping_names(columns, roles)
     if roles.label:
-        separator, listed = _separator(facts[roles.label[0]])
+        separator, listed = _separator(telling[roles.label[0]])
         multilabel = separator is not None or listed
     source |= names
     if separator is not None:
@@ -168,6 +190,10 @@ def _report(
         block=_block(source),
         source=source,
     )
+
+
+def _without(values: list[T], positions: set[int]) -> list[T]:
+    return [value for at, value in enumerate(values) if at not in positions]
 
 
 def _shown_path(path: Path, root: Path) -> str:
@@ -255,21 +281,119 @@ def _root_of(shown: str, path: Path) -> Path:
 
 
 def _has_header(rows: Sequence[Sequence[Any]]) -> bool:
-    """Whether the first row names the columns: short, different, not numbers, and not values seen below."""
+    """Whether the first row names the columns: it looks no more like their values than like names."""
     if len(rows) < 2:
         return True
-    first, below = rows[0], rows[1:]
-    names = ["" if cell is None else str(cell).strip() for cell in first]
-    if any(name and name in {str(row[at]).strip() for row in below} for at, name in enumerate(names)):
+    first, *others = [[_cell(cell) for cell in row] for row in rows]
+    # A first row that comes again whole is a repeated header or a repeated row: the other rows tell which,
+    # and where they do not, it is a row.
+    below = [row for row in others if row != first]
+    if not below or not any(first):
         return False
-    filled = [name for name in names if name]
-    if not filled or len(set(filled)) < len(filled):
-        return False
-    return all(len(name.split()) <= 4 and len(name) <= 60 and not _is_number(name) for name in filled)
+    vote = 0
+    for at, name in enumerate(first):
+        if name:
+            told = _name_vote(name, [row[at] for row in below if row[at]])
+            vote += told or -(first.count(name) > 1)
+    return vote > 0 or (vote == 0 and len(below) == len(others))
 
 
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"[-+]?[\d.,\s|;/]*\d", text) is not None
+def _cell(value: Any) -> str:
+    """A cell as it is written; Excel gives whole numbers as floats too."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return "" if value is None else str(value).strip()
+
+
+def _name_vote(name: str, column: Sequence[str]) -> int:
+    """How surely a cell above ``column`` is its name (above 0) or one of its values (below 0)."""
+    if not column:
+        return 0
+    if _are_figures(column) and _is_worded(name, column):
+        return 0 if name in column else 3  # what is there again stands for a missing number
+    if name in column:
+        return -3
+    return _figure_vote(name, column) if _are_figures(column) else _word_vote(name, column)
+
+
+def _are_figures(column: Sequence[str]) -> bool:
+    """Whether nearly all cells are numbers, dates, times or codes."""
+    figures = sum(cell.lstrip("+-")[:1].isdigit() or bool(re.fullmatch(r"\S*\d\S*", cell)) for cell in column)
+    return figures >= 0.9 * len(column)
+
+
+def _is_worded(name: str, column: Sequence[str]) -> bool:
+    """Whether a cell is of letters alone, or of letters and digits above figures that have no letters."""
+    if not _has_letter(name):
+        return False
+    if not re.search(r"\d", name):
+        return True
+    return _shape(name) not in set(map(_shape, column)) and sum(map(_has_letter, column)) < len(column) / 2
+
+
+def _has_letter(text: str) -> bool:
+    return any(map(str.isalpha, text))
+
+
+def _figure_vote(name: str, column: Sequence[str]) -> int:
+    """The vote above figures: what is written like them is one of them, but for a number far from them."""
+    if _shape(name) not in set(map(_shape, column)):
+        return 0
+    value, numbers = _number(name), [number for cell in column if (number := _number(cell)) is not None]
+    if value is None or not numbers:
+        return -1
+    if _is_year(name) and sum(map(_is_year, column)) < len(column) / 2:
+        return 0
+    if len(column) < 10:
+        return -1
+    low, high = min(numbers), max(numbers)
+    if _repeats(column):
+        return -1 if low <= value <= high else 1  # 2 above marks of 0 and 1
+    return -1 if 2 * low - high - 1 <= value <= 2 * high - low + 1 else 0
+
+
+def _shape(text: str) -> str:
+    """How a cell is written: runs of digits and of letters, and lists of numbers, made alike."""
+    shape = re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "9", text.lstrip("+-")))
+    return re.sub(r"9(\s*[.,;|]\s*9)+", "9", shape)
+
+
+def _number(text: str) -> float | None:
+    plain = text.replace(",", ".")
+    return float(plain) if re.fullmatch(r"[-+]?\d+(\.\d+)?", plain) else None
+
+
+def _is_year(text: str) -> bool:
+    return re.fullmatch(r"(19|20)\d\d", text) is not None
+
+
+def _repeats(column: Sequence[str]) -> bool:
+    """Whether a value that is in none of these cells is a surprise."""
+    return len(column) >= 10 and len(set(column)) <= len(column) / 2
+
+
+def _word_vote(name: str, column: Sequence[str]) -> int:
+    """The vote above words: a known or new word speaks for a name, a text among texts against it."""
+    words, counts = len(name.split()), sorted(len(cell.split()) for cell in column)
+    vote = int(_repeats(column))
+    if words <= 4 and any(not hints.isdisjoint(_words_of(name)) for hints in _HINTS.values()):
+        vote += 1
+    if statistics.fmean(counts) < 4:
+        return vote
+    if len(counts) >= 10 and 2 * words <= counts[len(counts) // 20]:
+        return vote + 1
+    asked = name.endswith(("?", ":")) and sum(cell.endswith(name[-1]) for cell in column) < len(column) / 5
+    return vote - (not asked and (words > 4 or len(name) > 60))
+
+
+def _repeated_headers(columns: dict[str, list[Any]]) -> set[int]:
+    """Positions of the rows that hold nothing but the names of the columns."""
+    rows = zip(*columns.values(), strict=True)
+    return {
+        at
+        for at, row in enumerate(rows)
+        if all(_cell(cell) == name for cell, name in zip(row, columns, strict=True))
+    }
 
 
 def _how_excel(path: Path, shown: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
@@ -304,22 +428,47 @@ def _how_sqlite(path: Path, shown: str) -> tuple[dict[str, Any], dict[str, str],
         with engine.connect() as connection:
             inspector = sqlalchemy.inspect(connection)
             tables = [*inspector.get_table_names(), *inspector.get_view_names()]
-            sizes = {
-                name: connection.execute(
-                    sqlalchemy.select(sqlalchemy.func.count()).select_from(sqlalchemy.table(name))
-                ).scalar_one()
-                for name in tables
-            }
-    except sqlalchemy.exc.DatabaseError:
-        raise UserError(f"{shown}: not a SQLite database") from None
+            sizes, broken = _table_sizes(connection, tables)
+    except sqlalchemy.exc.DatabaseError as error:
+        raise _unreadable_sqlite(shown, _driver_message(error)) from None
     finally:
         engine.dispose()
     if not tables:
         raise UserError(f"{shown}: the database has no tables")
-    best = max(tables, key=lambda name: sizes[name])
-    others = [f"'{name}'" for name in tables if name != best]
+    if not sizes:
+        name, why = next(iter(broken.items()))
+        raise UserError(f"{shown}: no table or view can be read; first: '{name}': {why}; repair it in SQLite")
+    best = max(sizes, key=lambda name: sizes[name])
+    others = [f"'{name}'" for name in sizes if name != best]
     notes = [f"inspected table '{best}'; other tables: {', '.join(others)}"] if others else []
+    notes += [f"passed over '{name}', which cannot be read: {why}" for name, why in broken.items()]
     return {"table": best}, {"table": best}, notes
+
+
+def _table_sizes(connection: Connection, tables: Sequence[str]) -> tuple[dict[str, int], dict[str, str]]:
+    """Rows of the tables and views that can be read, and why the others cannot."""
+    from sqlalchemy import func, select, table
+    from sqlalchemy.exc import DatabaseError
+
+    sizes: dict[str, int] = {}
+    broken: dict[str, str] = {}
+    for name in tables:
+        try:
+            sizes[name] = connection.execute(select(func.count()).select_from(table(name))).scalar_one()
+        except DatabaseError as error:  # a view of a table that is gone
+            broken[name] = _driver_message(error)
+    return sizes, broken
+
+
+def _driver_message(error: DatabaseError) -> str:
+    """What SQLite said, in a line."""
+    return " ".join(str(error.orig or error).split())
+
+
+def _unreadable_sqlite(shown: str, message: str) -> UserError:
+    if "not a database" in message:
+        return UserError(f"{shown}: not a SQLite database ({message}); check the file or rename it")
+    return UserError(f"{shown}: SQLite: {message}; close the program that has it open, or copy it anew")
 
 
 def _read_all(shown: str, root: Path, options: dict[str, Any]) -> tuple[dict[str, list[Any]], Rejects]:
@@ -418,9 +567,7 @@ class _Facts:
 
     def hinted(self, role: str) -> bool:
         """Whether the column's name speaks for the role."""
-        plain = unicodedata.normalize("NFKD", _last_name(self.name).lower())
-        bare = "".join(character for character in plain if not unicodedata.combining(character))
-        return not _HINTS[role].isdisjoint(re.split(r"[\W_\d]+", bare))
+        return not _HINTS[role].isdisjoint(_words_of(_last_name(self.name)))
 
     def times(self) -> bool:
         """Whether nearly all cells are dates; plain numbers are dates only under a name that says so."""
@@ -442,6 +589,13 @@ class _Facts:
         return ColumnReport(
             self.name, len(self.cells), len(self.counts), round(self.mean_words, 1), example[:60], role
         )
+
+
+def _words_of(name: str) -> list[str]:
+    """The words of a name in small letters, without accents and digits."""
+    plain = unicodedata.normalize("NFKD", name.lower())
+    bare = "".join(character for character in plain if not unicodedata.combining(character))
+    return re.split(r"[\W_\d]+", bare)
 
 
 def _last_name(path: str) -> str:
@@ -622,7 +776,9 @@ def _mapping_names(columns: dict[str, list[Any]], roles: _Roles) -> dict[str, An
     if roles.label_columns:
         mapping["label_columns"] = list(roles.label_columns)
     else:
-        mapping["label"] = bare(roles.label) if roles.label else _UNKNOWN
+        # Two that are alike would be one column for both, which extract refuses.
+        unknown = _UNKNOWN if roles.text else f"{_UNKNOWN}?"
+        mapping["label"] = bare(roles.label) if roles.label else unknown
     for role in ("id", "group", "time", "split"):
         if getattr(roles, role) is not None:
             mapping[role] = getattr(roles, role)
@@ -687,13 +843,19 @@ def _conflicts(texts: Sequence[str], labels: Sequence[tuple[str, ...]]) -> int:
 def _block(source: dict[str, Any]) -> str:
     """The YAML to paste, checked to be what the stage accepts."""
     section = {"extract": {"sources": [source]}}
-    text = yaml.safe_dump(section, allow_unicode=True, sort_keys=False, width=1_000)
+    text = yaml.safe_dump(section, allow_unicode=True, sort_keys=False, width=_UNFOLDED)
     ExtractParams.parse(yaml.safe_load(text)["extract"], "afina inspect")
     return text
 
 
+def show(inspection: Inspection, console: Console) -> None:
+    """Print it; the block is never cut at the console's width, for a broken line is no longer YAML."""
+    console.print(render(inspection))
+    console.print(Text(inspection.block.rstrip()), soft_wrap=True)
+
+
 def render(inspection: Inspection) -> RenderableType:
-    """What to print: rich tables for a terminal; `plain` gives the same without colours or frames."""
+    """What `show` prints above the block."""
     parts: list[RenderableType] = [Text(_headline(inspection), style="bold")]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("column", "role", "filled", "distinct", "words", "example"):
@@ -711,15 +873,15 @@ def render(inspection: Inspection) -> RenderableType:
     parts += [Text(line) for line in _findings(inspection)]
     if inspection.class_counts:
         parts += [Text(), _class_table(inspection)]
-    parts += [Text(), Text("Paste into params.yaml:", style="bold"), Text(inspection.block.rstrip())]
+    parts += [Text(), Text("Paste into params.yaml:", style="bold")]
     return Group(*parts)
 
 
 def plain(inspection: Inspection) -> str:
-    """What `render` shows, as plain text of fixed width, for a pipe or a file."""
+    """What `show` prints, as plain text of fixed width, for a pipe or a file."""
     console = Console(width=160, color_system=None, force_terminal=False, legacy_windows=False)
     with console.capture() as capture:
-        console.print(render(inspection), soft_wrap=False)
+        show(inspection, console)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import random
 import sqlite3
@@ -14,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from rich.console import Console
 
 from afina.errors import UserError
-from afina.inspection import Inspection, inspect_file, plain, render
+from afina.inspection import Inspection, inspect_file, plain, show
 from afina.params.extract import ExtractParams
 from afina.sources import Extraction, read_sources
 
@@ -232,7 +234,156 @@ def test_what_is_printed_is_plain_without_a_terminal(tmp_path: Path) -> None:
     for line in found.block.strip().splitlines():
         assert line in text
     assert "Labels: one label a row; 4 classes" in text
-    assert render(found) is not None
+
+
+QUESTION = "¿Qué le pareció la atención recibida en nuestra oficina?"
+
+
+def phrases(size: int, shortest: int = 2, longest: int = 20) -> list[str]:
+    draw = random.Random(5)
+    return [" ".join(draw.choices(WORDS, k=draw.randint(shortest, longest))) for _ in range(size)]
+
+
+@pytest.mark.parametrize(
+    ("size", "header", "row"),
+    [
+        (3, f"Marca temporal,{QUESTION},Motivo", "{n:02d}/03/2024 10:15:32,{text},{topic}"),
+        (28, f"Marca temporal,{QUESTION},Motivo", "{n:02d}/03/2024 10:15:32,{text},{topic}"),
+        (28, f"Marca temporal,{QUESTION},Motivo", "2024/03/{n:02d} 10:15:32 a. m. GMT-3,{text},{topic}"),
+        (3, f"{QUESTION},¿Y la espera en ella?", "{text},{text}"),
+        (28, "Cuente con sus palabras qué pasó en la oficina,Sector que lo atendió", "{text},{topic}"),
+        (3, "texto,2023,2024", "{text},{mark},{mark}"),
+        (28, "texto,2023,2024", "{text},{mark},{mark}"),
+        (28, "texto,2023,2024", "{text},{n},{n}00"),
+        (28, "texto,1,2,3", "{text},{mark},{mark},{mark}"),
+        (3, "texto,Pregunta 1", "{text},{n}"),
+    ],
+)
+def test_questions_and_years_are_names_of_columns(tmp_path: Path, size: int, header: str, row: str) -> None:
+    lines = [
+        row.format(n=n, text=text, topic=TOPICS[n % 2], mark=n % 2)
+        for n, text in enumerate(phrases(size), start=1)
+    ]
+    (tmp_path / "a.csv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    found = inspect_file(tmp_path / "a.csv", tmp_path)
+    assert ([column.name for column in found.columns], found.rows) == (header.split(","), size)
+    assert found.written["header"] == "first line"
+    assert "header" not in found.source
+
+
+def test_the_block_of_a_form_makes_extract_succeed(tmp_path: Path) -> None:
+    lines = [
+        f"{n:02d}/03/2024 10:15:32,{text},{TOPICS[n % 2]}" for n, text in enumerate(phrases(28), start=1)
+    ]
+    content = "\n".join([f"Marca temporal,{QUESTION},Motivo", *lines])
+    (tmp_path / "a.csv").write_text(content, encoding="utf-8")
+    found = inspect_file(tmp_path / "a.csv", tmp_path)
+    assert (found.text, found.label, found.source["time"]) == ((QUESTION,), ("Motivo",), "Marca temporal")
+    assert paste(found, tmp_path).table.num_rows == 28
+
+
+def test_a_year_is_the_name_of_a_sheets_column(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    book.active.append(["Mensaje", "Motivo", 2024])
+    for number, text in enumerate(phrases(20)):
+        book.active.append([text, TOPICS[number % 2], float(number)])
+    book.save(tmp_path / "a.xlsx")
+    found = inspect_file(tmp_path / "a.xlsx", tmp_path)
+    assert (found.written["header"], [column.name for column in found.columns][2]) == ("first row", "2024")
+    assert (found.text, found.label, found.rows) == (("Mensaje",), ("Motivo",), 20)
+
+
+@pytest.mark.parametrize(
+    ("first", "row"),
+    [
+        ("i feel hopeless;sadness", "{text};{feeling}"),
+        ("i was told twice and i still feel rather hopeless;joy", "{text};{feeling}"),
+        ("¿por qué nadie atiende el teléfono?;joy", "{text};{feeling}"),
+        ("Vamos, hombre.;6, 7", "{text};{n}"),
+        ("M25-01130;joy", "M25-{n};{feeling}"),
+        ("1;hola;2023", "{n};{text};20{n}"),
+        ("2024-01-02;hola;joy", "2024-01-{n};{text};{feeling}"),
+        ("gracias por todo", "{text}"),
+    ],
+)
+@pytest.mark.parametrize("size", [6, 40])
+def test_a_first_row_of_values_is_no_header(tmp_path: Path, first: str, row: str, size: int) -> None:
+    lines = [
+        row.format(n=f"{n % 28 + 1:02d}", text=text, feeling=("joy", "sadness")[n % 2])
+        for n, text in enumerate(phrases(size))
+    ]
+    (tmp_path / "a.csv").write_text("\n".join([first, *lines, first]) + "\n", encoding="utf-8")
+    found = inspect_file(tmp_path / "a.csv", tmp_path)
+    assert (found.source["header"], found.rows) == (False, size + 2)
+    assert not any("header" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "xlsx"])
+def test_a_header_that_repeats_is_a_header_and_is_told(tmp_path: Path, suffix: str) -> None:
+    header = ["nro", "mensaje", "tema"]
+    rows: list[list[Any]] = [[n, text, TOPICS[n % 2]] for n, text in enumerate(phrases(30))]
+    rows[20:20] = [header]
+    rows[10:10] = [header]
+    if suffix == "csv":
+        lines = [",".join(map(str, row)) for row in [header, *rows]]
+        (tmp_path / "a.csv").write_text("\n".join(lines), encoding="utf-8")
+    else:
+        book = openpyxl.Workbook()
+        for row in [header, *rows]:
+            book.active.append(row)
+        book.save(tmp_path / "a.xlsx")
+    found = inspect_file(tmp_path / f"a.{suffix}", tmp_path)
+    assert (found.text, found.label, found.source["id"]) == (("mensaje",), ("tema",), "nro")
+    assert found.rows == paste(found, tmp_path).table.num_rows == 32
+    note = "the header repeats in 2 rows, which extract reads as data; remove them from the file"
+    assert note in found.notes
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_block_can_be_pasted_from_a_narrow_terminal(tmp_path: Path, width: int) -> None:
+    name = f"Reclamos y sugerencias 2024 - {'exportación completa ' * 6}del sistema.csv"
+    content = f"texto,{QUESTION * 20}\n" + "".join(f"{text},{len(text) % 3}\n" for text in phrases(20))
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    found = inspect_file(tmp_path / name, tmp_path)
+    stream = io.StringIO()
+    show(found, Console(file=stream, width=width, force_terminal=True, color_system=None))
+    for shown in (stream.getvalue(), plain(found)):
+        pasted = yaml.safe_load(shown.partition("Paste into params.yaml:")[2])
+        assert pasted == {"extract": {"sources": [found.source]}}
+        assert f"\n    label: {QUESTION * 20}\n" in shown
+
+
+def test_a_view_that_is_broken_is_passed_over(tmp_path: Path) -> None:
+    path = write_file(tmp_path, "q.db")
+    with sqlite3.connect(path) as connection:
+        connection.execute("create view rota as select a from small")
+        connection.execute("drop table small")
+    connection.close()
+    found = inspect_file(path, tmp_path)
+    assert (found.source["table"], found.rows) == ("quejas", 60)
+    assert "passed over 'rota', which cannot be read: no such table: main.small" in found.notes
+    with sqlite3.connect(path) as connection:
+        connection.execute("drop table quejas")
+    connection.close()
+    with pytest.raises(UserError, match="no table or view can be read; first: 'rota': no such table"):
+        inspect_file(path, tmp_path)
+
+
+def test_what_sqlite_says_of_a_database_is_told(tmp_path: Path) -> None:
+    path = write_file(tmp_path, "q.db")
+    with sqlite3.connect(path) as connection:
+        connection.execute("pragma writable_schema = on")
+        connection.execute("update sqlite_master set sql = 'create nothing' where name = 'small'")
+    connection.close()
+    with pytest.raises(UserError, match=r"q\.db: SQLite: malformed database schema") as caught:
+        inspect_file(path, tmp_path)
+    assert "not a SQLite database" not in str(caught.value)
+
+
+def test_a_file_without_text_and_without_labels_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("nro\n" + "".join(f"{n}\n" for n in range(9)))
+    found = inspect_file(tmp_path / "a.csv", tmp_path)
+    assert (found.source["text"], found.source["label"]) == ("???", "????")
 
 
 @pytest.mark.parametrize(
