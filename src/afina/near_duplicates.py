@@ -6,7 +6,8 @@ hash values. What differs is the bookkeeping. Shingles are hashed as ranges of o
 signatures are computed by blocks, the hash tables of the bands are sorted arrays, and every candidate pair is
 verified with the exact Jaccard similarity of its shingle sets, so there are no false positives. The number of
 bands is chosen so that a pair at the threshold is found with probability 0.999; a more similar one, more
-surely.
+surely. Only where thousands of texts share most of their words, as filled-in forms do, are buckets so full
+that not all their pairs can be compared; texts alike in another band too are then compared first.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import functools
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -33,7 +34,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 RECALL = 0.999  # of a pair whose similarity is exactly the threshold
-NEIGHBOURS = 32  # a text is compared with as many that follow it in a bucket, so no bucket costs its square
+# A text is compared with at least so many that follow it in a bucket, and with all as long as a band's
+# comparisons stay below the second number: no bucket of a large table costs its square.
+NEIGHBOURS = 32
+COMPARISONS = 500_000
 
 _CHUNK_BYTES = 500_000  # of text hashed at a time; the temporaries are some 80 times as large
 _BLOCK_SHINGLES = 2_048  # permuted at a time: with 64 permutations 512 kB, which stays in the cache
@@ -44,9 +48,10 @@ _BASE = 0x9E3779B97F4A7C15  # odd, hence invertible modulo 2^64
 
 
 class Shingles(NamedTuple):
-    """The shingle hashes of n texts, one after another; every text has at least one.
+    """The shingle hashes of n texts, one text after another; every text has at least one.
 
-    Those of text i are hashes[offsets[i] : offsets[i + 1]]; ``keys`` (n,) tell the normalised texts apart.
+    Those of text i, each once and sorted, are hashes[offsets[i] : offsets[i + 1]]; ``keys`` (n,) tell the
+    normalised texts apart.
     """
 
     hashes: Uint32s
@@ -76,8 +81,12 @@ def near_duplicate_components(
         keys = band_keys(distinct, bands, rows, num_perm, progress)
     components = np.arange(len(order), dtype=np.int64)
     with Progress("near duplicates: comparisons", bands, "bands") as progress:
+        whole: list[Uint64s] = []  # keys of the bands whose every pair has been compared
         for band in range(bands):
-            components = _merge_band(keys[band], distinct, components, threshold)
+            order_by_bucket = _bucket_order(keys[band], keys[(band + 1) % bands])
+            components = _merge_band(keys[band], order_by_bucket, whole, distinct, components, threshold)
+            if _compared_whole(keys[band][order_by_bucket]):
+                whole.append(keys[band])
             progress.advance()
     return order[components][np.searchsorted(order, first[inverse])]
 
@@ -156,7 +165,7 @@ def similar_pairs(shingles: Shingles, left: Indices, right: Indices, threshold: 
         part = slice(start, start + _PAIRS)
         first, first_sizes = _shingle_sets(shingles, left[part])
         second, second_sizes = _shingle_sets(shingles, right[part])
-        both = np.sort(np.concatenate([first, second]))
+        both = np.sort(np.concatenate([first, second]), kind="stable")  # a merge: each half is sorted
         shared = both[1:][both[1:] == both[:-1]] >> np.uint64(32)
         common = np.bincount(shared.astype(np.int64), minlength=len(first_sizes))
         similar[part] = common >= threshold * (first_sizes + second_sizes - common) - 1e-9
@@ -181,21 +190,65 @@ def merge_components(components: Indices, left: Indices, right: Indices) -> Indi
     return renamed[components]
 
 
-def _merge_band(keys: Uint64s, shingles: Shingles, components: Indices, threshold: float) -> Indices:
-    """Join the components of near duplicates that share a bucket of one band."""
+def _bucket_order(keys: Uint64s, other_keys: Uint64s) -> Indices:
+    """Texts by bucket; in one too full to compare all its pairs, texts alike in another band are adjacent."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
-    for distance in range(1, NEIGHBOURS + 1):
-        place = np.flatnonzero(ordered[distance:] == ordered[:-distance])
-        if not len(place):
-            break
-        left, right = order[place], order[place + distance]
-        # Most pairs meet again in the next band, or through a third text: those are settled.
-        apart = components[left] != components[right]
-        left, right = left[apart], right[apart]
+    full = ordered[NEIGHBOURS:][ordered[NEIGHBOURS:] == ordered[:-NEIGHBOURS]]
+    full = np.isin(ordered, np.unique(full)) if len(full) else np.zeros(len(order), bool)
+    crowded = order[full]
+    order[full] = crowded[np.lexsort((other_keys[crowded], keys[crowded]))]
+    return order
+
+
+def _merge_band(
+    keys: Uint64s,
+    order: Indices,
+    compared: Sequence[Uint64s],
+    shingles: Shingles,
+    components: Indices,
+    threshold: float,
+) -> Indices:
+    """Join the components of near duplicates that share a bucket of one band, and of none in ``compared``."""
+    for left, right in _bucket_pairs(keys[order]):
+        left, right = order[left], order[right]
+        # Most pairs are joined already through a third text, or were compared in an earlier band.
+        new = components[left] != components[right]
+        for band in compared:
+            new &= band[left] != band[right]
+        left, right = left[new], right[new]
         similar = similar_pairs(shingles, left, right, threshold)
         components = merge_components(components, left[similar], right[similar])
     return components
+
+
+def _bucket_pairs(ordered: Uint64s) -> Iterator[tuple[Indices, Indices]]:
+    """Pairs of places with equal keys, the closest first, in portions to compare together."""
+    place = np.arange(len(ordered))
+    portion: list[tuple[Indices, Indices]] = []
+    distance = compared = waiting = 0
+    done = False
+    while not done:
+        distance += 1
+        place = place[place + distance < len(ordered)]
+        # A pair of one bucket that is farther apart has this one between: what fails here is settled.
+        place = place[ordered[place] == ordered[place + distance]]
+        compared += len(place)
+        done = not len(place) or (distance > NEIGHBOURS and compared > COMPARISONS)
+        if not done:
+            portion.append((place, place + distance))
+            waiting += len(place)
+        if portion and (done or waiting >= _PAIRS):
+            yield np.concatenate([pair[0] for pair in portion]), np.concatenate([pair[1] for pair in portion])
+            portion, waiting = [], 0
+
+
+def _compared_whole(ordered: Uint64s) -> bool:
+    """Whether `_bucket_pairs` gives every pair of these keys."""
+    changes = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    sizes = np.diff(np.concatenate([[0], changes, [len(ordered)]]))
+    pairs = int((sizes * (sizes - 1) // 2).sum())
+    return bool(sizes.max(initial=0) <= NEIGHBOURS + 1 or pairs <= COMPARISONS)
 
 
 def _shingle_chunk(texts: pa.Array, shingle_words: int) -> Shingles:
@@ -209,8 +262,10 @@ def _shingle_chunk(texts: pa.Array, shingle_words: int) -> Shingles:
     past = np.minimum(first + shingle_words, first_word[text + 1])
     hash_range = _range_hash(letters)
     hashes = hash_range(word_start[first], word_start[past]) >> np.uint64(32)
+    members = np.unique((text.astype(np.uint64) << np.uint64(32)) | hashes)
+    counts = np.bincount((members >> np.uint64(32)).astype(np.int64), minlength=len(words))
     keys = hash_range(word_start[first_word[:-1]], word_start[first_word[1:]])
-    return Shingles(hashes.astype(np.uint32), offsets, keys)
+    return Shingles(members.astype(np.uint32), _offsets(counts), keys)
 
 
 def _letters(texts: pa.Array) -> tuple[Uint64s, Indices, Indices]:
@@ -317,12 +372,11 @@ def _permutations(num_perm: int) -> tuple[Uint32s, Uint32s]:
 
 
 def _shingle_sets(shingles: Shingles, texts: Indices) -> tuple[Uint64s, Indices]:
-    """The distinct shingles of each text (position in ``texts`` times 2^32, plus hash) and their number."""
+    """The shingles of each text (position in ``texts`` times 2^32, plus hash; sorted) and their number."""
     selected = _take(shingles, texts)
-    position = np.repeat(np.arange(len(texts), dtype=np.uint64), np.diff(selected.offsets))
-    members = np.unique((position << np.uint64(32)) | selected.hashes)
-    sizes = np.bincount((members >> np.uint64(32)).astype(np.int64), minlength=len(texts))
-    return members, sizes
+    sizes = np.diff(selected.offsets)
+    position = np.repeat(np.arange(len(texts), dtype=np.uint64), sizes)
+    return (position << np.uint64(32)) | selected.hashes, sizes
 
 
 def _take(shingles: Shingles, texts: Indices) -> Shingles:

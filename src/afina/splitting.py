@@ -91,8 +91,9 @@ def split_messages(table: pa.Table, label_set: LabelSet, params: SplitParams, se
     ``stratified`` and ``group`` divide units that never straddle: components of near duplicates, joined with
     the groups. ``time`` and ``given`` fix every row's split beforehand; of near duplicates that end up apart,
     those in test (else in validation) stay and the others are rejected (``params.leaks``). Where a given
-    split has no validation (or no test), that share of its train is carved out, stratified, and the rest is
-    left as it is.
+    split has no validation (or no test), that share of its train is carved out, stratified and groups
+    together, and the rest is left as it is. ``auto`` is ``given`` where a row names its split, else ``group``
+    where a row has a group, else ``stratified``.
 
     Raises:
         UserError: a class cannot reach every split (``params.small_classes``), a split would be empty, or the
@@ -116,6 +117,7 @@ def split_messages(table: pa.Table, label_set: LabelSet, params: SplitParams, se
             rejected[:] = False
         if method == "given":
             splits = _with_carved(messages, splits, rejected, params, seed)
+    _note_parted_groups(messages, np.where(rejected, _UNASSIGNED, splits))
     final = np.where(rejected, _UNASSIGNED, splits)
     for number, name in enumerate(SPLITS):
         if not (final == number).any():
@@ -138,7 +140,9 @@ def split_messages(table: pa.Table, label_set: LabelSet, params: SplitParams, se
 def _method(table: pa.Table, params: SplitParams) -> str:
     if params.method != "auto":
         return params.method
-    return "given" if table["split"].null_count < table.num_rows else "stratified"
+    if table["split"].null_count < table.num_rows:
+        return "given"
+    return "group" if table["group"].null_count < table.num_rows else "stratified"
 
 
 def _messages(table: pa.Table, labels: tuple[str, ...], params: SplitParams) -> _Messages:
@@ -168,10 +172,27 @@ def _column(table: pa.Table, name: str, method: str) -> pa.Array:
 
 def _joined_with_groups(components: Ints, groups: pa.Array) -> Ints:
     """Components joined with the groups; a row without a group belongs to its component alone."""
-    codes = groups.dictionary_encode().indices
-    rows = np.flatnonzero(np.asarray(codes.is_valid()))
-    _, first, inverse = np.unique(np.asarray(codes.drop_null()), return_index=True, return_inverse=True)
+    rows, codes = _group_codes(groups)
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
     return merge_components(components, rows, rows[first][inverse])
+
+
+def _group_codes(groups: pa.Array) -> tuple[Ints, Ints]:
+    """The rows that have a group, and the number of each one's group."""
+    codes = groups.dictionary_encode().indices
+    return np.flatnonzero(np.asarray(codes.is_valid())), np.asarray(codes.drop_null(), np.int64)
+
+
+def _note_parted_groups(messages: _Messages, splits: Ints) -> None:
+    """Note the groups whose messages are in several splits, which the method did not ask to keep together."""
+    rows, codes = _group_codes(messages.table["group"].combine_chunks())
+    rows, codes = rows[splits[rows] != _UNASSIGNED], codes[splits[rows] != _UNASSIGNED]
+    pairs = np.unique(codes * len(SPLITS) + splits[rows])
+    parted = int((np.unique(pairs // len(SPLITS), return_counts=True)[1] > 1).sum())
+    if parted:
+        messages.notes.append(
+            f"{parted:,} groups have messages in several splits; split.method group keeps them together"
+        )
 
 
 def _stratified(messages: _Messages, units: Ints, params: SplitParams, seed: int) -> Ints:
@@ -253,7 +274,8 @@ def _with_carved(messages: _Messages, splits: Ints, rejected: Mask, params: Spli
     if not missing or not rows.any():
         return splits
     part = messages.only(rows)
-    counts, sizes, unit = part.unit_counts(part.components)
+    units = _joined_with_groups(part.components, part.table["group"].combine_chunks())
+    counts, sizes, unit = part.unit_counts(units)
     fractions = np.array([1 - sum(shares[split] for split in missing), *(shares[split] for split in missing)])
     too_few = np.asarray((counts > 0).sum(axis=0)) < len(fractions)
     to_train = np.asarray(counts @ too_few.astype(np.int64)) > 0

@@ -9,6 +9,7 @@ from datasketch import MinHash, MinHashLSH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from afina import near_duplicates
 from afina.near_duplicates import (
     lsh_parameters,
     merge_components,
@@ -176,3 +177,27 @@ def test_merging_names_a_component_by_its_first_element(pairs: list[tuple[int, i
     left = np.array([i for i, _ in pairs], np.int64)
     right = np.array([j for _, j in pairs], np.int64)
     assert merge_components(np.arange(20), left, right).tolist() == expected
+
+
+def test_forms_that_share_most_of_their_words_do_not_hide_near_duplicates() -> None:
+    generator = np.random.default_rng(0)
+    form = " ".join(f"palabra{number}" for number in range(60))
+    own = [" ".join(f"w{word}" for word in generator.integers(0, 5000, 8)) for _ in range(500)]
+    copies = [f"{text.rsplit(' ', 1)[0]} otra{number}" for number, text in enumerate(own[:100])]
+    texts = pa.array([f"{form} {text}" for text in own + copies])
+    components = near_duplicate_components(texts, threshold=0.9)
+    np.testing.assert_array_equal(components[500:], components[:100])
+
+
+def test_buckets_too_full_are_compared_in_part_and_nothing_false_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(near_duplicates, "COMPARISONS", 0)
+    monkeypatch.setattr(near_duplicates, "NEIGHBOURS", 2)
+    test_forms = [f"uno dos tres cuatro cinco seis siete ocho nueve diez {number}" for number in range(60)]
+    components = near_duplicate_components(pa.array(test_forms), threshold=0.8)
+    assert len(np.unique(components)) < 60  # neighbours are found, through them others
+    alone = near_duplicate_components(
+        pa.array([f"{number} {number + 1} {number + 2}" for number in range(60)])
+    )
+    np.testing.assert_array_equal(alone, np.arange(60))

@@ -376,3 +376,38 @@ def test_the_splits_of_a_public_data_set_no_longer_leak(real_data: Path) -> None
     names = np.asarray(left["split"].to_pylist())
     for component in np.flatnonzero(np.bincount(components) > 1):
         assert len(set(names[components == component])) == 1
+
+
+def grouped(count: int = 120) -> pa.Table:
+    return make_table(
+        [["a" if number % 2 else "b"] for number in range(count)],
+        groups=[f"paciente {number // 4}" if number < 100 else None for number in range(count)],
+    )
+
+
+def parted(division: Division) -> int:
+    """Groups with messages in several splits."""
+    seen: dict[str, set[str]] = {}
+    for name, part in division.tables.items():
+        for group in filter(None, part["group"].to_pylist()):
+            seen.setdefault(group, set()).add(name)
+    return sum(len(names) > 1 for names in seen.values())
+
+
+def test_auto_keeps_groups_together_and_other_methods_say_that_they_do_not() -> None:
+    table = grouped()
+    auto = divide(table)
+    assert (auto.report["method"], parted(auto), auto.report["notes"]) == ("group", 0, [])
+    stratified = divide(table, method="stratified")
+    assert parted(stratified) > 0
+    assert f"{parted(stratified)} groups have messages in several splits" in stratified.summary
+
+
+def test_what_is_carved_out_of_a_given_train_keeps_groups_together() -> None:
+    table = grouped()
+    given = ["test" if number >= 96 else "train" for number in range(120)]
+    table = table.set_column(table.column_names.index("split"), "split", pa.array(given))
+    division = divide(table, small_classes="train")
+    assert division.report["method"] == "given"
+    assert division.tables["validation"].num_rows > 0
+    assert parted(division) == 0

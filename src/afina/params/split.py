@@ -18,7 +18,8 @@ class SplitParams(Section):
         "auto",
         description="stratified: every label keeps its share (iterative stratification where a message has "
         "several); group: the same, and messages of one group stay together; time: the oldest train, the "
-        "newest test; given: as the source says; auto: given where the source names a split, else stratified",
+        "newest test; given: as the source says; auto: given where the source names a split, else group "
+        "where it has groups, else stratified",
     )
     validation: float = Field(
         0.15, gt=0, lt=1, description="share of the messages for validation; train gets the rest"
