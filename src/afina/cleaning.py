@@ -53,7 +53,7 @@ TOUCHES: dict[str, str] = {
     "mask_emails": "@",
     "mask_urls": "://|[wW]\\.|\\.[A-Za-z\u0130\u0131\u017f\u212a]{2}",
     "mask_phones": "[0-9](?:[ \u00a0.()/-]{0,2}[0-9]){6}",
-    "mask_ids": "(?:[0-9][^0-9]*){5}",
+    "mask_ids": "(?:[0-9][^0-9]*){5}|[A-Z]{2}[0-9]{2}",
     "lowercase": f"[^\\x00-@\\[-\\x7fáéíóúüñ{_PUNCTUATION}]",
     "strip_accents": f"[^\\x00-\\x7fñÑ{_PUNCTUATION}]",
     "collapse_whitespace": "^ | \\z|  |[\\x00-\\x1f\\x7f-\u00a0\u1680\u2000-\u200b\u2028"
@@ -137,46 +137,73 @@ def _clean_chunk(texts: pa.Array, steps: list[str]) -> pa.Array:
 
 
 def read_label_map(path: Path) -> dict[str, str | None]:
-    """Read a label map: a CSV with the columns ``raw`` (the old name) and ``label`` (the new one).
+    """Read a label map: a table with the columns ``raw`` (the old name) and ``label`` (the new one).
 
-    Other columns are passed over. The delimiter (comma, semicolon, tab, bar) is the most frequent one in the
-    header; an empty new name means: drop.
+    A CSV, whose delimiter (comma, semicolon, tab, bar) is the most frequent one in the header, or the first
+    sheet of an Excel workbook. Other columns are passed over; an empty new name means: drop.
 
     Raises:
-        UserError: the file is missing, lacks a column, or gives one name two new ones.
+        UserError: the file cannot be read, lacks a column, or gives one name two new ones.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"clean.label_map: {path}: no such file") from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("cp1252", errors="replace")  # what spreadsheets write
-    header = text.split("\n", 1)[0]
-    delimiter = max(",;\t|", key=header.count)
-    mapping: dict[str, str | None] = {}
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    columns = [name.strip().lower() for name in next(reader, [])]
+    except OSError as error:
+        raise UserError(f"clean.label_map: {path}: cannot be read ({error.strerror})") from None
+    lines = _workbook_lines(path, content) if content.startswith(b"PK\x03\x04") else _csv_lines(content)
+    number, header = next(lines, (1, []))
+    columns = [name.strip().lower() for name in header]
     if "raw" not in columns or "label" not in columns:
         found = ", ".join(columns) or "nothing"
+        readable = found[:100] if found.isprintable() else "no text; save it as CSV or .xlsx"
         raise UserError(
-            f"clean.label_map: {path}: line 1: expected the column names raw and label, found {found[:100]}"
+            f"clean.label_map: {path}: line {number}: expected the column names raw and label, "
+            f"found {readable}"
         )
     raw, new = columns.index("raw"), columns.index("label")
-    for row in reader:
+    mapping: dict[str, str | None] = {}
+    for number, row in lines:
         if not any(cell.strip() for cell in row):
             continue
         if len(row) <= max(raw, new):
-            raise UserError(f"clean.label_map: {path}: line {reader.line_num}: {len(row)} columns")
+            raise UserError(f"clean.label_map: {path}: line {number}: {len(row)} columns")
         if not row[raw].strip():
             continue
         label = row[new].strip() or None
         if mapping.setdefault(row[raw], label) != label:
-            raise UserError(
-                f"clean.label_map: {path}: line {reader.line_num}: '{row[raw]}' has two new names"
-            )
+            raise UserError(f"clean.label_map: {path}: line {number}: '{row[raw]}' has two new names")
     return mapping
+
+
+def _csv_lines(content: bytes) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and cells of a CSV as spreadsheets write them."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        text = content.decode("utf-16", errors="replace")
+    else:
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("cp1252", errors="replace")
+    skipped = int(text[:4].lower() == "sep=")  # Excel's own first line, which names the delimiter
+    if skipped:
+        text = text.partition("\n")[2]
+    delimiter = max(",;\t|", key=text.split("\n", 1)[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    for row in reader:
+        yield reader.line_num + skipped, row
+
+
+def _workbook_lines(path: Path, content: bytes) -> Iterator[tuple[int, list[str]]]:
+    """Row numbers and cells of the first sheet of an Excel workbook."""
+    import openpyxl
+
+    try:
+        sheet = openpyxl.load_workbook(io.BytesIO(content), data_only=True).worksheets[0]
+    except Exception as error:  # openpyxl lets through whatever zipfile and its XML parser raise
+        raise UserError(f"clean.label_map: {path}: not an Excel workbook ({error})") from None
+    for number, row in enumerate(sheet.iter_rows(values_only=True), start=1):
+        yield number, ["" if value is None else str(value) for value in row]
 
 
 def fold_label(name: str) -> str:
@@ -262,7 +289,7 @@ def _known(names: Sequence[str], present: Mapping[str, str], fold: Any, paramete
 
 # ------------------------------------------------------------------------------------------ rows
 
-EMPTY, SHORT, NO_LABEL, DROPPED, SEVERAL, DUPLICATE, CONFLICT, MERGED, RARE = range(1, 10)
+EMPTY, SHORT, NO_LABEL, DROPPED, SEVERAL, DUPLICATE, CONFLICT, MERGED, RARE, ELSEWHERE = range(1, 11)
 REASONS = {
     EMPTY: "empty text",
     SHORT: "too few words",
@@ -273,10 +300,11 @@ REASONS = {
     CONFLICT: "conflicting labels",
     MERGED: "merged",
     RARE: "rare label",
+    ELSEWHERE: "other label in another split",
 }
 """Why rows are rejected, as counted in cleaning.json."""
 
-# Of equal rows the one in a given test split stays, so that the test stays as it was given.
+# Of rows with one text those in a given test split stay, so that the test stays as it was given.
 _SPLIT_RANK = {"test": 0, "validation": 1, "train": 2}
 
 
@@ -321,11 +349,11 @@ class _Rows:
         self.reason = np.zeros(self.count, dtype=np.int8)  # 0 = the row stays
         self.kept_row = np.full(self.count, -1, dtype=np.int64)  # the row that stands for a duplicate
         ranks = pc.fill_null(pc.index_in(table["split"], pa.array(list(_SPLIT_RANK))), len(_SPLIT_RANK))
-        split_rank = np.asarray(ranks, dtype=np.int64)
+        self.split_rank = np.asarray(ranks, dtype=np.int64)  # (n,)
         by_id = np.asarray(pc.sort_indices(table["id"]), dtype=np.int64)
         id_rank = np.empty(self.count, dtype=np.int64)
         id_rank[by_id] = np.arange(self.count)
-        self.preference = split_rank * max(self.count, 1) + id_rank  # of equal rows the lowest stays
+        self.preference = self.split_rank * max(self.count, 1) + id_rank  # of equal rows the lowest stays
 
     def alive(self) -> npt.NDArray[np.bool_]:
         staying: npt.NDArray[np.bool_] = self.reason == 0
@@ -400,7 +428,9 @@ def clean(
     raw_names, raw_rows, raw_labels = _label_pairs(table["labels"])
     raw_counts = dict(zip(raw_names, np.bincount(raw_labels, minlength=len(raw_names)).tolist(), strict=True))
     resolved = resolve_labels(raw_counts, params, mapping)
-    names = sorted({label for label in resolved.values() if label is not None} | {params.other or ""} - {""})
+    given = {label for label in resolved.values() if label is not None}
+    other = _other(params, given)
+    names = sorted(given | ({other} if other else set()))
     index = {name: number for number, name in enumerate(names)}
     new_label = np.array([index.get(resolved[name] or "", -1) for name in raw_names], dtype=np.int64)
     pair_label = new_label[raw_labels] if len(raw_names) else raw_labels
@@ -423,7 +453,7 @@ def clean(
         rows.reject(rows.sizes() > 1, SEVERAL)
     votes = _merge_duplicates(rows)
     _settle_conflicts(rows, votes, params.conflicts)
-    renamed = _drop_rare(rows, params)
+    renamed = _drop_rare(rows, params, other)
 
     kept = np.flatnonzero(rows.alive())
     result = table.take(pa.array(kept))
@@ -486,7 +516,11 @@ def _task(rows: _Rows, params: CleanParams) -> str:
 
 
 def _merge_duplicates(rows: _Rows) -> Ints:
-    """Reject rows with the text and the labels of another; returns how many rows each one stands for (n,)."""
+    """Reject rows with the text and the labels of another.
+
+    Returns:
+        (n,) how many rows of its own split each row that stays stands for.
+    """
     staying = np.flatnonzero(rows.alive())
     votes = np.zeros(rows.count, dtype=np.int64)
     if not len(staying):
@@ -498,7 +532,7 @@ def _merge_duplicates(rows: _Rows) -> Ints:
     kept = order[first][np.cumsum(first) - 1]
     rows.kept_row[order[~first]] = kept[~first]
     rows.reject(order[~first], DUPLICATE)
-    votes[order[first]] = np.diff(np.append(np.flatnonzero(first), len(order)))
+    np.add.at(votes, kept, rows.split_rank[order] == rows.split_rank[kept])
     return votes
 
 
@@ -506,6 +540,7 @@ def _settle_conflicts(rows: _Rows, votes: Ints, policy: str) -> None:
     """Decide about texts that stand under different labels; ``votes`` as `_merge_duplicates` gives them."""
     if policy == "keep":
         return
+    _prefer_given_test(rows)
     staying = np.flatnonzero(rows.alive())
     # within a text: most votes first; for a union the preferred row first
     rank = rows.preference if policy == "union" else -votes
@@ -533,6 +568,19 @@ def _settle_conflicts(rows: _Rows, votes: Ints, policy: str) -> None:
     _reject_with_duplicates(rows, order[lost], kept[lost], CONFLICT)
 
 
+def _prefer_given_test(rows: _Rows) -> None:
+    """Of one text under different labels in different splits: those in train never outvote those in test."""
+    staying = np.flatnonzero(rows.alive())
+    order = staying[np.lexsort((rows.preference[staying], rows.text[staying]))]
+    if not len(order):
+        return
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = rows.text[order[1:]] != rows.text[order[:-1]]
+    preferred = order[first][np.cumsum(first) - 1]
+    lost = rows.split_rank[order] > rows.split_rank[preferred]
+    _reject_with_duplicates(rows, order[lost], preferred[lost], ELSEWHERE)
+
+
 def _reject_with_duplicates(rows: _Rows, lost: Ints, kept: Ints, reason: int) -> None:
     """Reject rows in favour of ``kept`` (-1 = nobody), and with them the duplicates merged into them."""
     heir = np.full(rows.count + 1, -2, dtype=np.int64)
@@ -544,9 +592,17 @@ def _reject_with_duplicates(rows: _Rows, lost: Ints, kept: Ints, reason: int) ->
     rows.reason[followers] = reason
 
 
-def _drop_rare(rows: _Rows, params: CleanParams) -> dict[str, str | None]:
-    """Apply ``top_k`` and ``min_count``; returns label -> what became of it (``other`` or None)."""
-    other = rows.labels.index(params.other) if params.other is not None else -1
+def _other(params: CleanParams, labels: set[str]) -> str | None:
+    """What rare labels become: ``params.other``, spelt as the data spell it where they have it too."""
+    if params.other is None or not params.fold_labels:
+        return params.other
+    folded = fold_label(params.other)
+    return next((label for label in sorted(labels) if fold_label(label) == folded), params.other)
+
+
+def _drop_rare(rows: _Rows, params: CleanParams, name: str | None) -> dict[str, str | None]:
+    """Apply ``top_k`` and ``min_count``; returns label -> what became of it (``name`` or None)."""
+    other = rows.labels.index(name) if name is not None else -1
     renamed: dict[str, str | None] = {}
     top_k = params.top_k
     while True:
@@ -558,7 +614,7 @@ def _drop_rare(rows: _Rows, params: CleanParams) -> dict[str, str | None]:
         if not rare:
             return renamed
         top_k = None  # once: labels counted again after a merge are not ranked again
-        renamed |= {rows.labels[label]: params.other for label in rare}
+        renamed |= {rows.labels[label]: name for label in rare}
         is_rare = np.isin(rows.pair_label, list(rare))
         if other >= 0:
             rows.set_pairs(rows.pair_row, np.where(is_rare, other, rows.pair_label))
@@ -585,6 +641,7 @@ def _rejected(table: pa.Table, rows: _Rows, unique: pa.Array, params: CleanParam
         DUPLICATE: "duplicate of ",
         CONFLICT: "same text under another label, which has the majority: ",
         MERGED: "labels merged into ",
+        ELSEWHERE: "same text under another label in a split that stays as given: ",
     }
     prefix = pa.array([prefixes.get(code, "") for code in range(max(reasons) + 1)]).take(pa.array(codes))
     kept = rows.kept_row[gone]
@@ -592,7 +649,7 @@ def _rejected(table: pa.Table, rows: _Rows, unique: pa.Array, params: CleanParam
     named = pc.binary_join_element_wise(prefix, ids, "")
     reason = pc.if_else(pa.array((kept >= 0) & np.isin(codes, list(prefixes))), named, plain)
     text = pc.utf8_slice_codeunits(unique.take(pa.array(rows.text[gone])), 0, 200).cast(pa.string())
-    labelled = np.isin(codes, (DROPPED, SEVERAL, RARE, CONFLICT))
+    labelled = np.isin(codes, (DROPPED, SEVERAL, RARE, CONFLICT, ELSEWHERE))
     labels = pc.binary_join(table["labels"].take(pa.array(gone)).combine_chunks(), "|")
     detail = pc.if_else(pa.array(labelled), pc.utf8_slice_codeunits(labels, 0, 200), text)
     columns = {

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -57,6 +58,12 @@ def reasons(result: cleaning.Cleaned) -> dict[str, str]:
 
 
 # ----------------------------------------------------------------------------------------- texts
+
+
+@pytest.mark.parametrize("text", ["codigo AB12ABCDEFGH pendiente", "Ref MX24 ABCD EFGH"])
+def test_a_number_of_few_digits_is_masked_in_the_column_as_in_the_text(text: str) -> None:
+    (cleaned,) = clean_texts(pa.array([text]), ["mask_ids"]).to_pylist()
+    assert cleaned == clean_text(text, ["mask_ids"]) != text
 
 
 def test_every_step_says_what_it_touches() -> None:
@@ -172,6 +179,32 @@ def test_read_label_map(content: str, encoding: str, tmp_path: Path) -> None:
     assert read_label_map(path) == {"señal": "Señal", "spam": None}
 
 
+def test_a_label_map_as_spreadsheets_save_it(tmp_path: Path) -> None:
+    expected = {"señal": "Señal", "spam": None, "7": "siete"}
+    rows = [("raw", "label", "n"), ("señal", "Señal", 3), ("spam", None, 1), (7, "siete", None)]
+    workbook = openpyxl.Workbook()
+    for row in rows:
+        workbook.active.append(row)
+    workbook.save(tmp_path / "map.xlsx")
+    assert read_label_map(tmp_path / "map.xlsx") == expected
+    lines = [";".join("" if cell is None else str(cell) for cell in row) for row in rows]
+    (tmp_path / "sep.csv").write_text("sep=;\n" + "\n".join(lines), encoding="utf-8")
+    assert read_label_map(tmp_path / "sep.csv") == expected
+    (tmp_path / "unicode.txt").write_text("\n".join(lines).replace(";", "\t"), encoding="utf-16")
+    assert read_label_map(tmp_path / "unicode.txt") == expected
+
+
+def test_a_label_map_that_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        read_label_map(tmp_path)
+    (tmp_path / "map.xls").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\x00\x01")
+    with pytest.raises(UserError, match=r"found no text; save it as CSV or .xlsx$"):
+        read_label_map(tmp_path / "map.xls")
+    (tmp_path / "map.xlsx").write_bytes(b"PK\x03\x04 and then nothing")
+    with pytest.raises(UserError, match="not an Excel workbook"):
+        read_label_map(tmp_path / "map.xlsx")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -271,6 +304,27 @@ def test_conflicts_dropped() -> None:
     assert set(reasons(result).values()) == {"same text under other labels"}
 
 
+@pytest.mark.parametrize("policy", ["majority", "drop", "union"])
+def test_train_never_outvotes_a_given_test(policy: str) -> None:
+    def row(text: str, label: str, split: str) -> dict[str, Any]:
+        return {"text": text, "labels": [label], "split": split}
+
+    rows = messages(
+        row("x", "a", "train"), row("x", "a", "train"), row("x", "b", "test"),
+        row("y", "a", "train"), row("y", "b", "validation"),
+        # Two copies in train of what one row in test says do not make it the majority there.
+        row("z", "a", "train"), row("z", "a", "train"), row("z", "a", "test"), row("z", "b", "test"),
+        row("v", "b", "train"), row("w", "a", "train"),
+    )  # fmt: skip
+    result = clean(rows, params(conflicts=policy, task="multilabel" if policy == "union" else "multiclass"))
+    kept = {"002": ["b"], "004": ["b"], "009": ["b"], "010": ["a"]}
+    assert outcome(result) == kept | ({"007": ["a", "b"]} if policy == "union" else {})
+    found = reasons(result)
+    assert found["000"] == "same text under another label in a split that stays as given: 002"
+    assert found["003"] == "same text under another label in a split that stays as given: 004"
+    assert result.counts["rejected"]["other label in another split"] == 3
+
+
 def test_conflicts_kept() -> None:
     result = clean(CONFLICT, params(conflicts="keep"))
     assert sorted(outcome(result)) == ["000", "001", "003", "004", "005", "006", "007"]
@@ -323,6 +377,15 @@ def test_rare_labels_go_to_other() -> None:
     assert result.labels["counts"] == {"Otros": 6, "a": 5}
     assert result.label_map == [("a", "a", 5), ("b", "Otros", 3), ("c", "Otros", 2), ("d", "Otros", 1)]
     assert not result.rejected.num_rows
+
+
+def test_other_is_spelt_as_in_the_data() -> None:
+    result = clean(many(Otros=5, Pago=9, Rara=2), params(min_count=3, other="otros"))
+    assert result.labels["counts"] == {"Otros": 7, "Pago": 9}
+    apart = clean(
+        many(Otros=5, Pago=9, Rara=2), params(min_count=2, top_k=2, other="otros", fold_labels=False)
+    )
+    assert apart.labels["counts"] == {"Otros": 5, "Pago": 9, "otros": 2}
 
 
 def test_labels_counted_after_duplicates_and_merged_again_after_other() -> None:

@@ -46,7 +46,8 @@ class CleanParams(Section):
     conflicts: Literal["majority", "drop", "keep", "union"] = Field(
         "majority",
         description="one text under different labels: the most frequent wins and a tie is dropped, all are "
-        "dropped, all are kept, or (multilabel) one row gets all labels",
+        "dropped, all are kept, or (multilabel) one row gets all labels; where the source names splits, "
+        "except for keep, rows in test stay and those in train that differ are dropped",
     )
     unlabelled: Literal["drop", "keep"] = Field(
         "drop", description="rows without a label; keep (multilabel only) = an example of no label"
