@@ -104,6 +104,8 @@ def predict(
         _predict_csv(classifier, table, out, prefix, top_k)
     elif text:
         _print_predictions(classifier, text, top_k, as_json)
+    elif sys.stdin is None:
+        raise UserError("predict: stdin is closed; give --text, --file, or texts on stdin")
     else:
         _print_predictions(classifier, _stdin_lines(encoding), top_k, as_json)
 
@@ -114,7 +116,7 @@ def inspect(
 ) -> None:
     """Show what a data file holds and how the extract stage would read it."""
     try:
-        from afina.inspection import inspect_file, plain, render
+        from afina.inspection import inspect_file, plain, show
 
         inspection = inspect_file(file)
     except ModuleNotFoundError as error:
@@ -124,7 +126,7 @@ def inspect(
     if sys.stdout.isatty():
         from rich.console import Console
 
-        Console().print(render(inspection))
+        show(inspection, Console())
     else:
         _write_utf8()
         print(plain(inspection), end="")
@@ -147,6 +149,8 @@ def _check_options(
                 raise UserError(f"predict: {name} goes with --file; give a CSV, or leave it out")
     elif as_json:
         raise UserError("predict: --json goes with --text or stdin; a CSV is answered by a CSV")
+    if out is not None and out.is_dir():
+        raise UserError(f"predict: --out: {out} is a folder; give the name of a file in it")
     if delimiter is not None and len(delimiter) != 1:
         raise UserError(f"predict: --delimiter: expected one character, found {delimiter!r}")
 
@@ -159,7 +163,10 @@ def _stdin_lines(encoding: str | None) -> Iterator[str]:
     if sys.stdin.isatty():
         print("reading one text a line; end with Ctrl-D", file=sys.stderr)
     with _known_encoding(encoding):
-        "".encode(encoding or "utf-8")
+        by_bytes = "\n".encode(encoding or "utf-8") == b"\n"
+    if not by_bytes:  # UTF-16 and its like
+        yield from _wide_lines(encoding or "utf-8")
+        return
     for number, line in enumerate(sys.stdin.buffer, start=1):
         try:
             yield line.decode(encoding or ("utf-8-sig" if number == 1 else "utf-8")).rstrip("\r\n")
@@ -169,13 +176,25 @@ def _stdin_lines(encoding: str | None) -> Iterator[str]:
             ) from None
 
 
+def _wide_lines(encoding: str) -> Iterator[str]:
+    """Lines of stdin in an encoding whose line end is more than one byte."""
+    try:
+        for line in io.TextIOWrapper(sys.stdin.buffer, encoding, newline="\n"):
+            yield line.rstrip("\r\n")
+    except UnicodeError as error:
+        raise UserError(f"stdin: not {encoding} ({error}); name another --encoding") from None
+
+
 def _print_predictions(classifier: Classifier, texts: Iterable[str], top_k: int, as_json: bool) -> None:
     """Print predictions as texts come: a person typing sees each at once, a pipe is taken in chunks."""
+    from afina.runtime.text import clean_text
+
     # Whoever types waits for the answer to each line.
     size = 1 if not isinstance(texts, list) and sys.stdin.isatty() else CHUNK
     for chunk in _chunks(texts, size):
         predictions = classifier.predict(chunk, top_k)
         if as_json:
+            chunk = [clean_text(text, ()) for text in chunk]  # bytes of an argument that are no character
             for text, prediction in zip(chunk, predictions, strict=True):
                 print(json.dumps(_as_json(text, prediction, classifier.task, top_k), ensure_ascii=False))
         elif sys.stdout.isatty():
@@ -295,6 +314,8 @@ def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str |
             raise UserError(
                 f"{path}: byte {error.start} of a block is not {encoding}; name another --encoding"
             ) from None
+        except UnicodeError as error:  # a mark of the byte order that is missing
+            raise UserError(f"{path}: not {encoding} ({error}); name another --encoding") from None
         except csv.Error as error:
             raise UserError(f"{path}: line {reader.line_num}: not valid CSV ({error})") from None
     return _Csv(path, encoding, delimiter, header, header.index(column), rows)
@@ -352,11 +373,8 @@ def _predict_csv(classifier: Classifier, table: _Csv, out: Path | None, prefix: 
     with ExitStack() as stack:
         target: TextIO = sys.stdout
         if out is not None:
-            temporary = stack.enter_context(atomic_path(out))
             marked = table.encoding in ("utf-8-sig", "utf-16")
-            target = stack.enter_context(
-                temporary.open("w", encoding="utf-8-sig" if marked else "utf-8", newline="")
-            )
+            target = stack.enter_context(_open_out(out, "utf-8-sig" if marked else "utf-8"))
         source = stack.enter_context(table.path.open(encoding=table.encoding, newline=""))
         progress = stack.enter_context(Progress("predict", table.rows, "texts"))
         reader = csv.reader(source, delimiter=table.delimiter)
@@ -370,6 +388,20 @@ def _predict_csv(classifier: Classifier, table: _Csv, out: Path | None, prefix: 
             progress.advance(len(rows))
     if out is not None:
         print(f"{out}: {table.rows:,} rows", file=sys.stderr)
+
+
+@contextmanager
+def _open_out(path: Path, encoding: str) -> Iterator[TextIO]:
+    """Open a file that appears at ``path`` once it is whole; a device or pipe is written to as it is."""
+    with ExitStack() as stack:
+        try:
+            target = path
+            if path.is_file() or not path.exists():
+                target = stack.enter_context(atomic_path(path.resolve()))
+            stream = stack.enter_context(target.open("w", encoding=encoding, newline=""))
+        except OSError as error:
+            raise UserError(f"predict: --out: cannot write {path} ({error.strerror})") from None
+        yield stream
 
 
 # -------------------------------------------------------------------------------------- helpers

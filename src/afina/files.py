@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import json
 import os
@@ -19,20 +20,42 @@ from afina.errors import UserError
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; on success rename it over ``path``, on failure remove it.
 
-    The temporary may become a file or a folder; a folder at ``path`` is replaced whole.
+    The temporary may become a file or a folder; a folder replaces a folder whole, a file never does. What
+    killed processes left beside ``path`` is removed.
+
+    Raises:
+        IsADirectoryError: the temporary became a file, and ``path`` is a folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if not _is_running(left.suffixes[-2].removeprefix(".")):
+            _remove(left)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        if path.is_dir() and not path.is_symlink():
+        if temporary.is_dir() and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         os.replace(temporary, path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_running(pid: str) -> bool:
+    """Is there a process of this number? What is no number is nobody's business."""
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except (PermissionError, ValueError):
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

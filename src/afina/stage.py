@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable
+from types import FrameType
 
 from afina.errors import UserError
 
@@ -15,6 +17,7 @@ def stage(name: str) -> Callable[[Callable[[], str | None]], Callable[[], None]]
     def decorate(main: Callable[[], str | None]) -> Callable[[], None]:
         def run() -> None:
             start = time.perf_counter()
+            signal.signal(signal.SIGTERM, _terminated)
             try:
                 summary = main()
             except UserError as error:
@@ -26,3 +29,8 @@ def stage(name: str) -> Callable[[Callable[[], str | None]], Callable[[], None]]
         return run
 
     return decorate
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """Leave by an exception, so that files being written are removed."""
+    raise SystemExit(128 + number)

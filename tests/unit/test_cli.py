@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -402,3 +404,58 @@ def test_python_m_afina(model: str, tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (0, b"luz\t0.576117\n"), result.stderr
     result = subprocess.run([*command, "absent.onnx"], capture_output=True, check=False, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (2, b"afina: error: absent.onnx: no such file\n")
+
+
+# --------------------------------------------------------------------- what must not be overwritten
+
+
+def test_out_is_never_a_folder(run: Run, model: str, tmp_path: Path) -> None:
+    source, folder = tmp_path / "in.csv", tmp_path / "results"
+    source.write_text("text\nluz\n", encoding="utf-8")
+    folder.mkdir()
+    (folder / "kept.txt").touch()
+    assert "is a folder" in run.error("predict", model, "--file", source, "--out", folder)
+    assert (folder / "kept.txt").is_file()
+    error = run.error("predict", model, "--file", source, "--out", source / "out.csv")
+    assert f"--out: cannot write {source / 'out.csv'}" in error
+
+
+def test_out_may_be_a_pipe_or_a_link(run: Run, model: str, tmp_path: Path) -> None:
+    source, pipe = tmp_path / "in.csv", tmp_path / "pipe"
+    source.write_text("text\nluz\n", encoding="utf-8")
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_text, encoding="utf-8")
+        run("predict", model, "--file", source, "--out", pipe)
+        assert read.result(10).splitlines()[1] == "luz,luz,0.576117"
+    assert pipe.is_fifo()
+    (tmp_path / "elsewhere.csv").touch()
+    (tmp_path / "link.csv").symlink_to("elsewhere.csv")
+    run("predict", model, "--file", source, "--out", tmp_path / "link.csv")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert read_rows(tmp_path / "elsewhere.csv")[0]["label"] == "luz"
+
+
+def test_bytes_that_are_no_text(run: Run, model: str, tmp_path: Path) -> None:
+    out = run("predict", model, "--text", os.fsdecode(b"luz \xff"), "--json")
+    assert json.loads(out)["text"] == "luz \ufffd"
+    source = tmp_path / "in.csv"
+    source.write_text("text\nluz\n", encoding="utf-8")
+    assert "not utf-16" in run.error("predict", model, "--file", source, "--encoding", "utf-16")
+
+
+def test_stdin_in_utf_16(run: Run, model: str) -> None:
+    for encoding in ("utf-16", "utf-16-le"):
+        out = run("predict", model, "--encoding", encoding, stdin="agua\r\nluz\n".encode(encoding))
+        assert [line.split("\t")[0] for line in out.splitlines()] == ["agua", "luz"]
+    error = run.error("predict", model, "--encoding", "utf-16-le", stdin="agua".encode("utf-16-le") + b"a")
+    assert "stdin: not utf-16-le" in error
+
+
+def test_stdin_closed(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SystemExit):
+        cli.main(["predict", model])
+    assert capsys.readouterr().err.startswith("afina: error: predict: stdin is closed")

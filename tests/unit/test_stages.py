@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +60,44 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
             temporary.mkdir()
             (temporary / name).touch()
     assert [file.name for file in path.iterdir()] == ["second"]
+
+
+def test_a_file_never_replaces_a_folder(tmp_path: Path) -> None:
+    path = tmp_path / "results"
+    path.mkdir()
+    (path / "kept.txt").touch()
+    with pytest.raises(IsADirectoryError), atomic_path(path) as temporary:
+        temporary.touch()
+    assert [file.name for file in path.iterdir()] == ["kept.txt"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_running_one_writes_is_not(tmp_path: Path) -> None:
+    for name in (f".model.onnx.{2**40}.tmp", f".model.onnx.{os.getppid()}.tmp", ".model.onnx.mine.tmp"):
+        (tmp_path / name).write_text("half of")
+    (tmp_path / f".folder.{2**40}.tmp").mkdir()
+    write_json(tmp_path / "model.onnx", {})
+    with atomic_path(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+    names = {".model.onnx.mine.tmp", f".model.onnx.{os.getppid()}.tmp", "model.onnx", "folder"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_a_terminated_stage_removes_what_it_was_writing(tmp_path: Path) -> None:
+    script = (
+        "import sys, time\nfrom pathlib import Path\nfrom afina.files import atomic_path\n"
+        "from afina.stage import stage\n\n@stage('slow')\ndef main():\n"
+        f"    with atomic_path(Path({str(tmp_path / 'out')!r})) as temporary:\n"
+        "        temporary.touch()\n        print('writing', flush=True)\n        time.sleep(60)\n\nmain()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    assert len(list(tmp_path.iterdir())) == 1
+    process.terminate()
+    assert process.wait(30) == 128 + signal.SIGTERM
+    process.stdout.close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_json_that_is_not_there_or_broken_is_a_user_error(tmp_path: Path) -> None:
