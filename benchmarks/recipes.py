@@ -66,6 +66,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "recipes.json")
     arguments = parser.parse_args()
+    for recipe in arguments.recipes:
+        if recipe not in FILES:
+            parser.error(f"no data is known for {recipe!r}; choose from {', '.join(FILES)}")
     rows = json.loads(arguments.out.read_text()) if arguments.out.is_file() else []
     for recipe in arguments.recipes:
         missing = [name for name in FILES[recipe] if not (arguments.data / name).is_file()]

@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import vl_convert
-
 
 def main() -> None:
     """Render the plots of the workspace, or of the revisions named, into FOLDER (default docs/)."""
+    try:
+        import vl_convert
+    except ModuleNotFoundError:
+        sys.exit("pictures: needs the package vl-convert-python; `make install-dev` installs it")
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
+    folder.mkdir(parents=True, exist_ok=True)
     revisions = sys.argv[2:]
     command = ["dvc", "plots", *(["diff", *revisions] if revisions else ["show"]), "--json"]
     shown = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

@@ -13,8 +13,10 @@ from afina.evaluation.scoring import score_classifier, score_untrained
 from afina.evaluation.tables import CONFUSION_HEADER, MISTAKES_HEADER, PER_CLASS_HEADER
 from afina.files import read_json, write_csv, write_json
 from afina.labels import encode_labels, read_label_set
+from afina.modeling.backbone import resolve_backbone
 from afina.params.base import load_section, load_seed
 from afina.params.evaluate import EvaluateParams
+from afina.params.train import TrainParams
 from afina.stage import stage
 
 LABELS = Path("data/clean/labels.json")
@@ -48,7 +50,9 @@ def main() -> str:
     if params.untrained:
         # Validation matters to thresholds alone.
         known = texts[0] if label_set.task == "multilabel" else []
-        scored = score_untrained(CLASSIFIER, [known, texts[1]], params.token_budget, seed)
+        trained = load_section(TrainParams)
+        backbone = resolve_backbone(trained.backbone, trained.revision)
+        scored = score_untrained(CLASSIFIER, [known, texts[1]], params.token_budget, seed, backbone)
         untrained = (scored[0], scored[1])
     validation, test = (
         Scored(

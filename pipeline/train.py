@@ -11,7 +11,10 @@ from afina.params.base import load_section, load_seed
 from afina.params.train import TrainParams
 from afina.stage import stage
 from afina.table import read
+from afina.training.checkpoint import clear_checkpoints
 from afina.training.loop import HISTORY_COLUMNS, train
+
+CHECKPOINTS = Path("models/checkpoints")
 
 
 @stage("train")
@@ -25,11 +28,12 @@ def main() -> str | None:
         class_weights=read_json(Path("data/balanced/balance.json"))["class_weights"],
         seed=load_seed(),
         classifier_folder=Path("models/classifier"),
-        checkpoint_folder=Path("models/checkpoints"),
+        checkpoint_folder=CHECKPOINTS,
     )
     if not result.is_main_process:
         return None
     write_csv(Path("reports/training.csv"), HISTORY_COLUMNS, map(astuple, result.history))
+    clear_checkpoints(CHECKPOINTS)  # last: a run killed just now would have to train again
     return (
         f"best epoch {result.best_epoch} of {len(result.history)}, validation macro-F1 "
         f"{result.best_macro_f1:.3f}, {result.examples_per_second:,.0f} examples/s ({result.precision})"

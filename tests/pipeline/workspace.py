@@ -205,7 +205,7 @@ def lay_out(base: Path) -> Project:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
     write_messages(root / "data" / "source" / "mensajes.csv")
-    build_tiny_backbone(root / "backbone")
+    build_tiny_backbone(root / "models" / "local" / "tiny")
     write_params(root, tiny_params())
     project = Project(root)
     project.git("init", "--quiet", "--initial-branch", "main")
@@ -233,7 +233,7 @@ TINY: dict[str, dict[str, Any]] = {
         "sources": [{"path": "data/source/mensajes.csv", "id": "id", "text": "texto", "label": "tema"}],
     },
     "train": {
-        "backbone": "backbone",
+        "backbone": "models/local/tiny",
         "max_length": 32,
         "epochs": 2,
         "learning_rate": 0.01,

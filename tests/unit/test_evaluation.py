@@ -333,7 +333,7 @@ def save_tiny_classifier(folder: Path, backbone: Path, task: Task) -> None:
         activation="relu",
         dropout=0.1,
         pad_token_id=pad_token_id,
-        backbone=str(backbone),
+        backbone=backbone.name,  # where it lies is params.yaml's to say
         backbone_revision=files.revision,
         backbone_sha256=files.sha256,
         backbone_licence=files.licence,
@@ -353,7 +353,8 @@ def test_the_stage_writes_what_it_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(
-        "seed: 5\nevaluate: {bootstrap_samples: 100, mistakes: 7}\nbaseline: {char_ngrams: null}\n",
+        "seed: 5\nevaluate: {bootstrap_samples: 100, mistakes: 7}\nbaseline: {char_ngrams: null}\n"
+        "train: {backbone: models/local/tiny}\n",
         encoding="utf-8",
     )
     Path("data/clean").mkdir(parents=True)
@@ -362,7 +363,7 @@ def test_the_stage_writes_what_it_says(
     for seed, name in enumerate(("train", "validation", "test")):
         rows = tiny_messages(task, n=90 if name == "train" else 40, seed=seed)
         table.write(rows.select(table.SCHEMA.names), Path(f"data/splits/{name}.parquet"))
-    save_tiny_classifier(Path("models/classifier"), build_tiny_backbone(tmp_path / "backbone"), task)
+    save_tiny_classifier(Path("models/classifier"), build_tiny_backbone(Path("models/local/tiny")), task)
     for name in ("baseline", "evaluate"):
         runpy.run_path(str(repository / "pipeline" / f"{name}.py"), run_name="__main__")
 
@@ -398,6 +399,7 @@ def test_the_stage_writes_what_it_says(
 
 def test_a_classifier_of_other_labels_or_another_backbone_is_refused(tmp_path: Path) -> None:
     from afina.evaluation.scoring import score_classifier, score_untrained
+    from afina.modeling.backbone import resolve_backbone
 
     backbone = build_tiny_backbone(tmp_path / "backbone")
     save_tiny_classifier(tmp_path / "classifier", backbone, "multiclass")
@@ -405,4 +407,4 @@ def test_a_classifier_of_other_labels_or_another_backbone_is_refused(tmp_path: P
         score_classifier(tmp_path / "classifier", [["hola"]], label_set("multiclass"), 1024)
     build_tiny_backbone(backbone, seed=9)
     with pytest.raises(UserError, match="changed since training"):
-        score_untrained(tmp_path / "classifier", [["hola"]], 1024, 42)
+        score_untrained(tmp_path / "classifier", [["hola"]], 1024, 42, resolve_backbone(str(backbone)))

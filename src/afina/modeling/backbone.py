@@ -222,8 +222,10 @@ def _hub_snapshot(name: str, revision: str | None, *, local_files_only: bool) ->
         ) from None
     except (RepositoryNotFoundError, HFValidationError):
         raise UserError(f"train.backbone: no model '{name}' on the hub and no such folder") from None
-    except OSError:  # the connection broke off half-way
-        return None
+    except Exception as error:  # the connection broke off half-way
+        if isinstance(error, OSError) or type(error).__module__.startswith("httpx"):
+            return None
+        raise
     # A cache can hold a part of a model, for instance its configuration alone.
     complete = (folder / "config.json").is_file() and weight_files(folder)
     return folder if complete or not local_files_only else None

@@ -104,7 +104,8 @@ def train(
         class_weights: factor of each label's examples (multilabel: of its positives); None: all 1.
         seed: of the head's first weights, the batches and dropout.
         classifier_folder: where the classifier goes, see `afina.modeling.store.save_classifier`.
-        checkpoint_folder: where checkpoints live while the run lasts; emptied at its end.
+        checkpoint_folder: where checkpoints live. The last one stays, for whoever has yet to write the
+            history; remove it with `afina.training.checkpoint.clear_checkpoints`.
 
     Raises:
         UserError: a table is unusable, the backbone cannot be had, or the loss is no longer a number.
@@ -282,7 +283,6 @@ def train(
             train_data_sha256=train_data,
         )
         save_classifier(classifier_folder, raw, backbone.config.to_diff_dict(), tokenizer_json, config)
-        clear_checkpoints(checkpoint_folder)
     accelerator.wait_for_everyone()
     return TrainingResult(
         history=state.history,
