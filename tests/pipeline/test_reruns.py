@@ -17,8 +17,8 @@ from workspace import STAGES, Project, section_models, write_params
 SECTION_READERS = {section: {section} for section in STAGES}
 PARAMETER_READERS: dict[str, set[str]] = {
     "seed": {"split", "balance", "baseline", "train", "evaluate"},
-    "train.backbone": {"train", "analyze"},
-    "train.revision": {"train", "analyze"},
+    "train.backbone": {"train", "analyze", "evaluate"},
+    "train.revision": {"train", "analyze", "evaluate"},
     "train.max_length": {"train", "analyze"},
 }
 # Another valid value for the parameters whose type does not say one.
