@@ -117,7 +117,8 @@ def test_every_architecture_learns(architecture: Architecture, task: Task, tmp_p
     assert config.cleaning == {"steps": ["collapse_whitespace"]}
     assert config.backbone == "b"
     assert encoder.max_length == 32
-    assert not list((tmp_path / "checkpoints").iterdir())
+    kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {CHECKPOINT, f"best-{result.best_epoch}.safetensors"}
 
 
 def test_equal_runs_give_equal_bytes_and_another_seed_others(bert: Path, tmp_path: Path) -> None:
