@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from workspace import Project, Result, write_params
+from workspace import ROOT, Project, Result, write_params
 
 from afina.files import sha256
 
@@ -55,4 +55,17 @@ def test_a_wrong_parameter_stops_at_its_stage_and_comes_back_from_the_cache(proj
     del params["train"]["epoch"]
     write_params(project.root, params)
     assert project.dvc("repro").ran == []
+    assert contents(project) == before
+
+
+def test_the_results_before_a_failed_stage_come_back_as_the_readme_says(project: Project) -> None:
+    before = contents(project)
+    project.set(evaluate__treshold="fit")
+    result = project.dvc("repro", check=False)
+    assert "evaluate.treshold" in error_line(result, "evaluate")
+    assert contents(project) != before
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "`dvc checkout && git checkout reports models`" in readme
+    project.dvc("checkout")
+    project.git("checkout", "reports", "models")
     assert contents(project) == before
