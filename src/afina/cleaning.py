@@ -527,9 +527,7 @@ def _merge_duplicates(rows: _Rows) -> Ints:
         return votes
     sets = rows.label_sets()
     order = staying[np.lexsort((rows.preference[staying], sets[staying], rows.text[staying]))]
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = (rows.text[order[1:]] != rows.text[order[:-1]]) | (sets[order[1:]] != sets[order[:-1]])
-    kept = order[first][np.cumsum(first) - 1]
+    first, kept = _leaders(order, rows.text, sets)
     rows.kept_row[order[~first]] = kept[~first]
     rows.reject(order[~first], DUPLICATE)
     np.add.at(votes, kept, rows.split_rank[order] == rows.split_rank[kept])
@@ -546,9 +544,7 @@ def _settle_conflicts(rows: _Rows, votes: Ints, policy: str) -> None:
     rank = rows.preference if policy == "union" else -votes
     order = staying[np.lexsort((rows.preference[staying], rank[staying], rows.text[staying]))]
     texts = rows.text[order]
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = texts[1:] != texts[:-1]
-    winner = order[first][np.cumsum(first) - 1] if len(order) else order
+    first, winner = _leaders(order, rows.text)
     losing = ~first
     contested = np.isin(texts, texts[losing])
     if policy == "union":
@@ -572,13 +568,16 @@ def _prefer_given_test(rows: _Rows) -> None:
     """Of one text under different labels in different splits: those in train never outvote those in test."""
     staying = np.flatnonzero(rows.alive())
     order = staying[np.lexsort((rows.preference[staying], rows.text[staying]))]
-    if not len(order):
-        return
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = rows.text[order[1:]] != rows.text[order[:-1]]
-    preferred = order[first][np.cumsum(first) - 1]
+    _, preferred = _leaders(order, rows.text)
     lost = rows.split_rank[order] > rows.split_rank[preferred]
     _reject_with_duplicates(rows, order[lost], preferred[lost], ELSEWHERE)
+
+
+def _leaders(order: Ints, *keys: Ints) -> tuple[npt.NDArray[np.bool_], Ints]:
+    """Of sorted rows, which ones begin a run of equal ``keys`` (n,), and the first row of each one's run."""
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = np.any([key[order[1:]] != key[order[:-1]] for key in keys], axis=0)
+    return first, order[first][np.cumsum(first) - 1]
 
 
 def _reject_with_duplicates(rows: _Rows, lost: Ints, kept: Ints, reason: int) -> None:

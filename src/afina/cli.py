@@ -96,6 +96,7 @@ def predict(
     """
     _check_options(text, file, out, delimiter, prefix, as_json)
     from afina.runtime.classifier import Classifier
+    from afina.runtime.text import clean_text
 
     _write_utf8()
     classifier = Classifier(model, threads=threads)
@@ -103,7 +104,8 @@ def predict(
         table = _inspect_csv(file, column, delimiter, encoding)
         _predict_csv(classifier, table, out, prefix, top_k)
     elif text:
-        _print_predictions(classifier, text, top_k, as_json)
+        # Bytes of an argument that are no character can be printed no more than they can be classified.
+        _print_predictions(classifier, [clean_text(one, ()) for one in text], top_k, as_json)
     elif sys.stdin is None:
         raise UserError("predict: stdin is closed; give --text, --file, or texts on stdin")
     else:
@@ -187,14 +189,11 @@ def _wide_lines(encoding: str) -> Iterator[str]:
 
 def _print_predictions(classifier: Classifier, texts: Iterable[str], top_k: int, as_json: bool) -> None:
     """Print predictions as texts come: a person typing sees each at once, a pipe is taken in chunks."""
-    from afina.runtime.text import clean_text
-
     # Whoever types waits for the answer to each line.
     size = 1 if not isinstance(texts, list) and sys.stdin.isatty() else CHUNK
     for chunk in _chunks(texts, size):
         predictions = classifier.predict(chunk, top_k)
         if as_json:
-            chunk = [clean_text(text, ()) for text in chunk]  # bytes of an argument that are no character
             for text, prediction in zip(chunk, predictions, strict=True):
                 print(json.dumps(_as_json(text, prediction, classifier.task, top_k), ensure_ascii=False))
         elif sys.stdout.isatty():

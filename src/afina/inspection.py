@@ -400,14 +400,14 @@ def _how_excel(path: Path, shown: str) -> tuple[dict[str, Any], dict[str, str], 
     from afina.sources.excel import first_rows, sheet_names
 
     names = sheet_names(path, shown)
-    sizes = {name: len(first_rows(path, shown, name, _SAMPLE)) for name in names}
-    best = max(names, key=lambda name: sizes[name])
+    sheets = {name: first_rows(path, shown, name, _SAMPLE) for name in names}
+    best = max(names, key=lambda name: len(sheets[name]))
     options: dict[str, Any] = {"sheet": best} if len(names) > 1 else {}
     notes = []
     if len(names) > 1:
         others = ", ".join(f"'{name}'" for name in names if name != best)
         notes.append(f"inspected sheet '{best}'; other sheets: {others}")
-    numbered = first_rows(path, shown, best, _SAMPLE)
+    numbered = sheets[best]
     above = _title_rows([row for _, row in numbered])
     if above:
         options["skip_rows"] = numbered[above][0] - 1

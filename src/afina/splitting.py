@@ -117,8 +117,8 @@ def split_messages(table: pa.Table, label_set: LabelSet, params: SplitParams, se
             rejected[:] = False
         if method == "given":
             splits = _with_carved(messages, splits, rejected, params, seed)
-    _note_parted_groups(messages, np.where(rejected, _UNASSIGNED, splits))
     final = np.where(rejected, _UNASSIGNED, splits)
+    _note_parted_groups(messages, final)
     for number, name in enumerate(SPLITS):
         if not (final == number).any():
             raise UserError(

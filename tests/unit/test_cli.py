@@ -436,9 +436,13 @@ def test_out_may_be_a_pipe_or_a_link(run: Run, model: str, tmp_path: Path) -> No
     assert read_rows(tmp_path / "elsewhere.csv")[0]["label"] == "luz"
 
 
-def test_bytes_that_are_no_text(run: Run, model: str, tmp_path: Path) -> None:
+def test_bytes_that_are_no_text(
+    run: Run, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = run("predict", model, "--text", os.fsdecode(b"luz \xff"), "--json")
     assert json.loads(out)["text"] == "luz \ufffd"
+    pretend_terminal(monkeypatch)
+    assert run("predict", model, "--text", os.fsdecode(b"luz \xff")).splitlines()[0] == "luz \ufffd"
     source = tmp_path / "in.csv"
     source.write_text("text\nluz\n", encoding="utf-8")
     assert "not utf-16" in run.error("predict", model, "--file", source, "--encoding", "utf-16")

@@ -27,8 +27,8 @@ class CleanParams(Section):
     min_words: int = Field(1, ge=1, description="a text with fewer words once cleaned is rejected")
     label_map: str | dict[str, str | None] | None = Field(
         None,
-        description="new label of each old one: a mapping (null = drop), or a CSV file with the columns raw "
-        "and label (empty = drop)",
+        description="new label of each old one: a mapping (null = drop), or a CSV or .xlsx file with the "
+        "columns raw and label (empty = drop)",
     )
     unmapped: Literal["keep", "drop", "error"] = Field(
         "keep", description="labels that label_map does not name"
