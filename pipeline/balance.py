@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from afina import files, table
-from afina.balancing import balance, imbalance
+from afina.balancing import Balanced, balance, imbalance
 from afina.labels import read_label_set
 from afina.params.balance import BalanceParams
 from afina.params.base import load_section, load_seed
@@ -26,9 +26,18 @@ def main() -> str:
     files.write_json(BALANCED / "balance.json", result.summary)
     files.write_csv(REPORT, ("label", "stage", "examples"), result.rows)
     before, after = (imbalance(result.summary[stage]) for stage in ("before", "after"))
+    rows = f"{train.num_rows:,} rows in, {result.table.num_rows:,} out{_copies(params, result)}"
+    return f"{params.strategy}: {rows}; most frequent / rarest label {before:.1f} before, {after:.1f} after"
+
+
+def _copies(params: BalanceParams, result: Balanced) -> str:
+    """What the message says of altered copies."""
+    if not params.augment:
+        return ""
+    same = result.summary["unaltered_copies"]
+    unlike = f"; {same:,} with nothing to alter" if same else ""
     return (
-        f"{params.strategy}: {train.num_rows:,} rows in, {result.table.num_rows:,} out; "
-        f"most frequent / rarest label {before:.1f} before, {after:.1f} after"
+        f", {result.summary['augmented_rows']:,} of them altered copies ({', '.join(params.augment)}{unlike})"
     )
 
 

@@ -6,13 +6,15 @@ from dataclasses import astuple
 from pathlib import Path
 
 from afina import table
+from afina.evaluation.adjustment import training_prior
 from afina.evaluation.curves import Curve
+from afina.evaluation.metrics import FloatArray
 from afina.evaluation.predictions import write_predictions
 from afina.evaluation.report import Scored, evaluate
 from afina.evaluation.scoring import score_classifier, score_untrained
 from afina.evaluation.tables import CONFUSION_HEADER, MISTAKES_HEADER, PER_CLASS_HEADER
 from afina.files import read_json, write_csv, write_json
-from afina.labels import encode_labels, read_label_set
+from afina.labels import LabelSet, encode_labels, read_label_set
 from afina.modeling.backbone import resolve_backbone
 from afina.params.base import load_section, load_seed
 from afina.params.evaluate import EvaluateParams
@@ -21,6 +23,7 @@ from afina.stage import stage
 
 LABELS = Path("data/clean/labels.json")
 SPLITS = Path("data/splits")
+BALANCED = Path("data/balanced")
 CLASSIFIER = Path("models/classifier")
 DECISION = Path("models/decision.json")
 REPORTS = Path("reports")
@@ -36,11 +39,18 @@ def write_curves(path: Path, curves: list[Curve], x: str, y: str) -> None:
     write_csv(path, ("label", x, y), points)
 
 
+def read_prior(label_set: LabelSet) -> FloatArray:
+    """The distribution of labels that the classifier was trained on."""
+    rows = table.read(BALANCED / "train.parquet", ["weight"]).num_rows
+    return training_prior(read_json(BALANCED / "balance.json"), rows, label_set)
+
+
 @stage("evaluate")
 def main() -> str:
     params, seed = load_section(EvaluateParams), load_seed()
     label_set = read_label_set(LABELS)
     baseline = read_json(REPORTS / "baseline.json")
+    prior = None if params.logit_adjustment == "none" else read_prior(label_set)
     splits = [
         table.read(SPLITS / f"{name}.parquet", ["id", "text", "labels"]) for name in ("validation", "test")
     ]
@@ -63,7 +73,7 @@ def main() -> str:
         )
         for rows, lines, values in zip(splits, texts, logits, strict=True)
     )
-    result = evaluate(validation, test, label_set, baseline, params, seed, untrained)
+    result = evaluate(validation, test, label_set, baseline, params, seed, untrained, prior)
 
     write_csv(REPORTS / "per_class.csv", PER_CLASS_HEADER, result.per_class)
     write_csv(REPORTS / "confusion.csv", CONFUSION_HEADER, result.confusion)

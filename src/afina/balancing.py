@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from afina.augmentation import augment_repeats, number_repeats
 from afina.errors import UserError
 from afina.labels import LabelSet, encode_labels
 from afina.params.balance import BalanceParams
@@ -23,20 +25,24 @@ Floats = npt.NDArray[np.float64]
 class Balanced:
     """What the balance stage gives on."""
 
-    table: pa.Table  # afina.table.BALANCED_SCHEMA; a repeated row keeps its id
+    table: (
+        pa.Table
+    )  # afina.table.BALANCED_SCHEMA; a repeated row keeps its id, an altered copy's ends in ~1 ...
     summary: dict[str, Any]  # balance.json
     rows: list[tuple[str, str, int]]  # label, before | after, examples
 
 
 def balance(table: pa.Table, label_set: LabelSet, params: BalanceParams, seed: int) -> Balanced:
-    """Resample the training rows or weight the classes.
+    """Resample the training rows, add altered copies to them, or weight the classes.
 
     Args:
         table: the training rows, as in `afina.table.SCHEMA`.
-        label_set: labels in model order; a label without a training row counts 0 and weighs 1.
+        label_set: labels in model order; a label without a training row counts 0 and weighs 1. Altered copies
+            are cleaned by its steps.
 
     Raises:
-        UserError: there is no row, or the strategy can do nothing for these data.
+        UserError: there is no row, the strategy can do nothing for these data, or a weight is for a label
+            that there is not.
     """
     if not table.num_rows:
         raise UserError("balance: data/splits/train.parquet has no row; see the split section")
@@ -51,10 +57,9 @@ def balance(table: pa.Table, label_set: LabelSet, params: BalanceParams, seed: i
 
     everything = np.arange(table.num_rows, dtype=np.int64)
     before = count(everything)
-    weights: Floats | None = None
     rows = everything
-    if params.strategy == "class_weights":
-        weights = _weights(before, table.num_rows, multilabel, params)
+    if params.augment_target is not None:
+        rows = (top_up_multilabel if multilabel else top_up)(encoded, params.augment_target, seed)
     elif params.strategy == "oversample":
         rows = (
             oversample_multilabel(encoded, params.target_ratio, params.max_growth, seed)
@@ -68,7 +73,23 @@ def balance(table: pa.Table, label_set: LabelSet, params: BalanceParams, seed: i
             else undersample(encoded, params.target_ratio, seed)
         )
     after = count(rows)
+    weights: Floats | None = None
+    if params.strategy == "class_weights":
+        weights = _weights(after, len(rows), multilabel, params)
+    if params.label_weights:
+        weights = apply_label_weights(weights, label_set.labels, params.label_weights)
     taken = table if rows is everything else table.take(pa.array(rows))
+    augmented: dict[str, Any] = {}
+    if params.augment:
+        repeats = number_repeats(rows)
+        steps = label_set.cleaning.get("steps") or []
+        taken, unaltered = augment_repeats(taken, repeats, params.augment, params.augment_rate, steps, seed)
+        copies = _by_label(label_set.labels, count(rows[repeats > 0]))
+        augmented = {
+            "augmented": copies,
+            "augmented_rows": int((repeats > 0).sum()),
+            "unaltered_copies": unaltered,
+        }
     result = taken.append_column(
         BALANCED_SCHEMA.field("weight"), pa.array(np.ones(taken.num_rows), pa.float64())
     )
@@ -78,6 +99,7 @@ def balance(table: pa.Table, label_set: LabelSet, params: BalanceParams, seed: i
         "class_weights": None if weights is None else _by_label(labels, weights),
         "before": _by_label(labels, before),
         "after": _by_label(labels, after),
+        **augmented,
     }
     stages = (("before", before), ("after", after))
     table_rows = [
@@ -169,6 +191,23 @@ def positive_weights(
     return weights if max_weight is None else np.minimum(weights, max_weight)
 
 
+def apply_label_weights(
+    weights: Floats | None, labels: Sequence[str], factors: Mapping[str, float]
+) -> Floats:
+    """Multiply the weights (L,) of the named labels; without weights all are 1.
+
+    Raises:
+        UserError: there is no such label.
+    """
+    result = np.ones(len(labels)) if weights is None else weights.copy()
+    for name, factor in factors.items():
+        if name not in labels:
+            near = difflib.get_close_matches(name, labels, n=1, cutoff=0.0)
+            raise UserError(f"balance.label_weights: there is no label '{name}'; did you mean '{near[0]}'?")
+        result[labels.index(name)] *= factor
+    return result
+
+
 # ------------------------------------------------------------------------------------ resampling
 
 
@@ -231,15 +270,48 @@ def oversample_multilabel(
     Returns:
         Row numbers (m,), ascending.
     """
+
+    def wanted(counts: Ints) -> int:
+        return int(np.ceil(target_ratio * counts.max(initial=0) - 1e-9))
+
+    return _clone(labels, wanted, int(len(labels) * (max_growth - 1)), seed)
+
+
+def top_up(classes: Ints, target: int, seed: int) -> Ints:
+    """Rows, those of small classes repeated in turn, in random order, until each class has ``target``.
+
+    Args:
+        classes: class of each row (n,).
+
+    Returns:
+        Row numbers (m,), m >= n, ascending.
+    """
+    random = np.random.default_rng(seed)
+    rows = [np.arange(len(classes), dtype=np.int64)]
+    for number, size in enumerate(np.bincount(classes).tolist()):
+        if 0 < size < target:
+            members = random.permutation(np.flatnonzero(classes == number))
+            rows.append(members[np.arange(target - size) % size])
+    return np.sort(np.concatenate(rows))
+
+
+def top_up_multilabel(labels: npt.NDArray[np.int8], target: int, seed: int) -> Ints:
+    """As `oversample_multilabel`, until each label that has a row has ``target``; labels are (n, L)."""
+    counts = labels.sum(axis=0, dtype=np.int64)
+    budget = int(np.maximum(target - counts[counts > 0], 0).sum())  # every clone makes up for one at least
+    return _clone(labels, lambda _: target, budget, seed)
+
+
+def _clone(labels: npt.NDArray[np.int8], goal: Callable[[Ints], int], budget: int, seed: int) -> Ints:
+    """Clone rows of the rarest label at a time until each has ``goal`` rows, or the budget is spent."""
     random = np.random.default_rng(seed)
     counts = labels.sum(axis=0, dtype=np.int64)
     rows = np.arange(len(labels), dtype=np.int64)
-    budget = int(len(labels) * (max_growth - 1))
     clones: list[Ints] = []
     bags: dict[int, Ints] = {}
     turn: dict[int, int] = {}
     while budget > 0:
-        wanted = int(np.ceil(target_ratio * counts.max(initial=0) - 1e-9))
+        wanted = goal(counts)
         short = np.flatnonzero((counts > 0) & (counts < wanted))
         if not len(short):
             break

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ import torch
 
 from afina.errors import UserError
 from afina.export import artifact, graph
-from afina.export.artifact import TestTexts, build_metadata, export_classifier
+from afina.export.artifact import TestTexts, build_metadata, export_classifier, read_logit_offsets
 from afina.labels import encode_labels
 from afina.modeling.classifier import Pooling, TextClassifier, load_pretrained
 from afina.modeling.inference import predict_logits
@@ -48,6 +48,7 @@ class Trained:
     tokenizer: str
     thresholds: dict[str, float] | None
     texts: TestTexts
+    offsets: Sequence[float] = (0.0, 0.0, 0.0)
 
     def export(self, folder: Path, **params: Any) -> dict[str, Any]:
         metadata = build_metadata(self.config, self.tokenizer, self.thresholds, METRICS)
@@ -55,6 +56,7 @@ class Trained:
             self.model,
             self.encoder,
             metadata,
+            self.offsets,
             self.texts,
             ExportParams(**params),
             folder / "model.onnx",
@@ -176,6 +178,45 @@ def test_both_outputs_are_what_torch_computes(
         np.testing.assert_allclose(logits, expected, atol=2e-5)
         activation = torch.softmax(expected, 1) if task == "multiclass" else torch.sigmoid(expected)
         np.testing.assert_allclose(probabilities, activation, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_offsets_are_part_of_the_probabilities_and_not_of_the_logits(
+    task: Task, train: Callable[..., Trained], tmp_path: Path
+) -> None:
+    trained = train("bert", task)
+    offsets = np.array([0.0, 1.5, -0.75])
+    plain, adjusted = tmp_path / "plain", tmp_path / "adjusted"
+    first = trained.export(plain, int8=False)
+    report = replace(trained, offsets=offsets.tolist()).export(adjusted)
+    assert report["graph"] == "fused"
+    assert report["parity"]["max_abs_diff"] <= 1e-5
+    assert report["nodes"] == first["nodes"] + 1  # zeros add none
+    ids = trained.encoder.encode(trained.texts.cleaned)
+    before, unadjusted = Classifier(plain / "model.onnx").forward(ids)
+    logits, probabilities = Classifier(adjusted / "model.onnx").forward(ids)
+    np.testing.assert_allclose(logits, before, atol=1e-6)
+    shifted = before.astype(np.float64) + offsets
+    expected = 1 / (1 + np.exp(-shifted))
+    if task == "multiclass":
+        expected = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+    assert np.abs(probabilities - unadjusted).max() > 0.1
+    logits, probabilities = Classifier(adjusted / "model.int8.onnx").forward(ids)
+    odds = np.log(probabilities[:, 1:]) - np.log(probabilities[:, :1])
+    if task == "multilabel":
+        odds = (np.log(probabilities) - np.log1p(-probabilities))[:, 1:]
+        np.testing.assert_allclose(odds, logits[:, 1:] + offsets[1:], atol=1e-3)
+    else:
+        np.testing.assert_allclose(odds, logits[:, 1:] - logits[:, :1] + offsets[1:], atol=1e-3)
+
+
+def test_a_decision_without_offsets_is_refused() -> None:
+    offsets = dict(zip(LABELS, (0.0, 0.25, 1.0), strict=True))
+    assert read_logit_offsets({"logit_offsets": offsets}, LABELS[::-1]) == [1.0, 0.25, 0.0]
+    for decision in ({"thresholds": None}, {"logit_offsets": None}, {"logit_offsets": {LABELS[1]: 0.0}}):
+        with pytest.raises(UserError, match=r"no logit offset for label 'agua'; run `dvc repro evaluate`"):
+            read_logit_offsets(decision, LABELS)
 
 
 def test_padding_on_the_left_is_masked_as_torch_masks_it(

@@ -181,6 +181,28 @@ def test_multilabel_undersampling_that_can_do_nothing_is_an_error() -> None:
         balancing.undersample_multilabel(multi_hot("A B", "A C"), 1.0, seed=0)
 
 
+def test_topping_up_takes_the_rows_of_small_classes_in_turn() -> None:
+    classes = np.repeat([0, 1, 3], [9, 2, 6])  # class 2 has no row
+    rows = balancing.top_up(classes, 7, seed=0)
+    np.testing.assert_array_equal(np.bincount(classes[rows]), [9, 7, 0, 7])
+    assert sorted(np.bincount(rows)[9:11]) == [3, 4]
+    assert sorted(np.bincount(rows)[11:]) == [1] * 5 + [2]
+    np.testing.assert_array_equal(balancing.top_up(classes, 2, seed=0), np.arange(17))
+
+
+def test_topping_up_multilabel_counts_what_a_clone_brings() -> None:
+    # 4 clones of the C row bring 4 B
+    labels = multi_hot("A", "A", "A", "A", "A", "A", "B C", "")
+    rows = balancing.top_up_multilabel(labels, 5, seed=0)
+    np.testing.assert_array_equal(labels[rows].sum(axis=0), [6, 5, 5])
+    assert len(rows) == 12
+    # clones of A B give A more than it needs; C has no row
+    labels = multi_hot("A", "A B")
+    np.testing.assert_array_equal(
+        labels[balancing.top_up_multilabel(labels, 30, seed=0)].sum(axis=0), [31, 30, 0]
+    )
+
+
 multi = st.integers(2, 5).flatmap(
     lambda width: st.lists(
         st.lists(st.booleans(), min_size=width, max_size=width), min_size=1, max_size=40
@@ -194,6 +216,9 @@ def test_multilabel_resampling_laws(
     labels: npt.NDArray[np.int8], ratio: float, growth: float, seed: int
 ) -> None:
     before = labels.sum(axis=0, dtype=int)
+    full = labels[balancing.top_up_multilabel(labels, 7, seed)].sum(axis=0, dtype=int)
+    assert (full[before > 0] >= 7).all()
+    assert (full[before == 0] == 0).all()
     more = balancing.oversample_multilabel(labels, ratio, growth, seed)
     assert set(more) == set(range(len(labels)))
     assert len(more) <= growth * len(labels)
@@ -253,6 +278,41 @@ def test_multilabel_weights_are_for_positives() -> None:
     assert result.summary["class_weights"] == {"a": pytest.approx(1 / 3), "b": pytest.approx(3.0)}
 
 
+@pytest.mark.parametrize(
+    ("strategy", "weights"),
+    [
+        ("class_weights", {"a": 2 / 3, "b": 6.0}),
+        ("none", {"a": 1.0, "b": 3.0}),
+        ("oversample", {"a": 1.0, "b": 3.0}),
+    ],
+)
+def test_label_weights_come_on_top(strategy: str, weights: dict[str, float]) -> None:
+    params = BalanceParams.parse({"strategy": strategy, "label_weights": {"b": 3}, "max_weight": 2.0})
+    rows = messages([["a"]] * 3 + [["b"]])
+    result = balancing.balance(rows, label_set("multiclass", "a", "b"), params, seed=1)
+    assert result.summary["class_weights"] == pytest.approx(weights)
+
+
+def test_label_weights_of_positives() -> None:
+    params = BalanceParams.parse({"label_weights": {"a": 0.5}})
+    rows = messages([["a", "b"], ["a"], ["a"], []])
+    result = balancing.balance(rows, label_set("multilabel", "a", "b"), params, seed=1)
+    assert result.summary["class_weights"] == {"a": pytest.approx(1 / 6), "b": pytest.approx(3.0)}
+
+
+def test_label_weights_of_an_unknown_label() -> None:
+    params = BalanceParams.parse({"label_weights": {"alumbrados": 2.0}})
+    rows = messages([["agua"], ["alumbrado"]])
+    with pytest.raises(UserError, match=r"label_weights: .*'alumbrados'; did you mean 'alumbrado'"):
+        balancing.balance(rows, label_set("multiclass", "agua", "alumbrado"), params, seed=1)
+
+
+def test_no_label_weights_are_no_weights() -> None:
+    params = BalanceParams.parse({"strategy": "none", "label_weights": {}})
+    result = balancing.balance(messages([["a"], ["b"]]), label_set("multiclass", "a", "b"), params, seed=1)
+    assert result.summary["class_weights"] is None
+
+
 def test_an_empty_train_split_is_an_error() -> None:
     with pytest.raises(UserError, match="no row"):
         balancing.balance(messages([]), label_set("multiclass", "a", "b"), BalanceParams(), seed=1)
@@ -263,7 +323,17 @@ def test_an_empty_train_split_is_an_error() -> None:
     [({"strategy": "smote"}, "balance.strategy"), ({"beta": 1.0}, "balance.beta"),
      ({"beta": 0}, "balance.beta"), ({"target_ratio": 0}, "balance.target_ratio"),
      ({"max_weight": 0.5}, "balance.max_weight"),
-     ({"max_growth": 1}, "balance.max_growth"), ({"weight": "x"}, "did you mean 'weights'")],
+     ({"max_growth": 1}, "balance.max_growth"), ({"weight": "x"}, "did you mean 'weights'"),
+     ({"label_weights": {"a": 0}}, r"balance\.label_weights\.a: .* greater than 0"),
+     ({"label_weights": {"a": float("inf")}}, r"balance\.label_weights\.a: .* finite"),
+     ({"label_weights": {"a": "x"}}, r"balance\.label_weights\.a"),
+     ({"label_weights": {12: 2.0}}, "label 12 .* quotes"), ({"label_weights": {False: 2.0}}, "quotes"),
+     ({"label_weights": ["a"]}, r"balance\.label_weights"),
+     ({"augment": ["synonym"]}, r"balance\.augment\.0"),
+     ({"augment": ["typo"], "augment_target": 9, "strategy": "undersample"}, "undersample leaves out rows"),
+     ({"augment": ["typo"]}, "augment needs augment_target"), ({"augment_target": 9}, "needs augment,"),
+     ({"augment": ["typo"], "augment_target": 9, "strategy": "oversample"}, "goes by target_ratio"),
+     ({"augment_rate": 0}, r"balance\.augment_rate")],
 )  # fmt: skip
 def test_wrong_parameters(values: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):

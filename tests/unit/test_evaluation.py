@@ -294,6 +294,11 @@ def test_a_baseline_of_other_labels_and_an_empty_split_are_refused() -> None:
         ("evaluate: {thresholds: best}", "fit or a number"),
         ("evaluate: {thresholds: 1.5}", "fit or a number"),
         ("evaluate: {thresholds: true}", "fit or a number"),
+        ("evaluate: {logit_adjustment: auto}", "none, fit or a number from 0 to 100, found 'auto'"),
+        ("evaluate: {logit_adjustment: -0.5}", "none, fit or a number"),
+        ("evaluate: {logit_adjustment: .inf}", "none, fit or a number"),
+        ("evaluate: {logit_adjustment: false}", "none, fit or a number"),
+        ("evaluate: {logit_adjustment: null}", "none, fit or a number"),
         ("evaluate: {confidence: 95}", "evaluate.confidence"),
         ("evaluate: {mistake: 5}", "did you mean 'mistakes'"),
     ],
@@ -303,8 +308,11 @@ def test_parameters_are_checked(tmp_path: Path, text: str, message: str) -> None
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         load_section(EvaluateParams, path)
-    path.write_text("evaluate: {thresholds: 0.5}", encoding="utf-8")
-    assert load_section(EvaluateParams, path).thresholds == 0.5
+    path.write_text("evaluate: {thresholds: 0.5, logit_adjustment: 1}", encoding="utf-8")
+    params = load_section(EvaluateParams, path)
+    assert (params.thresholds, params.logit_adjustment) == (0.5, 1.0)
+    path.write_text("evaluate: {logit_adjustment: none}", encoding="utf-8")
+    assert load_section(EvaluateParams, path) == EvaluateParams()
 
 
 # the stage
@@ -374,8 +382,11 @@ def test_the_stage_writes_what_it_says(
     # the random head of this classifier is the one that the seed gives: untrained, it scores the same
     assert metrics["untrained"]["macro_f1"] == metrics["test"]["macro_f1"]
     assert metrics["baseline"]["tfidf_macro_f1"] > metrics["test"]["macro_f1"]
-    thresholds = json.loads(Path("models/decision.json").read_text(encoding="utf-8"))["thresholds"]
+    assert "logit_adjustment" not in metrics
+    decision = json.loads(Path("models/decision.json").read_text(encoding="utf-8"))
+    thresholds = decision["thresholds"]
     assert thresholds is None if task == "multiclass" else list(thresholds) == list(LABELS)
+    assert decision["logit_offsets"] == dict.fromkeys(LABELS, 0.0)
     written = {}
     for name in ("per_class", "confusion", "pr", "roc"):
         with Path(f"reports/{name}.csv").open(encoding="utf-8", newline="") as stream:
@@ -395,6 +406,48 @@ def test_the_stage_writes_what_it_says(
     before = {path: path.read_bytes() for path in outputs}
     runpy.run_path(str(repository / "pipeline" / "evaluate.py"), run_name="__main__")
     assert {path: path.read_bytes() for path in outputs} == before
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_the_stage_adjusts_by_the_rows_that_were_trained_on(
+    task: Task,
+    tmp_path: Path,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(
+        "evaluate: {bootstrap_samples: 100, untrained: false, logit_adjustment: 0.5}\n"
+        "baseline: {char_ngrams: null}\nbalance: {strategy: none}\ntrain: {backbone: models/local/tiny}\n",
+        encoding="utf-8",
+    )
+    Path("data/clean").mkdir(parents=True)
+    labels = {"task": task, "labels": list(LABELS), "cleaning": {"steps": []}}
+    Path("data/clean/labels.json").write_text(json.dumps(labels), encoding="utf-8")
+    for seed, name in enumerate(("train", "validation", "test")):
+        rows = tiny_messages(task, n=90 if name == "train" else 40, seed=seed)
+        if name == "train":  # no longer of equal size, if they were
+            rows = rows.filter([LABELS[0] not in found or row % 4 == 0
+                                for row, found in enumerate(rows["labels"].to_pylist())])  # fmt: skip
+            train = rows["labels"].to_pylist()
+        table.write(rows.select(table.SCHEMA.names), Path(f"data/splits/{name}.parquet"))
+    save_tiny_classifier(Path("models/classifier"), build_tiny_backbone(Path("models/local/tiny")), task)
+    for name in ("balance", "baseline", "evaluate"):
+        runpy.run_path(str(repository / "pipeline" / f"{name}.py"), run_name="__main__")
+
+    assert "; logit adjustment tau 0.5 (without: 0." in capsys.readouterr().out.splitlines()[-1]
+    found = json.loads(Path("models/decision.json").read_text(encoding="utf-8"))["logit_offsets"]
+    counts = np.array([sum(label in row for row in train) for label in LABELS])
+    if task == "multiclass":
+        expected = 0.5 * np.log(counts.max() / counts)
+    else:
+        expected = 0.5 * np.log((len(train) - counts) / counts)
+    assert list(found) == list(LABELS)
+    assert list(found.values()) == pytest.approx(expected, abs=1e-6)
+    assert max(found.values()) > 0.3
+    adjustment = json.loads(Path("reports/metrics.json").read_text(encoding="utf-8"))["logit_adjustment"]
+    assert adjustment["tau"] == 0.5
 
 
 def test_a_classifier_of_other_labels_or_another_backbone_is_refused(tmp_path: Path) -> None:

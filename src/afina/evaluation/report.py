@@ -6,12 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from afina.errors import UserError
+from afina.evaluation.adjustment import fit_tau, logit_offsets
 from afina.evaluation.curves import Curve, curves
 from afina.evaluation.intervals import bootstrap_intervals, headline_metrics
-from afina.evaluation.metrics import FloatArray, IntArray, classification_metrics, one_hot, predict, rounded
+from afina.evaluation.metrics import (
+    DEFAULT_THRESHOLD,
+    FloatArray,
+    IntArray,
+    classification_metrics,
+    one_hot,
+    predict,
+    rounded,
+)
 from afina.evaluation.predictions import prediction_table
 from afina.evaluation.probabilities import to_probabilities
 from afina.evaluation.tables import Cell, Mistake, confident_mistakes, confusion_pairs, per_class_rows
@@ -81,6 +91,25 @@ def choose_thresholds(
     return [float(params.thresholds)] * probabilities.shape[1]
 
 
+def choose_adjustment(
+    y_validation: IntArray, logits: FloatArray, prior: FloatArray | None, task: Task, params: EvaluateParams
+) -> tuple[float, FloatArray]:
+    """The logit adjustment: its strength, fitted on validation unless a number is set, and the L offsets."""
+    if params.logit_adjustment == "none":
+        return 0.0, np.zeros(logits.shape[1])
+    if prior is None:
+        raise ValueError(f"evaluate.logit_adjustment is {params.logit_adjustment}, but there is no prior")
+    if params.logit_adjustment != "fit":
+        tau = float(params.logit_adjustment)
+    elif len(y_validation):
+        # Thresholds are fitted to what the adjustment leaves, so none are known yet.
+        threshold = DEFAULT_THRESHOLD if params.thresholds == "fit" else params.thresholds
+        tau = fit_tau(y_validation, logits, prior, task, threshold)
+    else:  # an empty split is reported by the metrics
+        tau = 0.0
+    return tau, logit_offsets(prior, tau, task)
+
+
 def evaluate(
     validation: Scored,
     test: Scored,
@@ -89,6 +118,7 @@ def evaluate(
     params: EvaluateParams,
     seed: int,
     untrained: tuple[FloatArray, FloatArray] | None = None,
+    prior: FloatArray | None = None,
 ) -> Evaluation:
     """Evaluate logits: whatever is fitted is fitted on ``validation``; ``test`` is only scored.
 
@@ -99,20 +129,25 @@ def evaluate(
         baseline: the content of baseline.json.
         params: the stage's parameters.
         seed: of the bootstrap.
-        untrained: logits of the model before fine-tuning for validation and test, judged in the same way.
+        untrained: logits of the model before fine-tuning for validation and test, judged in the same way but
+            never adjusted, as it knows no prior.
+        prior: what the logits are adjusted by, (L,) as `afina.evaluation.adjustment.training_prior` gives it;
+            needed unless ``params.logit_adjustment`` is none.
 
     Raises:
         UserError: a split is empty, a logit is not a number, or the baseline was made with other labels.
+        ValueError: logits are to be adjusted, but there is no prior.
     """
     task, labels = label_set.task, label_set.labels
     if list(baseline.get("tfidf_f1", ())) != list(labels):
         raise UserError("reports/baseline.json: made with other labels; run `dvc repro -f baseline`")
-    known = to_probabilities(validation.logits, task)
+    tau, offsets = choose_adjustment(validation.y, validation.logits, prior, task, params)
+    known = to_probabilities(validation.logits, task, offsets)
     thresholds = None
     if len(validation.y):  # an empty split is reported by the metrics
         thresholds = choose_thresholds(validation.y, known, task, params)
     validation_scores = classification_metrics(validation.y, known, labels, task, thresholds)
-    probabilities = to_probabilities(test.logits, task)
+    probabilities = to_probabilities(test.logits, task, offsets)
     scores = classification_metrics(test.y, probabilities, labels, task, thresholds)
     predicted = predict(probabilities, task, thresholds)
     intervals = bootstrap_intervals(
@@ -137,8 +172,17 @@ def evaluate(
         },
     }
     if untrained is not None:
-        before = _untrained_scores(validation.y, test.y, untrained, label_set, params)
+        before = _scores_of(untrained, validation.y, test.y, label_set, params)
         metrics["untrained"] = rounded({headline: before[headline]})
+    if params.logit_adjustment != "none":
+        metrics["logit_adjustment"] = {"tau": tau} | rounded(
+            {
+                f"unadjusted_{name}_{headline}": _scores_of(
+                    (validation.logits, part.logits), validation.y, part.y, label_set, params
+                )[headline]
+                for name, part in (("validation", validation), ("test", test))
+            }
+        )
     metrics["rows"] = {"test": len(test.ids)}
 
     precision_recall, roc = curves(one_hot(test.y, len(labels)), probabilities, labels)
@@ -146,6 +190,7 @@ def evaluate(
         metrics=metrics,
         decision={
             "thresholds": None if thresholds is None else dict(zip(labels, thresholds, strict=True)),
+            "logit_offsets": dict(zip(labels, offsets.tolist(), strict=True)),
         },
         per_class=per_class_rows(
             test.y, predicted, probabilities, labels, task, thresholds, baseline["tfidf_f1"]
@@ -167,17 +212,17 @@ def evaluate(
     )
 
 
-def _untrained_scores(
-    y_validation: IntArray,
-    y_test: IntArray,
+def _scores_of(
     logits: tuple[FloatArray, FloatArray],
+    y_validation: IntArray,
+    y: IntArray,
     label_set: LabelSet,
     params: EvaluateParams,
 ) -> dict[str, float]:
-    """Test metrics of the model before fine-tuning, its thresholds chosen as those of the model."""
+    """Metrics of logits as they are: the second are judged, thresholds chosen on the first, of validation."""
     known, probabilities = (to_probabilities(part, label_set.task) for part in logits)
     thresholds = choose_thresholds(y_validation, known, label_set.task, params)
-    return classification_metrics(y_test, probabilities, label_set.labels, label_set.task, thresholds)
+    return classification_metrics(y, probabilities, label_set.labels, label_set.task, thresholds)
 
 
 def _summary(metrics: Mapping[str, Any], headline: str) -> str:
@@ -188,4 +233,11 @@ def _summary(metrics: Mapping[str, Any], headline: str) -> str:
     )
     if "untrained" in metrics:
         text += f", untrained {metrics['untrained'][headline]:.3f}"
-    return text + ")"
+    text += ")"
+    if "logit_adjustment" in metrics:
+        adjustment = metrics["logit_adjustment"]
+        text += (
+            f"; logit adjustment tau {adjustment['tau']:g} "
+            f"(without: {adjustment[f'unadjusted_test_{headline}']:.3f})"
+        )
+    return text

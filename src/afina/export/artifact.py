@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -88,10 +89,26 @@ def build_metadata(
     )
 
 
+def read_logit_offsets(decision: Mapping[str, Any], labels: Sequence[str]) -> list[float]:
+    """The L offsets of decision.json in the order of ``labels``.
+
+    Raises:
+        UserError: the offset of a label is missing, as in a file of an older version, or is not a number.
+    """
+    offsets = decision.get("logit_offsets") or {}
+    for label in labels:
+        if not isinstance(offsets.get(label), int | float) or not math.isfinite(offsets[label]):
+            raise UserError(
+                f"models/decision.json: no logit offset for label {label!r}; run `dvc repro evaluate`"
+            )
+    return [float(offsets[label]) for label in labels]
+
+
 def export_classifier(
     classifier: TextClassifier,
     encoder: Encoder,
     metadata: ArtifactMetadata,
+    logit_offsets: Sequence[float],
     texts: TestTexts,
     params: ExportParams,
     model_path: Path,
@@ -103,6 +120,17 @@ def export_classifier(
     ones, in batches of mixed sizes and lengths. The fused graph is tried first; where it cannot be made or
     differs, the plain one.
 
+    Args:
+        classifier: the trained classifier.
+        encoder: its tokenizer.
+        metadata: what the file says about itself.
+        logit_offsets: (L,) of decision.json; they become part of the graph's probabilities, and leave its
+            logits alone.
+        texts: the test split.
+        params: the stage's parameters.
+        model_path: where the file goes.
+        int8_path: where its int8 twin goes.
+
     Returns:
         The report: parity, graph, sizes, and the int8 file's agreement and macro-F1 difference (int8 minus
         fp32; measured, not a gate).
@@ -112,11 +140,13 @@ def export_classifier(
             of the previous run are then left as they were.
     """
     check_cleaning(texts.ids, texts.raw, texts.cleaned, metadata.cleaning)
-    model = ProbabilityModel(classifier, metadata.task).eval()
+    model = ProbabilityModel(classifier, metadata.task, logit_offsets).eval()
     logits = predict_logits(
         classifier, encoder, texts.cleaned, token_budget=params.token_budget, device="cpu", precision="fp32"
     )
-    reference = np.asarray(to_probabilities(logits, metadata.task), dtype=np.float32)
+    reference = np.asarray(
+        to_probabilities(logits, metadata.task, np.asarray(logit_offsets)), dtype=np.float32
+    )
     traced = graphs.trace(model, _example(encoder), params.opset)
     with ExitStack() as stack:
         fp32_file = stack.enter_context(atomic_path(model_path))

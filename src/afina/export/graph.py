@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,14 +36,31 @@ class ProbabilityModel(nn.Module):
     """A classifier whose probabilities are part of the graph, so that a client needs no mathematics.
 
     Whatever turns logits into probabilities belongs in `probabilities`; the graph gets it from there.
+
+    Args:
+        classifier: gives logits (B, L) of token ids and their mask.
+        task: multiclass or multilabel.
+        logit_offsets: (L,), added to the logits for the probabilities alone; without any, or with zeros, the
+            graph adds nothing.
     """
 
-    def __init__(self, classifier: nn.Module, task: Literal["multiclass", "multilabel"]) -> None:
+    offsets: Tensor | None
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        task: Literal["multiclass", "multilabel"],
+        logit_offsets: Sequence[float] = (),
+    ) -> None:
         super().__init__()
         self.classifier, self.task = classifier, task
+        offsets = torch.tensor(logit_offsets, dtype=torch.float32) if any(logit_offsets) else None
+        self.register_buffer("offsets", offsets)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax over the labels (multiclass) or a sigmoid of each (multilabel); (B, L) float32."""
+        if self.offsets is not None:
+            logits = logits + self.offsets
         return torch.softmax(logits, dim=-1) if self.task == "multiclass" else torch.sigmoid(logits)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,14 @@ class EvaluateParams(Section):
     threshold_min_positives: int = Field(
         5, ge=1, description="a label with fewer positives in validation keeps the threshold 0.5"
     )
+    logit_adjustment: Literal["none", "fit"] | float = Field(
+        "none",
+        description="none, or tau from 0 to 100: takes tau times the log of each label's share of the "
+        "training data off its logit, in favour of rare labels (Menon 2021); fit = tau by macro-F1 on "
+        "validation. Class weights count as data, so balance.weights balanced leaves nothing to adjust; "
+        "train.loss logit_adjusted has done it already. multilabel with fitted thresholds: probabilities "
+        "change, decisions hardly do",
+    )
     bootstrap_samples: int = Field(
         2_000, ge=100, description="resamples behind the confidence intervals of the headline metrics"
     )
@@ -40,4 +48,12 @@ class EvaluateParams(Section):
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if value != "fit" and not (number and 0 < value < 1):
             raise ValueError("expected fit or a number between 0 and 1")
+        return value
+
+    @field_validator("logit_adjustment", mode="before")
+    @classmethod
+    def _logit_adjustment(cls, value: Any) -> Any:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value not in ("none", "fit") and not (number and 0 <= value <= 100):
+            raise ValueError("expected none, fit or a number from 0 to 100")
         return value

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from afina.params.base import Section
+
+# A smoothed target needs a loss that is an expectation over the target. The others look at the probability of
+# the one true answer.
+SMOOTHED_LOSSES = ("cross_entropy", "class_balanced", "logit_adjusted")
 
 
 class TrainParams(Section):
@@ -44,8 +48,25 @@ class TrainParams(Section):
     gradient_accumulation: int = Field(
         1, ge=1, description="batches summed up before each update of the weights"
     )
+    sampler: Literal["shuffle", "square_root", "class_balanced", "progressive"] = Field(
+        "shuffle",
+        description="which examples an epoch holds: each once; or drawn with class probabilities "
+        "proportional to the square root of their counts, equal, or going from the counts to equal over "
+        "the epochs",
+    )
     learning_rate: float = Field(2e-4, gt=0, lt=1, description="highest learning rate of the backbone")
     head_learning_rate: float = Field(1e-3, gt=0, lt=1, description="highest learning rate of the head")
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="factor on the learning rate from each layer of the backbone to the one below; 1 = the same",
+    )
+    freeze: Literal["none", "embeddings", "all"] | Annotated[int, Field(ge=1)] = Field(
+        "none",
+        description="what of the backbone is not trained: nothing, its embeddings, all of it, or a number: "
+        "embeddings and so many layers",
+    )
     weight_decay: float = Field(0.01, ge=0, lt=1, description="AdamW's, on matrices; not on biases and norms")
     warmup: float = Field(
         0.1,
@@ -55,14 +76,104 @@ class TrainParams(Section):
     )
     max_grad_norm: float = Field(1.0, gt=0, description="gradients with a larger norm are scaled down to it")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all labels")
+    loss: Literal[
+        "cross_entropy",
+        "focal",
+        "class_balanced",
+        "logit_adjusted",
+        "ldam",
+        "asymmetric",
+        "distribution_balanced",
+    ] = Field(
+        "cross_entropy",
+        description="what training minimises (multilabel: of each label's yes or no); ldam is for multiclass "
+        "alone, asymmetric and distribution_balanced for multilabel alone",
+    )
+    reweight_after: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the updates after which class weights, class_balanced's own too, begin to act "
+        "(deferred re-weighting, Cao 2019); 0 = from the start",
+    )
+    focal_gamma: float = Field(
+        2.0, ge=0, le=100, description="focal: higher = easy examples count less; 0 = cross-entropy"
+    )
+    class_balanced_beta: float = Field(
+        0.999, gt=0, lt=1, description="class_balanced: closer to 1 weights rare labels more (Cui 2019)"
+    )
+    logit_adjustment_tau: float = Field(
+        1.0, ge=0, le=100, description="logit_adjusted: factor on the logarithm of the label's share of rows"
+    )
+    ldam_max_margin: float = Field(
+        0.5,
+        ge=0,
+        le=100,
+        description="ldam: margin of the rarest label's logit; those of others go down with n^(-1/4)",
+    )
+    ldam_scale: float = Field(
+        1.0,
+        gt=0,
+        le=100,
+        description="ldam: factor on the logits, in the loss alone; the paper's 30 is for cosines, 1 suits a "
+        "linear last layer",
+    )
+    asymmetric_gamma_positive: float = Field(
+        0.0, ge=0, le=100, description="asymmetric: the focal gamma of labels that an example has"
+    )
+    asymmetric_gamma_negative: float = Field(
+        4.0, ge=0, le=100, description="asymmetric: the focal gamma of labels that an example has not"
+    )
+    asymmetric_clip: float = Field(
+        0.05, ge=0, lt=1, description="asymmetric: below this probability a wrong label costs nothing"
+    )
+    distribution_balanced_alpha: float = Field(
+        0.1, ge=0, le=100, description="distribution_balanced: added to each weight, so that none vanishes"
+    )
+    distribution_balanced_beta: float = Field(
+        10.0, gt=0, le=1000, description="distribution_balanced: how steeply the weight rises with rarity"
+    )
+    distribution_balanced_mu: float = Field(
+        0.3, ge=0, le=100, description="distribution_balanced: relative rarity where the weight rises most"
+    )
+    distribution_balanced_lambda: float = Field(
+        5.0, gt=0, le=100, description="distribution_balanced: higher = easy negatives pull less"
+    )
+    distribution_balanced_kappa: float = Field(
+        0.05, ge=0, le=100, description="distribution_balanced: how far a label's rarity moves its logit"
+    )
+    r_drop: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the divergence between two passes with different dropout (R-Drop); twice the time",
+    )
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="decay per update of an average of the weights, which is then what is kept; null = none",
+    )
     patience: int | None = Field(
         None, ge=1, description="stop after so many epochs without a better validation macro-F1; null = never"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto = bf16 where the processor (AMX) or the GPU computes it fast, else fp32"
     )
+    gradient_checkpointing: bool = Field(
+        False, description="compute the backbone's insides twice instead of keeping them: less memory, slower"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = the GPU where there is one")
     threads: int | None = Field(None, ge=1, description="processor threads; null = as many as torch chooses")
     checkpoint_seconds: float = Field(
         60.0, ge=0, description="time between two checkpoints within an epoch; each epoch's end makes one too"
     )
+
+    @field_validator("loss")
+    @classmethod
+    def _takes_label_smoothing(cls, loss: str, info: ValidationInfo) -> str:
+        if info.data.get("label_smoothing") and loss not in SMOOTHED_LOSSES:
+            raise ValueError(
+                "this loss does not take train.label_smoothing, which is for "
+                f"{', '.join(SMOOTHED_LOSSES)}; set it to 0"
+            )
+        return loss

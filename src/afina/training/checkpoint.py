@@ -13,7 +13,7 @@ import os
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -52,13 +52,23 @@ class State:
     history: list[EpochRecord] = field(default_factory=list)
 
 
+class HasState(Protocol):
+    """Something with tensors of its own that a checkpoint must keep."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Its tensors by name."""
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Take them up again."""
+
+
 def fingerprint(parts: dict[str, Any]) -> str:
     """Hash of everything a run's result depends on; JSON-serialisable values only."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def save_checkpoint(
-    folder: Path, key: str, state: State, model: nn.Module, optimizer: torch.optim.Optimizer, seen: Tensor
+    folder: Path, key: str, state: State, model: nn.Module, trainer: HasState, seen: Tensor
 ) -> None:
     """Replace the checkpoint in ``folder``; the previous one stays until the new one is complete.
 
@@ -67,12 +77,11 @@ def save_checkpoint(
         key: the run's fingerprint.
         state: counters and history.
         model: its state dict is saved.
-        optimizer: its moments are saved; its learning rates are a function of the update.
+        trainer: what else an update depends on, moments above all.
         seen: predictions of the epoch under way.
     """
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in moments.items()}
+    tensors |= {f"optimizer/{name}": tensor for name, tensor in trainer.state().items()}
     tensors["seen"] = seen
     _save(folder / CHECKPOINT, tensors, {"fingerprint": key, "state": json.dumps(asdict(state))})
     for path in folder.glob("best-*.safetensors"):
@@ -91,9 +100,9 @@ def load_best(folder: Path, epoch: int) -> dict[str, Tensor]:
 
 
 def load_checkpoint(
-    folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, seen: Tensor
+    folder: Path, key: str, model: nn.Module, trainer: HasState, seen: Tensor
 ) -> State | None:
-    """Bring ``model``, ``optimizer`` and ``seen`` to where a checkpoint left off.
+    """Bring ``model``, ``trainer`` and ``seen`` to where a checkpoint left off.
 
     Returns:
         Its state; None where there is no checkpoint, or it is unreadable or of another run (a line on the
@@ -121,12 +130,13 @@ def load_checkpoint(
     model.load_state_dict(
         {name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")}
     )
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer/"):
-            _, index, moment = name.split("/")
-            moments.setdefault(int(index), {})[moment] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    trainer.load_state(
+        {
+            name.removeprefix("optimizer/"): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("optimizer/")
+        }
+    )
     seen.copy_(tensors["seen"])
     return state
 

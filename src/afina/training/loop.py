@@ -8,7 +8,6 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ import tokenizers
 import torch
 import transformers
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 import afina
 from afina.errors import UserError
@@ -30,11 +29,10 @@ from afina.evaluation.thresholds import fit_thresholds
 from afina.labels import LabelSet, Task, encode_labels
 from afina.modeling.backbone import check_max_length, load_tokenizer, resolve_backbone
 from afina.modeling.classifier import TextClassifier, load_pretrained
-from afina.modeling.inference import logits_of_ids
 from afina.modeling.store import ClassifierConfig, save_classifier
 from afina.params.train import TrainParams
 from afina.progress import Progress
-from afina.runtime.encoding import Encoder, Ids, pad_batch
+from afina.runtime.encoding import Encoder
 from afina.training.batches import epoch_batches
 from afina.training.checkpoint import (
     EpochRecord,
@@ -46,16 +44,15 @@ from afina.training.checkpoint import (
     save_best,
     save_checkpoint,
 )
-from afina.training.loss import example_factors, example_losses, positive_weights
+from afina.training.engine import Engine, Examples, NotFiniteError, Updated, freeze
+from afina.training.forward import choose_forward
+from afina.training.loss import Objective, build_objective
+from afina.training.sampling import epoch_rows
 
 HISTORY_COLUMNS = tuple(EpochRecord.__dataclass_fields__)
 
 # Parameters that decide how a run is done, not what comes out: a checkpoint survives a change of these.
 OPERATIONAL = {"device", "threads", "checkpoint_seconds"}
-
-# Widths of batches are multiples of this: on a processor every new shape costs the compilation of its
-# kernels, more than a few columns of padding do (2.2 times the examples/s of exact widths on the demo).
-WIDTH_MULTIPLE = 16
 
 
 @dataclass(frozen=True)
@@ -69,16 +66,6 @@ class TrainingResult:
     precision: str  # fp32 | bf16
     device: str
     is_main_process: bool  # the one that writes files
-
-
-@dataclass(frozen=True)
-class Examples:
-    """A split, encoded."""
-
-    names: list[str]  # the rows' ids in the table
-    tokens: list[Ids]
-    targets: npt.NDArray[Any]  # (n,) class indexes, or (n, L) multi-hot
-    weights: npt.NDArray[np.float64]  # (n,)
 
 
 def train(
@@ -127,17 +114,38 @@ def train(
     training = _encode("train", train_table, label_set, encoder)
     validation = _encode("validation", validation_table, label_set, encoder)
     _check_classes(training, label_set, class_weights)
-    factors = example_factors(training.weights, training.targets, labels, class_weights, task)
-    label_weights = positive_weights(labels, class_weights, task)
+    objective = build_objective(
+        params, labels, task, label_counts(training.targets, len(labels)), len(training.names), class_weights
+    ).to(device)
 
-    # Model and optimizer.
+    # Model.
     torch.manual_seed(seed)
     backbone = load_pretrained(files.folder, _attention(device), params.backbone_dropout)
     raw = TextClassifier(
         backbone, len(labels), params.pooling, params.head, params.activation, params.dropout
     ).to(device)
-    optimizer: Any = torch.optim.AdamW(parameter_groups(raw, params), fused=True)
-    model, optimizer = accelerator.prepare(raw, optimizer)
+    freeze(raw, params.freeze)
+    count = len(training.tokens)
+    updates_per_epoch = math.ceil(math.ceil(count / params.batch_size) / params.gradient_accumulation)
+    shares = np.array(
+        [
+            schedule(number, updates_per_epoch * params.epochs, params.warmup)
+            for number in range(updates_per_epoch * params.epochs)
+        ]
+    )
+    forward = choose_forward(raw, precision, device, params.max_length, params.gradient_checkpointing)
+    engine = Engine(
+        raw,
+        forward,
+        params,
+        task,
+        shares,
+        objective,
+        seed,
+        rank,
+        world,
+        lambda tensor: accelerator.reduce(tensor, reduction="sum"),
+    )
 
     # Where did an earlier run leave off?
     train_data = table_sha256(train_table)
@@ -157,7 +165,7 @@ def train(
     )
     # What the model said of each example while it trained on it, for the training macro-F1.
     seen = torch.zeros(training.targets.shape, dtype=torch.int32 if task == "multiclass" else torch.float32)
-    state = load_checkpoint(checkpoint_folder, key, raw, optimizer, seen)
+    state = load_checkpoint(checkpoint_folder, key, raw, engine, seen)
     if state is None:
         state = State()
         if accelerator.is_main_process:
@@ -169,10 +177,7 @@ def train(
             state.loss_sum = state.factor_sum = 0.0
     saved_at = time.monotonic()
 
-    count = len(training.tokens)
-    lengths = [len(tokens) for tokens in training.tokens]
-    updates_per_epoch = math.ceil(math.ceil(count / params.batch_size) / params.gradient_accumulation)
-    total_updates = updates_per_epoch * params.epochs
+    lengths = np.array([len(tokens) for tokens in training.tokens])
     trained, trained_seconds = 0, 0.0
     left = count * params.epochs - round(
         count * (state.epoch * updates_per_epoch + state.update) / updates_per_epoch
@@ -181,79 +186,55 @@ def train(
 
     with progress:
         while not state.finished:
-            batches = epoch_batches(lengths, params.batch_size, seed, state.epoch)
-            model.train()
+            rows = epoch_rows(params.sampler, training.targets, task, seed, state.epoch, params.epochs)
+            batches = [
+                rows[batch] for batch in epoch_batches(lengths[rows], params.batch_size, seed, state.epoch)
+            ]
+            forward.train(True)
             while state.update < updates_per_epoch:
                 started = time.perf_counter()
                 number = state.epoch * updates_per_epoch + state.update
-                set_learning_rates(optimizer, schedule(number, total_updates, params.warmup))
-                # Dropout is a function of seed, process and update, so a checkpoint needs no generator state.
-                torch.manual_seed(update_seed(seed, rank, number))
                 first = state.update * params.gradient_accumulation
                 group = batches[first : first + params.gradient_accumulation]
-                group_size = sum(len(batch) for batch in group)
-
-                for batch in group:
-                    mine = batch[rank::world]  # a process's share; gradients are averaged over processes
-                    weights = torch.from_numpy(factors[mine]).to(device)
-                    with nullcontext() if batch is group[-1] else accelerator.no_sync(model):
-                        logits, losses = _forward(
-                            model,
-                            training,
-                            mine,
-                            pad_token_id,
-                            device,
-                            precision,
-                            params,
-                            task,
-                            label_weights,
-                        )
-                        loss = (losses * weights).sum()
-                        accelerator.backward(loss * (world / group_size))
-                    _check_finite(loss.detach(), "loss", [training.names[index] for index in mine])
-                    seen[torch.from_numpy(mine)] = answers(logits.detach(), task).to("cpu", seen.dtype)
-                    state.loss_sum += float(loss.detach())
-                    state.factor_sum += float(weights.sum())
-
-                norm = accelerator.clip_grad_norm_(model.parameters(), params.max_grad_norm)
-                _check_finite(norm, "gradient", [training.names[index] for index in group[0]])
-                optimizer.step()
-                optimizer.zero_grad()
+                updated = _update(engine, training, group, number)
+                if len(updated.rows):
+                    seen[torch.from_numpy(updated.rows)] = answers(updated.logits, task).to(seen.dtype)
+                state.loss_sum += updated.loss_sum
+                state.factor_sum += updated.weight_sum
                 state.update += 1
+                group_size = sum(len(batch) for batch in group)
                 trained += group_size
                 trained_seconds += time.perf_counter() - started
-                progress.advance(
-                    group_size,
-                    f"epoch {state.epoch + 1}/{params.epochs} loss {state.loss_sum / state.factor_sum:.3f}",
-                )
+                mean = state.loss_sum / max(state.factor_sum, 1e-12)
+                progress.advance(group_size, f"epoch {state.epoch + 1}/{params.epochs} loss {mean:.3f}")
                 if _on_main(accelerator, time.monotonic() - saved_at >= params.checkpoint_seconds):
-                    _checkpoint(accelerator, checkpoint_folder, key, state, raw, optimizer, seen)
+                    _checkpoint(accelerator, checkpoint_folder, key, state, raw, engine, seen)
                     saved_at = time.monotonic()
 
             # The epoch is over: how good is the model now?
-            last = (state.epoch + 1) * updates_per_epoch - 1
+            last = (state.epoch + 1) * updates_per_epoch
             sums = _total(accelerator, torch.tensor([state.loss_sum, state.factor_sum], dtype=torch.float64))
-            predicted = _total(accelerator, seen).numpy()
-            scores = _validate(
-                accelerator, raw, validation, pad_token_id, precision, params, label_set, class_weights
-            )
-            record = EpochRecord(
-                epoch=state.epoch + 1,
-                train_loss=round(float(sums[0] / sums[1]), 6),
-                validation_loss=round(scores.loss, 6),
-                train_macro_f1=round(macro_f1(training.targets, predicted, labels, task), 6),
-                validation_macro_f1=round(scores.macro_f1, 6),
-                learning_rate=params.learning_rate * schedule(last, total_updates, params.warmup),
-            )
-            state.history.append(record)
-            if (scores.macro_f1, -scores.loss) > (state.best_macro_f1, -state.best_loss):
-                state.best_epoch, state.best_macro_f1, state.best_loss = (
-                    record.epoch,
-                    scores.macro_f1,
-                    scores.loss,
+            drawn = np.unique(rows)
+            predicted = _total(accelerator, seen).numpy()[drawn]
+            with engine.finished(last):
+                scores = _validate(accelerator, engine, validation, objective, label_set)
+                record = EpochRecord(
+                    epoch=state.epoch + 1,
+                    train_loss=round(float(sums[0] / sums[1]), 6),
+                    validation_loss=round(scores.loss, 6),
+                    train_macro_f1=round(macro_f1(training.targets[drawn], predicted, labels, task), 6),
+                    validation_macro_f1=round(scores.macro_f1, 6),
+                    learning_rate=params.learning_rate * float(shares[last - 1]),
                 )
-                if accelerator.is_main_process:
-                    save_best(checkpoint_folder, record.epoch, raw)
+                state.history.append(record)
+                if (scores.macro_f1, -scores.loss) > (state.best_macro_f1, -state.best_loss):
+                    state.best_epoch, state.best_macro_f1, state.best_loss = (
+                        record.epoch,
+                        scores.macro_f1,
+                        scores.loss,
+                    )
+                    if accelerator.is_main_process:
+                        save_best(checkpoint_folder, record.epoch, raw)
             state.epoch += 1
             state.update, state.loss_sum, state.factor_sum = 0, 0.0, 0.0
             seen.zero_()
@@ -261,7 +242,7 @@ def train(
             state.finished = state.epoch == params.epochs or (
                 params.patience is not None and waited >= params.patience
             )
-            _checkpoint(accelerator, checkpoint_folder, key, state, raw, optimizer, seen)
+            _checkpoint(accelerator, checkpoint_folder, key, state, raw, engine, seen)
             saved_at = time.monotonic()
 
     if accelerator.is_main_process:
@@ -307,34 +288,12 @@ def choose_precision(asked: str, device: torch.device) -> Literal["fp32", "bf16"
     return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
 
 
-def parameter_groups(model: TextClassifier, params: TrainParams) -> list[dict[str, Any]]:
-    """Parameters by learning rate and weight decay; biases and norms (vectors) do not decay."""
-    groups = []
-    for module, peak in ((model.backbone, params.learning_rate), (model.head, params.head_learning_rate)):
-        matrices = [weight for weight in module.parameters() if weight.ndim >= 2]
-        vectors = [weight for weight in module.parameters() if weight.ndim < 2]
-        groups.append({"params": matrices, "lr": peak, "peak": peak, "weight_decay": params.weight_decay})
-        groups.append({"params": vectors, "lr": peak, "peak": peak, "weight_decay": 0.0})
-    return [group for group in groups if group["params"]]
-
-
 def schedule(update: int, total: int, warmup: float) -> float:
     """Share of the highest learning rate at ``update`` (0 = the first) of ``total``: linear, up then down."""
     rising = round(warmup * total)
     if update < rising:
         return (update + 1) / rising
     return (total - update) / max(total - rising, 1)
-
-
-def set_learning_rates(optimizer: Any, share: float) -> None:
-    """Set each group's learning rate to ``share`` of its highest."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * share
-
-
-def update_seed(seed: int, rank: int, update: int) -> int:
-    """Seed of the random numbers that one process draws in one update."""
-    return int(np.random.SeedSequence([seed, rank, update]).generate_state(1, np.uint64)[0])
 
 
 def answers(logits: Tensor, task: Task) -> Tensor:
@@ -352,6 +311,12 @@ def macro_f1(
     if task == "multilabel":
         answered = predict(answered, task, fit_thresholds(targets, answered))
     return prediction_metrics(targets, answered.astype(targets.dtype), labels, task)["macro_f1"]
+
+
+def label_counts(targets: npt.NDArray[Any], width: int) -> npt.NDArray[np.int64]:
+    """Rows (L,) that have each label, of class indexes (n,) or multi-hot targets (n, L)."""
+    counts = np.bincount(targets, minlength=width) if targets.ndim == 1 else targets.sum(axis=0)
+    return counts.astype(np.int64)
 
 
 def table_sha256(table: pa.Table) -> str:
@@ -381,60 +346,53 @@ class _Scores:
     macro_f1: float
 
 
-def _forward(
-    model: nn.Module,
-    examples: Examples,
-    batch: npt.NDArray[np.int64],
-    pad_token_id: int,
-    device: torch.device,
-    precision: str,
-    params: TrainParams,
-    task: Task,
-    label_weights: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Logits (B, L) and losses (B,) of a batch."""
-    tokens = [examples.tokens[index] for index in batch]
-    input_ids, mask = pad_batch(tokens, pad_token_id, WIDTH_MULTIPLE, params.max_length)
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        logits = model(torch.from_numpy(input_ids).to(device), torch.from_numpy(mask).to(device))
-    targets = torch.from_numpy(examples.targets[batch]).to(device)
-    weights = None if label_weights is None else label_weights.to(device)
-    return logits, example_losses(logits, targets, task, params.label_smoothing, weights)
+def _update(
+    engine: Engine, training: Examples, group: Sequence[npt.NDArray[np.int64]], number: int
+) -> Updated:
+    """One update, its troubles put into words."""
+    split = engine.split
+    try:
+        updated = engine.update(training, group, number)
+    except NotFiniteError as error:
+        shown = ", ".join(training.names[row] for row in error.rows[:3])
+        raise UserError(
+            f"train: the {error.what} is not a number any more (batch of ids {shown} ...); lower "
+            "train.learning_rate or train.max_grad_norm. The last checkpoint is kept"
+        ) from None
+    if engine.split > split:
+        print(
+            f"train: a batch does not fit in the memory; going on with batches in {engine.split} parts, "
+            "whose gradients add up to the same",
+            file=sys.stderr,
+            flush=True,
+        )
+    return updated
 
 
 def _validate(
     accelerator: Accelerator,
-    model: TextClassifier,
+    engine: Engine,
     validation: Examples,
-    pad_token_id: int,
-    precision: Literal["fp32", "bf16"],
-    params: TrainParams,
+    objective: Objective,
     label_set: LabelSet,
-    class_weights: dict[str, float] | None,
 ) -> _Scores:
-    """Loss (weighted as in training) and macro-F1 on the validation split, shared out over processes."""
+    """Loss (weighted as at the end of training) and macro-F1 on validation, shared out over processes."""
     labels, task = label_set.labels, label_set.task
     mine = np.arange(accelerator.process_index, len(validation.tokens), accelerator.num_processes)
     part = torch.zeros((len(validation.tokens), len(labels)))
     part[torch.from_numpy(mine)] = torch.from_numpy(
-        logits_of_ids(
-            model,
-            [validation.tokens[index] for index in mine],
-            pad_token_id,
-            precision=precision,
-        )
+        engine.logits([validation.tokens[index] for index in mine])
     )
     logits = _total(accelerator, part)
-    targets = torch.from_numpy(validation.targets)
-    losses = example_losses(
-        logits, targets, task, params.label_smoothing, positive_weights(labels, class_weights, task)
-    ).numpy()
-    factors = example_factors(validation.weights, validation.targets, labels, class_weights, task)
+    if validation.offsets is not None:
+        logits = logits + torch.from_numpy(validation.offsets)
+    targets = torch.from_numpy(validation.targets).to(engine.device)
+    losses = objective(logits.to(engine.device), targets, 1.0).cpu().numpy()
     if not np.isfinite(losses).all():
         worst = validation.names[int(np.flatnonzero(~np.isfinite(losses))[0])]
         raise UserError(f"train: validation loss of '{worst}' is not a number; lower train.learning_rate")
     score = macro_f1(validation.targets, answers(logits, task).numpy(), labels, task)
-    return _Scores(float(np.average(losses, weights=factors)), score)
+    return _Scores(float(np.average(losses, weights=validation.weights)), score)
 
 
 def _checkpoint(
@@ -443,7 +401,7 @@ def _checkpoint(
     key: str,
     state: State,
     model: TextClassifier,
-    optimizer: Any,
+    engine: Engine,
     seen: Tensor,
 ) -> None:
     """Save the run's state, sums over all processes taken, from the main process."""
@@ -451,7 +409,7 @@ def _checkpoint(
     total = replace(state, loss_sum=float(sums[0]), factor_sum=float(sums[1]))
     everywhere = _total(accelerator, seen)
     if accelerator.is_main_process:
-        save_checkpoint(folder, key, total, model, optimizer, everywhere)
+        save_checkpoint(folder, key, total, model, engine, everywhere)
     accelerator.wait_for_everyone()
 
 
@@ -498,7 +456,9 @@ def _encode(split: str, table: pa.Table, label_set: LabelSet, encoder: Encoder) 
         raise UserError(
             f"{split}: column weight: expected numbers of 0 or more, not all 0; run `dvc repro -f`"
         )
-    return Examples(table["id"].to_pylist(), encoder.encode(table["text"].to_pylist()), targets, weights)
+    # A mean of 1 keeps learning rates and clipping comparable between weightings.
+    factors = (weights / weights.mean()).astype(np.float32)
+    return Examples(table["id"].to_pylist(), encoder.encode(table["text"].to_pylist()), targets, factors)
 
 
 def _check_classes(training: Examples, label_set: LabelSet, class_weights: dict[str, float] | None) -> None:
@@ -511,15 +471,6 @@ def _check_classes(training: Examples, label_set: LabelSet, class_weights: dict[
     unknown = sorted(set(class_weights or ()) - set(label_set.labels))
     if unknown:
         raise UserError(f"balance.json: class_weights: '{unknown[0]}' is not in labels.json; run `dvc repro`")
-
-
-def _check_finite(value: Any, what: str, names: Sequence[str]) -> None:
-    if not math.isfinite(float(value)):
-        shown = ", ".join(names[:3])
-        raise UserError(
-            f"train: the {what} is not a number any more (batch of ids {shown} ...); lower "
-            "train.learning_rate or train.max_grad_norm. The last checkpoint is kept"
-        )
 
 
 def _say(accelerator: Accelerator, line: str) -> None:

@@ -1,0 +1,209 @@
+"""From token ids to logits while training: packed where the architecture allows it, else as transformers does.
+
+Both take the word embeddings from outside, so that only the rows of the table that a batch holds have a
+gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from afina.modeling.classifier import TextClassifier, pool
+from afina.modeling.packed import PACKABLE, PackedEncoder, PackedIndex, Unpack, layer_modules, pack
+from afina.runtime.encoding import TOKEN_BUDGET, Ids, pad_batch, token_budget_batches
+
+# Widths of padded batches are multiples of this: on a processor every new shape costs the compilation of its
+# kernels, more than a few columns of padding do.
+WIDTH_MULTIPLE = 16
+
+Pair = tuple[nn.Parameter, tuple[nn.Parameter, ...]]
+
+
+class Forward(Protocol):
+    """A way to compute a classifier's logits."""
+
+    dtype: torch.dtype  # of the embeddings that it takes
+    pad_token_id: int
+
+    def pairs(self) -> list[Pair]:
+        """Each tensor that it computes with, and the classifier's parameters that it stands for.
+
+        Those of the backbone only, its table of word embeddings left out.
+        """
+
+    def prepare(self, ids: Sequence[Ids]) -> Any:
+        """Lay out texts; its ``token_ids`` (N,), filler included, are what to look up in the table."""
+
+    def logits(self, embedded: Tensor, batch: Any) -> Tensor:
+        """Logits (B, L) float32 of word embeddings (N, H)."""
+
+    def train(self, mode: bool) -> None:
+        """Dropout on or off."""
+
+    def refresh_dropout(self, seed: int) -> None:
+        """Where dropout is drawn ahead, draw what belongs to ``seed``."""
+
+
+def word_embeddings(model: TextClassifier) -> nn.Embedding:
+    """The backbone's table."""
+    table: nn.Embedding = model.backbone.get_input_embeddings()
+    return table
+
+
+def choose_forward(
+    model: TextClassifier,
+    precision: str,
+    device: torch.device,
+    max_length: int,
+    checkpointing: bool = False,
+) -> Forward:
+    """The packed way for plain models of the BERT family, else the padded one.
+
+    Args:
+        model: on ``device``.
+        precision: fp32 or bf16.
+        max_length: longest text in tokens.
+        checkpointing: compute layers again in the backward pass instead of keeping their insides.
+    """
+    config = model.backbone.config
+    plain = getattr(config, "position_embedding_type", "absolute") in (None, "absolute")
+    if config.model_type in PACKABLE and plain and not hasattr(model.backbone, "peft_config"):
+        return PackedForward(model, torch.bfloat16 if precision == "bf16" else torch.float32, checkpointing)
+    return PaddedForward(model, precision, device, max_length, checkpointing)
+
+
+class PackedForward:
+    """Packed tokens, weights and activations of the backbone in one precision; the head in float32."""
+
+    def __init__(self, model: TextClassifier, dtype: torch.dtype, checkpointing: bool) -> None:
+        self.model, self.dtype = model, dtype
+        self.encoder = PackedEncoder(model.backbone).to(next(model.parameters()).device, dtype)
+        self.encoder.checkpointing = checkpointing
+        self.pad_token_id = int(model.backbone.config.pad_token_id or 0)
+
+    def pairs(self) -> list[Pair]:
+        """See `Forward`."""
+        encoder, embeddings = self.encoder, self.model.backbone.embeddings
+        pairs: list[Pair] = [(encoder.positions, (embeddings.position_embeddings.weight,))]
+        if encoder.types is not None:
+            pairs.append((encoder.types, (embeddings.token_type_embeddings.weight,)))
+        parts: list[tuple[Any, tuple[Any, ...]]] = [(encoder.norm, (embeddings.LayerNorm,))]
+        for packed, layer in zip(encoder.layers, layer_modules(self.model.backbone), strict=True):
+            module: Any = packed
+            parts += [
+                (module.qkv, (layer.query, layer.key, layer.value)),
+                (module.output, (layer.output,)),
+                (module.attention_norm, (layer.attention_norm,)),
+                (module.up, (layer.up,)),
+                (module.down, (layer.down,)),
+                (module.output_norm, (layer.output_norm,)),
+            ]
+        for leaf, sources in parts:
+            pairs.append((leaf.weight, tuple(source.weight for source in sources)))
+            pairs.append((leaf.bias, tuple(source.bias for source in sources)))
+        return pairs
+
+    def prepare(self, ids: Sequence[Ids]) -> PackedIndex:
+        """See `Forward`."""
+        return pack(ids, self.pad_token_id)
+
+    def logits(self, embedded: Tensor, batch: PackedIndex) -> Tensor:
+        """See `Forward`."""
+        hidden = self.encoder(embedded, batch)
+        rows, width = batch.mask.shape
+        rectangle: Tensor = Unpack.apply(hidden.float(), batch)  # type: ignore[no-untyped-call]
+        pooled = pool(rectangle.view(rows, width, -1), batch.mask, self.model.pooling)
+        output: Tensor = self.model.head(pooled)
+        return output
+
+    def train(self, mode: bool) -> None:
+        """See `Forward`."""
+        self.encoder.train(mode)
+        self.model.train(mode)
+
+    def refresh_dropout(self, seed: int) -> None:
+        """See `Forward`."""
+        self.encoder.pool.refresh(seed)
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """Texts padded to the longest of them."""
+
+    token_ids: Tensor  # (B * T,)
+    mask: Tensor  # (B, T)
+
+    def to(self, device: torch.device) -> PaddedBatch:
+        """The same on another device."""
+        return PaddedBatch(self.token_ids.to(device), self.mask.to(device))
+
+
+class PaddedForward:
+    """The model as transformers has it, matrix products in bfloat16 if asked."""
+
+    dtype = torch.float32
+
+    def __init__(
+        self,
+        model: TextClassifier,
+        precision: str,
+        device: torch.device,
+        max_length: int,
+        checkpointing: bool,
+    ) -> None:
+        self.model, self.precision, self.device, self.max_length = model, precision, device, max_length
+        if checkpointing:
+            model.backbone.gradient_checkpointing_enable()
+        self.pad_token_id = int(model.backbone.config.pad_token_id or 0)
+
+    def pairs(self) -> list[Pair]:
+        """See `Forward`."""
+        table = word_embeddings(self.model).weight
+        return [(weight, (weight,)) for weight in self.model.backbone.parameters() if weight is not table]
+
+    def prepare(self, ids: Sequence[Ids]) -> PaddedBatch:
+        """See `Forward`."""
+        input_ids, mask = pad_batch(ids, self.pad_token_id, WIDTH_MULTIPLE, self.max_length)
+        return PaddedBatch(torch.from_numpy(input_ids.reshape(-1)), torch.from_numpy(mask))
+
+    def logits(self, embedded: Tensor, batch: PaddedBatch) -> Tensor:
+        """See `Forward`."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            hidden = self.model.backbone(
+                inputs_embeds=embedded.view(*batch.mask.shape, -1), attention_mask=batch.mask
+            ).last_hidden_state
+        output: Tensor = self.model.head(pool(hidden.float(), batch.mask, self.model.pooling))
+        return output
+
+    def train(self, mode: bool) -> None:
+        """See `Forward`."""
+        self.model.train(mode)
+
+    def refresh_dropout(self, seed: int) -> None:
+        """See `Forward`; nothing is drawn ahead here."""
+
+
+def all_logits(
+    forward: Forward, model: TextClassifier, ids: Sequence[Ids], token_budget: int = TOKEN_BUDGET
+) -> npt.NDArray[np.float32]:
+    """Logits (n, L) of texts without dropout, in batches of similar length."""
+    table = word_embeddings(model).weight
+    final: Any = model.head[-1]
+    logits = np.zeros((len(ids), final.out_features), dtype=np.float32)
+    forward.train(False)
+    try:
+        with torch.inference_mode():
+            for batch in token_budget_batches([len(row) for row in ids], token_budget):
+                prepared = forward.prepare([ids[index] for index in batch]).to(table.device)
+                embedded = nn.functional.embedding(prepared.token_ids, table).to(forward.dtype)
+                logits[batch] = forward.logits(embedded, prepared).cpu().numpy()
+    finally:
+        forward.train(True)
+    return logits

@@ -1,0 +1,1 @@
+"""New vocabulary for a pretrained model: the words of a language and what they mean in another."""
