@@ -2,8 +2,8 @@
 
 Transformers pads every text of a batch to the longest one and keeps query, key and value apart. Here the
 tokens of a batch lie in one matrix without padding, the three projections are one product, attention alone
-works on the padded rectangle, and everything may be bfloat16. A text's vectors are those of transformers up to
-rounding; a test compares them for every supported architecture.
+works on the padded rectangle, and everything may be bfloat16. A text's vectors are those of transformers up
+to rounding; a test compares them for every supported architecture.
 """
 
 from __future__ import annotations

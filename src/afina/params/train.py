@@ -60,7 +60,7 @@ class TrainParams(Section):
         1.0,
         gt=0,
         le=1,
-        description="factor on the learning rate from each layer of the backbone to the one below; 1 = the same",
+        description="factor on the learning rate from each layer of the backbone to the one below",
     )
     freeze: Literal["none", "embeddings", "all"] | Annotated[int, Field(ge=1)] = Field(
         "none",
@@ -145,7 +145,7 @@ class TrainParams(Section):
     r_drop: float = Field(
         0.0,
         ge=0,
-        description="weight of the divergence between two passes with different dropout (R-Drop); twice the time",
+        description="weight of the divergence between two passes with other dropout (R-Drop); twice the time",
     )
     ema: float | None = Field(
         None,

@@ -94,7 +94,8 @@ class Engine:
         self.seed = seed
         self.split = 1  # parts that a batch is cut into because it does not fit in the memory whole
         self.device = next(model.parameters()).device
-        self.table: nn.Parameter = word_embeddings(model).weight
+        table: Any = word_embeddings(model).weight
+        self.table: nn.Parameter = table
         self.flat = FlatWeights(slots(model, forward, params), self.device)
         self.rows: RowWeights | None = None
         if self.table.requires_grad:
@@ -317,7 +318,7 @@ def slots(model: TextClassifier, forward: Forward, params: TrainParams) -> list[
 
 
 def layer_of(name: str) -> int | None:
-    """Number of the layer, from 0, that a backbone's parameter belongs to; -1: embeddings; None: after all."""
+    """Layer, from 0, that a backbone's parameter belongs to; -1: the embeddings; None: after the layers."""
     match = re.search(r"(?:^|\.)layers?\.(\d+)\.", name)
     if match:
         return int(match.group(1))

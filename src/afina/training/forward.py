@@ -1,4 +1,4 @@
-"""From token ids to logits while training: packed where the architecture allows it, else as transformers does.
+"""From token ids to logits while training: packed where the architecture allows it, else by transformers.
 
 Both take the word embeddings from outside, so that only the rows of the table that a batch holds have a
 gradient.

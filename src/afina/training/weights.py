@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +26,7 @@ MEMORY = 200
 class Slot:
     """A tensor that the loss is differentiated by, and the parameters that it stands for.
 
-    The ``leaf`` holds the ``sources`` one after another along their first dimension. It may be the one source.
+    The ``leaf`` holds the ``sources`` one after another along their first dimension; it may be the source.
     """
 
     leaf: nn.Parameter
