@@ -66,7 +66,9 @@ def kind(annotation: Any) -> str:
         return f"list of {kind(arguments[0])}"
     if origin is dict:
         return "mapping"
-    return "sources, see below" if annotation is Source else getattr(annotation, "__name__", str(annotation))
+    if isinstance(annotation, type) and issubclass(annotation, Source):
+        return "sources, see below" if annotation is Source else "sources of texts"
+    return getattr(annotation, "__name__", str(annotation))
 
 
 def limits(metadata: list[Any]) -> str:

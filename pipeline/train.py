@@ -29,6 +29,7 @@ def main() -> str | None:
         seed=load_seed(),
         classifier_folder=Path("models/classifier"),
         checkpoint_folder=CHECKPOINTS,
+        adapted_folder=Path("models/adapted"),
     )
     if not result.is_main_process:
         return None

@@ -16,15 +16,17 @@ from workspace import STAGES, Project, section_models, write_params
 # The stages that read each section. A parameter that further stages read stands below with its own name.
 SECTION_READERS = {section: {section} for section in STAGES}
 PARAMETER_READERS: dict[str, set[str]] = {
-    "seed": {"split", "balance", "baseline", "train", "evaluate"},
-    "train.backbone": {"train", "analyze", "evaluate"},
-    "train.revision": {"train", "analyze", "evaluate"},
-    "train.max_length": {"train", "analyze"},
+    "seed": {"split", "balance", "adapt", "baseline", "train", "evaluate"},
+    "train.backbone": {"train", "analyze", "adapt", "evaluate"},
+    "train.revision": {"train", "analyze", "adapt", "evaluate"},
+    "train.max_length": {"train", "analyze", "adapt"},
+    "train.precision": {"train", "adapt"},
 }
 # Another valid value for the parameters whose type does not say one.
 OTHER_VALUES: dict[str, Any] = {
     "extract.sources": [{"path": "data/source/mensajes.csv", "text": "texto", "label": "tema"}],
     "clean.other": "otros",
+    "adapt.unlabelled": [{"path": "data/source/mensajes.csv", "text": "texto"}],
 }
 
 
@@ -173,7 +175,7 @@ def test_only_what_depends_on_the_change_runs_again(
     project, ran = oversampled
     assert ran == ["balance", "train", "evaluate", "export"]
     unchanged = {stage for stage in STAGES if template.lock[stage] == project.lock[stage]}
-    assert unchanged == {"extract", "clean", "analyze", "split", "baseline"}
+    assert unchanged == {"extract", "clean", "analyze", "split", "adapt", "baseline"}
 
 
 def test_without_the_int8_copy_there_is_one_model_file(template: Project, tmp_path: Path) -> None:

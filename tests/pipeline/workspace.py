@@ -17,7 +17,18 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("extract", "clean", "analyze", "split", "balance", "baseline", "train", "evaluate", "export")
+STAGES = (
+    "extract",
+    "clean",
+    "analyze",
+    "split",
+    "balance",
+    "adapt",
+    "baseline",
+    "train",
+    "evaluate",
+    "export",
+)
 DATA_STAGES = ("extract", "clean", "analyze", "split", "balance")
 
 # What the pipeline needs of this repository: its code, its DAG and DVC's settings, none of its data.

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from afina.cleaning import clean
+from afina.params.adapt import AdaptParams
 from afina.params.analyze import AnalyzeParams
 from afina.params.balance import BalanceParams
 from afina.params.base import TOP_LEVEL, load_section, load_seed
@@ -28,6 +29,7 @@ SECTIONS = (
     AnalyzeParams,
     SplitParams,
     BalanceParams,
+    AdaptParams,
     BaselineParams,
     TrainParams,
     EvaluateParams,

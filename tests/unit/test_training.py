@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -21,11 +23,13 @@ from safetensors.torch import load_file
 
 from afina.errors import UserError
 from afina.labels import LabelSet, Task
+from afina.modeling.inference import predict_logits
 from afina.modeling.store import load_classifier
 from afina.params.train import TrainParams
 from afina.training import loop
 from afina.training.checkpoint import CHECKPOINT, clear_checkpoints
 from afina.training.loop import TrainingResult, train
+from afina.training.loss import Objective
 from tiny import ARCHITECTURES, LABELS, Architecture, build_tiny_backbone, tiny_messages
 
 THREADS = 1
@@ -336,7 +340,7 @@ def test_class_weights_and_row_weights_move_the_model(bert: Path, tmp_path: Path
             class_weights=weights,
         )
         model, encoder, _ = load_classifier(tmp_path / name / "classifier")
-        logits = loop.logits_of_ids(model, encoder.encode(table["text"].to_pylist()), encoder.pad_token_id)
+        logits = predict_logits(model, encoder, table["text"].to_pylist())
         return float(torch.softmax(torch.from_numpy(logits), dim=1)[:, 0].mean())
 
     table = tiny_messages(n=40)
@@ -350,23 +354,37 @@ def test_class_weights_and_row_weights_move_the_model(bert: Path, tmp_path: Path
 
 
 def test_a_diverging_run_names_the_batch_and_keeps_the_checkpoint(
-    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original, calls = loop.example_losses, 0
+    whole = run(tmp_path / "whole", params_for(bert))
+    original, calls, asked = Objective.__call__, 0, torch.empty(0)
 
-    def explode(*args: Any) -> torch.Tensor:
-        nonlocal calls
+    def explode(
+        self: Objective, logits: torch.Tensor, targets: torch.Tensor, progress: float
+    ) -> torch.Tensor:
+        nonlocal calls, asked
         calls += 1
-        losses = original(*args)
-        return losses * float("nan") if calls == 4 else losses
+        losses = original(self, logits, targets, progress)
+        if calls != 4:
+            return losses
+        asked = targets
+        return losses * float("nan")
 
-    monkeypatch.setattr(loop, "example_losses", explode)
-    with pytest.raises(
-        UserError, match=r"loss is not a number.*ids m0-000\d\d, .*lower train\.learning_rate"
-    ):
-        run(tmp_path, params_for(bert))
-    tensors = load_file(tmp_path / "checkpoints" / CHECKPOINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(Objective, "__call__", explode)
+        with pytest.raises(
+            UserError,
+            match=r"loss is not a number.*ids (m0-000\d\d, ){2}m0-000\d\d .*lower train\.learning_rate",
+        ) as caught:
+            run(tmp_path / "parts", params_for(bert))
+    # The ids are those of the batch.
+    named = [int(name) for name in re.findall(r"m0-(\d+)", str(caught.value))]
+    assert [number % len(LABELS) for number in named] == asked[:3].tolist()
+    tensors = load_file(tmp_path / "parts" / "checkpoints" / CHECKPOINT)
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    # Had it been a bad day of the machine alone, the run could go on.
+    assert run(tmp_path / "parts", params_for(bert)).history == whole.history
+    assert "resumes" in capsys.readouterr().err
 
 
 def change_column(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
@@ -428,39 +446,160 @@ def test_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None
     assert loop.choose_precision("fp32", cpu) == "fp32"
 
 
+CALM = {
+    "dropout": 0.0,
+    "backbone_dropout": 0.0,
+    "epochs": 2,
+    "learning_rate": 1e-3,
+    "head_learning_rate": 1e-2,
+}
+
+# Runs that are made by one process and by two: name, parameters, training rows. 43 rows in batches of 8 and 7
+# do not share out evenly; 21 rows in batches of 2 leave one process without an example in one update. The
+# sampler draws rows of the rarest class several times, at times on both processes.
+SHARED: dict[str, tuple[dict[str, Any], int]] = {
+    "uneven": (CALM, 43),
+    "idle": (CALM | {"batch_size": 2, "gradient_accumulation": 2, "ema": 0.9, "epochs": 1}, 21),
+    "drawn": (CALM | {"sampler": "class_balanced", "batch_size": 16}, 43),
+}
+ALONE = {"epochs": 3, "head": [16], "patience": 3}  # with dropout: to be killed
+
+UNDER_TORCHRUN = """
+import json, os, signal, sys
+sys.path[:0] = {paths!r}
+from pathlib import Path
+import test_training as tests
+from afina.training import loop
+
+folder, bert, rank = Path({folder!r}), Path({bert!r}), os.environ["RANK"]
+kill_at = {kill_at!r}
+opened = []
+if rank != "0":
+    def watch(event, arguments):
+        writes = event in ("os.rename", "os.mkdir", "os.remove") or (event == "open" and "r" != arguments[1])
+        if writes and str(arguments[0]).startswith(str(folder)):
+            opened.append([event, str(arguments[0]), str(arguments[1])])
+    sys.addaudithook(watch)
+
+seen, log = [], {{}}
+update, advance = loop.Engine.update, loop.Progress.advance
+
+def watched(self, examples, batches, number):
+    updated = update(self, examples, batches, number)
+    seen.append([number, updated.rows.tolist()])
+    return updated
+
+def dies(self, *arguments):
+    advance(self, *arguments)
+    if len(seen) == kill_at and rank == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    loop.Engine.update = watched
+    if kill_at:
+        for name, (params, rows) in tests.SHARED.items():
+            tests.run_imbalanced(folder / name, bert, params, rows)
+            log[name], seen[:] = list(seen), []
+        tests.run_imbalanced(folder / "whole", bert, tests.ALONE, 43)
+        log["whole"], seen[:] = list(seen), []
+        Path({logs!r}, "log" + rank + ".json").write_text(json.dumps([log, opened]))
+        loop.Progress.advance = dies
+    result = tests.run_imbalanced(folder / "parts", bert, tests.ALONE, 43)
+    assert not kill_at
+    assert result.is_main_process == (rank == "0")
+    Path({logs!r}, "resumed" + rank + ".json").write_text(json.dumps([{{"parts": seen}}, opened]))
+"""
+
+
+def run_imbalanced(folder: Path, bert: Path, params: dict[str, Any], rows: int) -> TrainingResult:
+    """A run whose last class has few rows; its history is left in a file."""
+    table = tiny_messages(n=rows)
+    few = [["agua"] if number % 3 == 2 and number > 8 else None for number in range(rows)]
+    labels = [new or old for new, old in zip(few, table["labels"].to_pylist(), strict=True)]
+    result = run(folder, params_for(bert, **params), table=change_column(table, "labels", labels))
+    if result.is_main_process:
+        (folder / "history.json").write_text(json.dumps([asdict(record) for record in result.history]))
+    return result
+
+
+def torchrun(script: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    return subprocess.run(
+        [*command, str(script)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+
+
 def test_two_processes_share_the_work(bert: Path, tmp_path: Path) -> None:
-    """Without dropout two processes compute what one does, up to rounding."""
-    calm = {"dropout": 0.0, "backbone_dropout": 0.0, "epochs": 2, "learning_rate": 1e-3}
-    one = run(tmp_path / "one", params_for(bert, **calm))
-    here = Path(__file__).parent
+    """Without dropout two processes compute what one does, up to rounding; killed, they go on together."""
+    here, two, logs = Path(__file__).parent, tmp_path / "two", tmp_path / "logs"
+    two.mkdir()
+    logs.mkdir()
     script = tmp_path / "two.py"
-    script.write_text(
-        "import sys\n"
-        f"sys.path[:0] = {[str(here), str(here.parent), str(Path(loop.__file__).parents[2])]!r}\n"
-        "from pathlib import Path\n"
-        "from test_training import params_for, run\n"
-        "if __name__ == '__main__':\n"
-        f"    result = run(Path({str(tmp_path / 'two')!r}), params_for(Path({str(bert)!r}), **{calm!r}))\n"
-        "    assert result.is_main_process == (__import__('os').environ['RANK'] == '0')\n",
-        encoding="utf-8",
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        str(script),
-    ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300
-    )
+    values = {
+        "paths": [str(here), str(here.parent), str(Path(loop.__file__).parents[2])],
+        "folder": str(two),
+        "logs": str(logs),
+        "bert": str(bert),
+    }
+    script.write_text(UNDER_TORCHRUN.format(**values, kill_at=11), encoding="utf-8")
+    done = torchrun(script)
+    assert done.returncode != 0
+    assert len(list(logs.iterdir())) == 2, done.stderr
+    assert (two / "parts" / "checkpoints" / CHECKPOINT).exists()
+    assert not (two / "parts" / "classifier").exists()
+    script.write_text(UNDER_TORCHRUN.format(**values, kill_at=None), encoding="utf-8")
+    done = torchrun(script)
     assert done.returncode == 0, done.stderr
-    two = load_file(tmp_path / "two" / "classifier" / "model.safetensors")
-    for name, tensor in load_file(tmp_path / "one" / "classifier" / "model.safetensors").items():
-        torch.testing.assert_close(two[name], tensor, atol=2e-4, rtol=1e-2)
-    assert len(asdict(one)["history"]) == 2
+    assert done.stderr.count("resumes from its checkpoint: epoch 2, update") == 1
+
+    # Killed in its second epoch and run again: bit for bit.
+    assert_same_classifier(two / "whole", two / "parts")
+    assert (two / "whole" / "history.json").read_text() == (two / "parts" / "history.json").read_text()
+
+    watched = {name: json.loads((logs / f"{name}.json").read_text()) for name in ("log0", "log1")}
+    for name, (params, rows) in SHARED.items():
+        run_imbalanced(tmp_path / "one" / name, bert, params, rows)
+        histories = [
+            json.loads((folder / name / "history.json").read_text()) for folder in (tmp_path / "one", two)
+        ]
+        for one, other in zip(*histories, strict=True):
+            assert one == pytest.approx(other, abs=2e-4), name
+        weights = [
+            load_file(folder / name / "classifier" / "model.safetensors")
+            for folder in (tmp_path / "one", two)
+        ]
+        for key, tensor in weights[0].items():
+            torch.testing.assert_close(weights[1][key], tensor, atol=2e-4, rtol=1e-2)
+
+        # Every row of an epoch, once for each time that it was drawn, on one of the processes.
+        size, accumulated = params.get("batch_size", 8), params.get("gradient_accumulation", 1)
+        updates = math.ceil(math.ceil(rows / size) / accumulated)
+        halves = [watched[f"log{rank}"][0][name] for rank in (0, 1)]
+        assert [number for number, _ in halves[0]] == list(range(updates * params["epochs"]))
+        assert [number for number, _ in halves[1]] == list(range(updates * params["epochs"]))
+        for epoch in range(params["epochs"]):
+            part = slice(epoch * updates, (epoch + 1) * updates)
+            together = [row for half in halves for _, chosen in half[part] for row in chosen]
+            if "sampler" in params:
+                assert len(together) == rows
+                assert len(set(together)) < rows
+            else:
+                assert sorted(together) == list(range(rows))
+        counts = [sum(len(chosen) for _, chosen in half) for half in halves]
+        assert abs(counts[0] - counts[1]) <= len(halves[0]) * accumulated
+    assert any(not chosen for _, chosen in watched["log1"][0]["idle"]) or any(
+        len(chosen) % 2 for _, chosen in watched["log0"][0]["idle"]
+    )
+
+    # The second process writes nothing.
+    assert watched["log1"][1] == []
+    assert json.loads((logs / "resumed1.json").read_text())[1] == []
+    for name in (*SHARED, "whole", "parts"):
+        assert {path.name for path in (two / name).iterdir()} == {"classifier", "checkpoints", "history.json"}
 
 
 def test_table_hash_sees_content_not_layout() -> None:
@@ -470,12 +609,3 @@ def test_table_hash_sees_content_not_layout() -> None:
     texts = table["text"].to_pylist()
     changed = change_column(table, "text", [*texts[:-1], texts[-1] + "."])
     assert loop.table_sha256(changed) != loop.table_sha256(table)
-
-
-def test_updates_have_generators_of_their_own() -> None:
-    seeds = {
-        loop.update_seed(seed, rank, update) for seed in (1, 2) for rank in (0, 1) for update in range(50)
-    }
-    assert len(seeds) == 200
-    assert all(0 <= seed < 2**64 for seed in seeds)
-    assert np.random.SeedSequence([1, 0, 0]).generate_state(1, np.uint64)[0] in seeds

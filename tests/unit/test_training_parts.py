@@ -13,12 +13,20 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from afina.errors import UserError
+from afina.labels import LabelSet
+from afina.modeling.backbone import load_tokenizer
 from afina.modeling.classifier import TextClassifier, load_pretrained
 from afina.params.train import TrainParams
+from afina.runtime.encoding import Encoder
 from afina.training.batches import epoch_batches
-from afina.training.loop import answers, macro_f1, parameter_groups, schedule
-from afina.training.loss import example_factors, example_losses, positive_weights
-from tiny import build_tiny_backbone
+from afina.training.engine import slots, update_seed
+from afina.training.forward import choose_forward
+from afina.training.loop import _encode, answers, label_counts, macro_f1, schedule
+from afina.training.loss import build_objective, example_losses
+from afina.training.weights import FlatWeights
+from tiny import LABELS, Architecture, build_tiny_backbone, tiny_messages
+
+CPU = torch.device("cpu")
 
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=400), st.integers(1, 40), st.integers(0, 5))
@@ -56,27 +64,59 @@ def test_multiclass_loss_is_cross_entropy() -> None:
 def test_multilabel_loss_weighs_positives() -> None:
     logits = torch.tensor([[0.3, -1.0], [2.0, 0.5]])
     targets = torch.tensor([[1, 0], [1, 1]], dtype=torch.int8)
-    weights = positive_weights(["a", "b"], {"a": 3.0}, "multilabel")
-    assert weights is not None
-    assert weights.tolist() == [3.0, 1.0]
-    probability = torch.sigmoid(logits)
+    objective = build_objective(TrainParams(), ["a", "b"], "multilabel", np.array([2, 1]), 2, {"a": 3.0})
+    assert objective.class_weights is not None
+    assert objective.class_weights.tolist() == [3.0, 1.0]
+    weights, probability = torch.tensor([3.0, 1.0]), torch.sigmoid(logits)
     expected = -(targets * weights * probability.log() + (1 - targets) * (1 - probability).log()).mean(dim=1)
-    torch.testing.assert_close(example_losses(logits, targets, "multilabel", 0.0, weights), expected)
+    torch.testing.assert_close(objective(logits, targets, 0.0), expected)
 
 
 def test_label_smoothing_moves_targets_inward() -> None:
     logits, targets = torch.tensor([[2.0, -1.0]]), torch.tensor([[1, 0]])
     smoothed = functional.binary_cross_entropy_with_logits(logits, torch.tensor([[0.9, 0.1]]))
     torch.testing.assert_close(example_losses(logits, targets, "multilabel", 0.2)[0], smoothed)
-    assert positive_weights(["a"], {"a": 2.0}, "multiclass") is None
+    objective = build_objective(
+        TrainParams(label_smoothing=0.2), ["a", "b"], "multilabel", np.array([1, 0]), 1, None
+    )
+    torch.testing.assert_close(objective(logits, targets, 0.0)[0], smoothed)
 
 
-def test_factors_join_row_and_class_weights_with_mean_one() -> None:
-    rows, targets = np.array([1.0, 1.0, 2.0]), np.array([0, 1, 1])
-    factors = example_factors(rows, targets, ["a", "b"], {"a": 4.0, "b": 1.0}, "multiclass")
-    assert factors.mean() == pytest.approx(1)
-    np.testing.assert_allclose(factors / factors[1], [4, 1, 2], rtol=1e-6)
-    np.testing.assert_allclose(example_factors(rows, targets, ["a", "b"], None, "multiclass"), rows * 0.75)
+def test_class_weights_have_a_mean_of_one_over_the_rows() -> None:
+    targets = np.array([0, 1, 1])
+    objective = build_objective(
+        TrainParams(), ["a", "b"], "multiclass", label_counts(targets, 2), 3, {"a": 4.0, "b": 1.0}
+    )
+    assert objective.class_weights is not None
+    torch.testing.assert_close(objective.class_weights, torch.tensor([2.0, 0.5]))
+    assert objective.class_weights[torch.from_numpy(targets)].mean() == pytest.approx(1)
+    logits = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    plain = functional.cross_entropy(logits, torch.from_numpy(targets), reduction="none")
+    torch.testing.assert_close(
+        objective(logits, torch.from_numpy(targets), 0.0), plain * torch.tensor([2.0, 0.5, 0.5])
+    )
+
+
+def test_row_weights_have_a_mean_of_one(tmp_path: Path) -> None:
+    encoder = Encoder(*_tokenizer(build_tiny_backbone(tmp_path / "b")))
+    table = tiny_messages(n=3)
+    place = table.column_names.index("weight")
+    given_weights = table.set_column(place, table.schema.field(place), [[1.0, 1.0, 4.0]])
+    label_set = LabelSet("multiclass", LABELS, cleaning={})
+    assert _encode("train", given_weights, label_set, encoder).weights.tolist() == [0.5, 0.5, 2.0]
+    without = _encode("train", table.drop_columns(["weight"]), label_set, encoder)
+    assert without.weights.tolist() == [1.0, 1.0, 1.0]
+
+
+def _tokenizer(folder: Path) -> tuple[str, int, int]:
+    """Arguments of an encoder."""
+    tokenizer_json, pad_token_id = load_tokenizer(folder)
+    return tokenizer_json, 32, pad_token_id
+
+
+def test_label_counts() -> None:
+    assert label_counts(np.array([2, 0, 2]), 4).tolist() == [1, 0, 2, 0]
+    assert label_counts(np.array([[1, 0], [1, 1], [0, 0]], dtype=np.int8), 2).tolist() == [2, 1]
 
 
 @given(st.integers(1, 500), st.floats(0, 0.99))
@@ -105,19 +145,45 @@ def test_macro_f1_of_rare_labels_is_taken_where_they_are_told_apart_best() -> No
     )
 
 
-def test_rates_and_decay_of_parameter_groups(tmp_path: Path) -> None:
-    folder = build_tiny_backbone(tmp_path / "b")
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_rates_and_decay_of_parameter_groups(architecture: Architecture, tmp_path: Path) -> None:
+    folder = build_tiny_backbone(tmp_path / "b", architecture)
     model = TextClassifier(load_pretrained(folder), 3, head=[8])
     params = TrainParams(learning_rate=1e-4, head_learning_rate=1e-2, weight_decay=0.05)
-    groups = parameter_groups(model, params)
-    assert [(group["peak"], group["weight_decay"]) for group in groups] == [
-        (1e-4, 0.05),
+    forward = choose_forward(model, "fp32", CPU, 32)
+    found = slots(model, forward, params)
+    # Every parameter is trained once; the table of word embeddings is not among the slots.
+    sources = [source for slot in found for source in slot.sources]
+    table = model.backbone.get_input_embeddings().weight
+    assert len({id(source) for source in sources}) == len(sources)
+    assert {id(source) for source in sources} == {id(weight) for weight in model.parameters()} - {id(table)}
+    for slot in found:
+        in_head = any(slot.sources[0] is weight for weight in model.head.parameters())
+        assert slot.peak == (1e-2 if in_head else 1e-4)
+        assert all(slot.weight_decay == (0.05 if source.ndim >= 2 else 0.0) for source in slot.sources)
+    flat = FlatWeights(found, CPU)
+    groups = flat.optimizer.param_groups
+    assert sorted((group["peak"], group["weight_decay"]) for group in groups) == [
         (1e-4, 0.0),
-        (1e-2, 0.05),
+        (1e-4, 0.05),
         (1e-2, 0.0),
+        (1e-2, 0.05),
     ]
-    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
-    assert all(weight.ndim >= 2 for group in groups[::2] for weight in group["params"])
+    total = sum(weight.numel() for weight in model.parameters()) - table.numel()
+    assert sum(part.numel() for group in groups for part in group["params"]) == total
+
+
+def test_updates_have_generators_of_their_own() -> None:
+    seeds = {
+        update_seed(seed, rank, update, use)
+        for seed in (1, 2)
+        for rank in (0, 1)
+        for update in range(50)
+        for use in (0, 1)
+    }
+    assert len(seeds) == 400
+    assert all(0 <= seed < 2**64 for seed in seeds)
+    assert np.random.SeedSequence([1, 0, 0, 0]).generate_state(1, np.uint64)[0] in seeds
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import torch
 from afina.errors import UserError
 from afina.evaluation.metrics import FloatArray
 from afina.labels import LabelSet
-from afina.modeling.backbone import BackboneFiles
+from afina.modeling.backbone import BackboneFiles, load_tokenizer
 from afina.modeling.classifier import TextClassifier, load_pretrained
 from afina.modeling.inference import predict_logits
-from afina.modeling.store import ClassifierConfig, load_classifier
+from afina.modeling.store import ClassifierConfig, load_classifier, read_config
 from afina.progress import Progress
 from afina.runtime.encoding import Encoder
 
@@ -53,7 +53,10 @@ def score_untrained(
     Raises:
         UserError: the backbone is not the one the classifier was trained from.
     """
-    _, encoder, config = load_classifier(folder)
+    config = read_config(folder)
+    # Its own tokenizer: the trained classifier may know more tokens.
+    tokenizer_json, pad_token_id = load_tokenizer(backbone.folder)
+    encoder = Encoder(tokenizer_json, config.window, pad_token_id)
     return _logits(untrained_classifier(config, seed, backbone), encoder, splits, token_budget, "untrained")
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from afina.errors import UserError
+from afina.modeling.lexical import LexicalScorer
 
 Pooling = Literal["mean", "cls", "max"]
 Activation = Literal["relu", "gelu", "tanh"]
@@ -41,7 +42,11 @@ class TextClassifier(nn.Module):
         head: sizes of hidden layers between the backbone and the labels; empty: one linear layer.
         activation: after each hidden layer.
         dropout: before each linear layer of the head, while training.
+
+    `add_lexical` gives it a second, linear opinion from the same token ids.
     """
+
+    mixture: Tensor | None
 
     def __init__(
         self,
@@ -64,9 +69,32 @@ class TextClassifier(nn.Module):
             width = size
         layers += [nn.Dropout(dropout), nn.Linear(width, label_count)]
         self.head = nn.Sequential(*layers)
+        self.lexical: LexicalScorer | None = None
+        self.window: int | None = None
+        self.register_buffer("mixture", None)
+
+    def add_lexical(self, lexical: LexicalScorer, mixture: Sequence[float], window: int) -> None:
+        """Add the logits of a lexical model, which sees all tokens, to those of the backbone.
+
+        Args:
+            lexical: of the same tokens and labels.
+            mixture: factors of the backbone's and of the lexical logits.
+            window: tokens that the backbone sees, from the first.
+        """
+        self.lexical, self.window = lexical, window
+        self.mixture = torch.tensor(list(mixture), dtype=torch.float32)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits, float32 (B, L), of token ids and mask, both int64 (B, T); padding is on the right."""
+        if self.lexical is None or self.mixture is None:
+            return self.backbone_logits(input_ids, attention_mask)
+        seen = slice(0, self.window)
+        logits = self.backbone_logits(input_ids[:, seen], attention_mask[:, seen])
+        lexical: Tensor = self.lexical(input_ids, attention_mask)
+        return logits * self.mixture[0] + lexical * self.mixture[1]
+
+    def backbone_logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """As `forward`, of the backbone and its head alone."""
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         logits: Tensor = self.head(pool(hidden.float(), attention_mask, self.pooling))
         return logits.float()

@@ -62,7 +62,7 @@ class PackedIndex:
 
 
 def round_up(size: int) -> int:
-    """The next of a few sizes, at most an eighth larger: a processor compiles its kernels for each anew."""
+    """The next of a few sizes, larger by less than an eighth or 32: a processor compiles kernels for each."""
     step = max(32, 1 << max((size - 1).bit_length() - 4, 0))
     return -(-size // step) * step
 
@@ -117,7 +117,7 @@ def draw_factors(count: int, rate: float, dtype: torch.dtype, generator: torch.G
     device = "cpu" if generator is None else generator.device
     draws = torch.empty(-(-count // 4), dtype=torch.int64, device=device)
     draws.random_(-(2**63), None, generator=generator)
-    kept = draws.view(torch.int16)[:count] >= round(rate * 65536) - 32768
+    kept = draws.view(torch.int16)[:count] >= min(round(rate * 65536), 65535) - 32768
     return kept.to(dtype).mul_(1 / (1 - rate))
 
 
@@ -259,6 +259,8 @@ class PackedEncoder(nn.Module):
         self.attention_dropout = float(
             config.attention_dropout if self.distil else config.attention_probs_dropout_prob
         )
+        # DistilBERT has none on what attention adds.
+        self.attended_dropout = 0.0 if self.distil else self.hidden_dropout
         self.checkpointing = False
         self.pool = DropoutPool()
         embeddings = backbone.embeddings
@@ -291,10 +293,10 @@ class PackedEncoder(nn.Module):
         projected = functional.linear(hidden, layer.qkv.weight, layer.qkv.bias)
         attended = self._attention(projected, index)
         attended = functional.linear(attended, layer.output.weight, layer.output.bias)
-        hidden = self._normalise(self._add(hidden, attended), layer.attention_norm)
+        hidden = self._normalise(self._add(hidden, attended, self.attended_dropout), layer.attention_norm)
         inner = self.activation(functional.linear(hidden, layer.up.weight, layer.up.bias))
         inner = functional.linear(inner, layer.down.weight, layer.down.bias)
-        return self._normalise(self._add(hidden, inner), layer.output_norm)
+        return self._normalise(self._add(hidden, inner, self.hidden_dropout), layer.output_norm)
 
     def _attention(self, projected: Tensor, index: PackedIndex) -> Tensor:
         rate = self.attention_dropout if self.training else 0.0
@@ -302,11 +304,11 @@ class PackedEncoder(nn.Module):
             return Attention.apply(projected, index, self.heads, rate, self.pool)  # type: ignore[no-any-return, no-untyped-call]
         return fused_attention(projected, index, self.heads, rate)
 
-    def _add(self, hidden: Tensor, change: Tensor) -> Tensor:
+    def _add(self, hidden: Tensor, change: Tensor, rate: float) -> Tensor:
         """The residual connection, with dropout on what is added."""
-        if not (self.training and self.hidden_dropout):
+        if not (self.training and rate):
             return hidden + change
-        return torch.addcmul(hidden, change, self.pool.mask(tuple(change.shape), self.hidden_dropout, change))
+        return torch.addcmul(hidden, change, self.pool.mask(tuple(change.shape), rate, change))
 
     def _dropout(self, hidden: Tensor) -> Tensor:
         if not (self.training and self.hidden_dropout):

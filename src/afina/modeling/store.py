@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from afina.errors import UserError
 from afina.files import atomic_path, read_json, write_json, write_text
 from afina.modeling.classifier import Activation, Pooling, TextClassifier
+from afina.modeling.lexical import LexicalScorer
 from afina.runtime.encoding import Encoder
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 WEIGHTS = "model.safetensors"
 BACKBONE_CONFIG = "config.json"
@@ -29,7 +30,9 @@ class ClassifierConfig:
 
     task: Literal["multiclass", "multilabel"]
     labels: list[str]  # in the order of the logits
-    max_length: int  # tokens, special tokens included
+    max_length: int  # tokens of a text, special tokens included
+    window: int  # of these, tokens that the backbone sees
+    lexical: dict[str, int] | None  # order and buckets of the lexical model, where there is one
     pooling: Pooling
     head: list[int]
     activation: Activation
@@ -104,6 +107,12 @@ def load_classifier(
         model = TextClassifier(
             backbone, len(config.labels), config.pooling, config.head, config.activation, config.dropout
         )
+        if config.lexical is not None:
+            vocabulary = len(backbone.get_input_embeddings().weight)
+            scorer = LexicalScorer(
+                vocabulary, config.lexical["buckets"], len(config.labels), config.lexical["order"]
+            )
+            model.add_lexical(scorer, (1.0, 1.0), config.window)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
     except (RuntimeError, SafetensorError) as error:

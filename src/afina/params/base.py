@@ -13,7 +13,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from afina.errors import UserError
 
-SECTIONS = ("extract", "clean", "analyze", "split", "balance", "baseline", "train", "evaluate", "export")
+SECTIONS = (
+    "extract",
+    "clean",
+    "analyze",
+    "split",
+    "balance",
+    "adapt",
+    "baseline",
+    "train",
+    "evaluate",
+    "export",
+)
 TOP_LEVEL = ("seed", *SECTIONS)
 
 PARAMS_FILE = Path("params.yaml")

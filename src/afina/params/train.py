@@ -43,6 +43,20 @@ class TrainParams(Section):
     backbone_dropout: float | None = Field(
         None, ge=0, lt=1, description="dropout inside the backbone; null = as its configuration says"
     )
+    lexical: bool = Field(
+        True,
+        description="add a linear model over n-grams of tokens to the logits, inside the same graph",
+    )
+    lexical_order: int = Field(3, ge=1, le=5, description="longest n-gram of the lexical model, in tokens")
+    lexical_length: int = Field(
+        512,
+        ge=4,
+        le=8192,
+        description="tokens that the lexical model sees, where that is more than max_length",
+    )
+    lexical_c: float = Field(
+        10.0, gt=0, description="inverse regularisation of the lexical model: larger fits train closer"
+    )
     epochs: int = Field(5, ge=1, description="passes over the training data at most")
     batch_size: int = Field(32, ge=1, description="examples in a batch, over all processes together")
     gradient_accumulation: int = Field(
@@ -56,6 +70,9 @@ class TrainParams(Section):
     )
     learning_rate: float = Field(2e-4, gt=0, lt=1, description="highest learning rate of the backbone")
     head_learning_rate: float = Field(1e-3, gt=0, lt=1, description="highest learning rate of the head")
+    new_token_learning_rate: float = Field(
+        1e-3, gt=0, lt=1, description="highest learning rate of the embeddings of tokens that adapt added"
+    )
     layer_decay: float = Field(
         1.0,
         gt=0,

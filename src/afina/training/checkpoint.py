@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from afina.errors import UserError
 from afina.files import atomic_path
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -47,6 +50,7 @@ class State:
     best_epoch: int = 0  # 0 = none yet
     best_macro_f1: float = -1.0
     best_loss: float = float("inf")
+    mixture: tuple[float, float] | None = None  # of the best epoch's and the lexical logits
     finished: bool = False
     history: list[EpochRecord] = field(default_factory=list)
 
@@ -78,6 +82,9 @@ def save_checkpoint(
         model: its state dict is saved.
         trainer: what else an update depends on, moments above all.
         seen: predictions of the epoch under way.
+
+    Raises:
+        UserError: the file cannot be written; the previous checkpoint is as it was.
     """
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"optimizer/{name}": tensor for name, tensor in trainer.state().items()}
@@ -152,8 +159,25 @@ def best_name(epoch: int) -> str:
     return f"best-{epoch}.safetensors"
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say what to do when ``path`` cannot be written, above all because the disk is full.
+
+    Raises:
+        UserError: in place of an error of the file system.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise UserError(
+            f"{path}: cannot be written ({' '.join(reason.split())}); make room for it and run again, which "
+            "goes on from the last checkpoint"
+        ) from error
+
+
 def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    with atomic_path(path) as temporary:
+    with writing(path), atomic_path(path) as temporary:
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
             temporary,

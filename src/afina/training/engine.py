@@ -36,7 +36,7 @@ class Examples:
     tokens: list[Ids]
     targets: npt.NDArray[Any]  # (n,) class indexes, or (n, L) multi-hot
     weights: npt.NDArray[np.float32]  # (n,) factor on each example's loss
-    offsets: npt.NDArray[np.float32] | None = None  # (n, L) added to the model's logits
+    lexical: npt.NDArray[np.float32] | None = None  # (n, L) what the lexical model says of them
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,11 @@ class Engine:
         self.table: nn.Parameter = table
         self.flat = FlatWeights(slots(model, forward, params), self.device)
         self.rows: RowWeights | None = None
+        self.keeps = keeps = None if params.ema is None else average_keeps(params.ema, len(rates))
         if self.table.requires_grad:
             peak = params.learning_rate * layer_factor("embeddings", model, params.layer_decay)
-            self.rows = RowWeights(self.table, rates * peak, params.weight_decay, row_factors)
-        self.averages = (
-            None if params.ema is None else [self.flat.values.clone(), self.table.detach().clone()]
-        )
+            self.rows = RowWeights(self.table, rates * peak, params.weight_decay, row_factors, keeps)
+        self.average = None if keeps is None else self.flat.values.clone()
 
     def update(self, examples: Examples, batches: Sequence[Indexes], number: int) -> Updated:
         """Update the weights once from a group of batches, whose gradients add up.
@@ -188,13 +187,10 @@ class Engine:
         prepared = prepared.to(self.device)
         targets = torch.from_numpy(examples.targets[part]).to(self.device)
         weights = torch.from_numpy(examples.weights[part]).to(self.device)
-        offsets = (
-            0.0 if examples.offsets is None else torch.from_numpy(examples.offsets[part]).to(self.device)
-        )
         progress = number / len(self.shares)
 
         def compute() -> Tensor:
-            return self.forward.logits(functional.embedding(lookup, leaf), prepared) + offsets
+            return self.forward.logits(functional.embedding(lookup, leaf), prepared)
 
         logits = compute()
         losses = self.loss(logits, targets, progress)
@@ -221,11 +217,8 @@ class Engine:
         self.flat.step(float(self.shares[number]), divisor)
         if self.rows is not None:
             self.rows.step(number + 1, gradients[1] / divisor)
-        if self.averages is not None and self.params.ema is not None:
-            # Early averages lean on the latest weights, not on those before training.
-            decay = min(self.params.ema, (1 + number) / (10 + number))
-            for average, values in zip(self.averages, (self.flat.values, self.table.data), strict=True):
-                average.lerp_(values, 1 - decay)
+        if self.average is not None and self.keeps is not None:
+            self.average.lerp_(self.flat.values, 1 - float(self.keeps[number]))
 
     def _halve(self, largest: int) -> None:
         if self.split >= largest:
@@ -240,19 +233,20 @@ class Engine:
         """The weights as they are to be used after ``updates``: every row up to date, averaged if asked."""
         if self.rows is not None:
             self.rows.flush(updates)
-        if self.averages is None:
+        if self.average is None:
             yield
             return
-        current = [self.flat.values.clone(), self.table.data.clone()]
-        self._set(self.averages)
+        table = None if self.rows is None else self.rows.average
+        current = self.flat.values.clone(), self.table.data.clone()
+        self._set(self.average, self.table.data if table is None else table)
         try:
             yield
         finally:
-            self._set(current)
+            self._set(*current)
 
-    def _set(self, values: Sequence[Tensor]) -> None:
-        self.flat.values.copy_(values[0])
-        self.table.data.copy_(values[1])
+    def _set(self, values: Tensor, table: Tensor) -> None:
+        self.flat.values.copy_(values)
+        self.table.data.copy_(table)
         self.flat.refresh()
 
     def logits(self, ids: Sequence[Ids]) -> npt.NDArray[np.float32]:
@@ -264,9 +258,7 @@ class Engine:
         tensors = {f"flat/{name}": tensor for name, tensor in self.flat.state().items()}
         if self.rows is not None:
             tensors |= {f"rows/{name}": tensor for name, tensor in self.rows.state().items()}
-        if self.averages is not None:
-            tensors |= {f"average/{index}": tensor for index, tensor in enumerate(self.averages)}
-        return tensors
+        return tensors if self.average is None else {**tensors, "average": self.average}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take up `state`, the model's own weights having been loaded."""
@@ -277,9 +269,17 @@ class Engine:
         self.flat.load_state(named("flat/"))
         if self.rows is not None:
             self.rows.load_state(named("rows/"))
-        if self.averages is not None:
-            for index, tensor in named("average/").items():
-                self.averages[int(index)].copy_(tensor)
+        if self.average is not None:
+            self.average.copy_(tensors["average"])
+
+
+def average_keeps(decay: float, updates: int) -> npt.NDArray[np.float64]:
+    """Share of itself that the average of the weights keeps at each update (U,).
+
+    Early averages lean on the latest weights, not on those before training.
+    """
+    number = np.arange(updates)
+    return np.minimum(decay, (1 + number) / (10 + number))
 
 
 def update_seed(seed: int, rank: int, update: int, use: int = 0) -> int:

@@ -20,19 +20,24 @@ import tokenizers
 import torch
 import transformers
 from accelerate import Accelerator
+from tokenizers import Tokenizer
 from torch import Tensor
 
 import afina
+from afina.adaptation.store import AdaptedBackbone, read_adapted
+from afina.adaptation.vocabulary import piece_ids
 from afina.errors import UserError
 from afina.evaluation.metrics import predict, prediction_metrics
 from afina.evaluation.thresholds import fit_thresholds
+from afina.files import sha256
 from afina.labels import LabelSet, Task, encode_labels
-from afina.modeling.backbone import check_max_length, load_tokenizer, resolve_backbone
+from afina.modeling.backbone import check_max_length, load_tokenizer, resolve_backbone, weight_files
 from afina.modeling.classifier import TextClassifier, load_pretrained
+from afina.modeling.lexical import LexicalScorer, fit_combination, fit_lexical
 from afina.modeling.store import ClassifierConfig, save_classifier
 from afina.params.train import TrainParams
 from afina.progress import Progress
-from afina.runtime.encoding import Encoder
+from afina.runtime.encoding import TOKEN_BUDGET, Encoder, Ids, pad_batch, token_budget_batches
 from afina.training.batches import epoch_batches
 from afina.training.checkpoint import (
     EpochRecord,
@@ -43,6 +48,7 @@ from afina.training.checkpoint import (
     load_checkpoint,
     save_best,
     save_checkpoint,
+    writing,
 )
 from afina.training.engine import Engine, Examples, NotFiniteError, Updated, freeze
 from afina.training.forward import choose_forward
@@ -77,6 +83,7 @@ def train(
     seed: int,
     classifier_folder: Path,
     checkpoint_folder: Path,
+    adapted_folder: Path | None = None,
 ) -> TrainingResult:
     """Fine-tune a backbone and save the weights of the epoch with the best validation macro-F1.
 
@@ -93,9 +100,11 @@ def train(
         classifier_folder: where the classifier goes, see `afina.modeling.store.save_classifier`.
         checkpoint_folder: where checkpoints live. The last one stays, for whoever has yet to write the
             history; remove it with `afina.training.checkpoint.clear_checkpoints`.
+        adapted_folder: the backbone as the stage adapt left it; None: as it is published.
 
     Raises:
-        UserError: a table is unusable, the backbone cannot be had, or the loss is no longer a number.
+        UserError: a table is unusable, the backbone cannot be had, the loss is no longer a number, a single
+            example does not fit in the memory, or a file cannot be written.
     """
     if params.threads is not None:
         torch.set_num_threads(params.threads)
@@ -109,18 +118,31 @@ def train(
     # Data.
     files = resolve_backbone(params.backbone, params.revision)
     check_max_length(files, params.max_length)
-    tokenizer_json, pad_token_id = load_tokenizer(files.folder)
-    encoder = Encoder(tokenizer_json, params.max_length, pad_token_id)
+    adapted = (
+        AdaptedBackbone(files, files.folder, None)
+        if adapted_folder is None
+        else read_adapted(adapted_folder, files)
+    )
+    tokenizer_json, pad_token_id = load_tokenizer(adapted.folder)
+    length = max(params.max_length, params.lexical_length) if params.lexical else params.max_length
+    encoder = Encoder(tokenizer_json, length, pad_token_id)
     training = _encode("train", train_table, label_set, encoder)
     validation = _encode("validation", validation_table, label_set, encoder)
     _check_classes(training, label_set, class_weights)
+    lexical: LexicalScorer | None = None
+    if params.lexical:
+        pieces = new_token_pieces(files.folder, tokenizer_json, adapted.first_new_token)
+        lexical = _lexical(params, training, label_set, class_weights, tokenizer_json, pieces)
+        # What the lexical model says of validation is added when an epoch is judged.
+        validation = replace(validation, lexical=lexical_logits(lexical, validation.tokens, pad_token_id))
+    training, validation = (cut(part, params.max_length) for part in (training, validation))
     objective = build_objective(
         params, labels, task, label_counts(training.targets, len(labels)), len(training.names), class_weights
     ).to(device)
 
     # Model.
     torch.manual_seed(seed)
-    backbone = load_pretrained(files.folder, _attention(device), params.backbone_dropout)
+    backbone = load_pretrained(adapted.folder, _attention(device), params.backbone_dropout)
     raw = TextClassifier(
         backbone, len(labels), params.pooling, params.head, params.activation, params.dropout
     ).to(device)
@@ -145,6 +167,7 @@ def train(
         rank,
         world,
         lambda tensor: accelerator.reduce(tensor, reduction="sum"),
+        row_factors(backbone, adapted.first_new_token, params),
     )
 
     # Where did an earlier run leave off?
@@ -157,7 +180,7 @@ def train(
             "validation": table_sha256(validation_table),
             "labels": [task, *labels],
             "class_weights": class_weights,
-            "backbone": files.sha256,
+            "backbone": sha256(weight_files(adapted.folder)[0]),
             "tokenizer": hashlib.sha256(tokenizer_json.encode()).hexdigest(),
             "precision": precision,
             "code": code_version(),
@@ -197,8 +220,7 @@ def train(
                 first = state.update * params.gradient_accumulation
                 group = batches[first : first + params.gradient_accumulation]
                 updated = _update(engine, training, group, number)
-                if len(updated.rows):
-                    seen[torch.from_numpy(updated.rows)] = answers(updated.logits, task).to(seen.dtype)
+                _remember(seen, updated, group, task, rank, world)
                 state.loss_sum += updated.loss_sum
                 state.factor_sum += updated.weight_sum
                 state.update += 1
@@ -233,6 +255,7 @@ def train(
                         scores.macro_f1,
                         scores.loss,
                     )
+                    state.mixture = scores.mixture
                     if accelerator.is_main_process:
                         save_best(checkpoint_folder, record.epoch, raw)
             state.epoch += 1
@@ -247,10 +270,14 @@ def train(
 
     if accelerator.is_main_process:
         raw.load_state_dict(load_best(checkpoint_folder, state.best_epoch))
+        if lexical is not None and state.mixture is not None:
+            raw.add_lexical(lexical, state.mixture, params.max_length)
         config = ClassifierConfig(
             task=task,
             labels=list(labels),
-            max_length=params.max_length,
+            max_length=length,
+            window=params.max_length,
+            lexical=None if lexical is None else {"order": lexical.order, "buckets": lexical.buckets},
             pooling=params.pooling,
             head=list(params.head),
             activation=params.activation,
@@ -263,7 +290,8 @@ def train(
             cleaning=label_set.cleaning,
             train_data_sha256=train_data,
         )
-        save_classifier(classifier_folder, raw, backbone.config.to_diff_dict(), tokenizer_json, config)
+        with writing(classifier_folder):
+            save_classifier(classifier_folder, raw, backbone.config.to_diff_dict(), tokenizer_json, config)
     accelerator.wait_for_everyone()
     return TrainingResult(
         history=state.history,
@@ -286,6 +314,78 @@ def choose_precision(asked: str, device: torch.device) -> Literal["fp32", "bf16"
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
     # Without AMX tiles the processor emulates bfloat16 and is slower than in float32.
     return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def new_token_pieces(folder: Path, tokenizer_json: str, first_new: int | None) -> dict[int, list[int]]:
+    """What each new token was cut into before it was one.
+
+    Args:
+        folder: of the original backbone.
+        tokenizer_json: of the extended tokenizer.
+        first_new: id of the first new token; None: there is none.
+    """
+    if first_new is None:
+        return {}
+    original, _ = load_tokenizer(folder)
+    model = json.loads(original)["model"]
+    extended: dict[str, int] = json.loads(tokenizer_json)["model"]["vocab"]
+    prefix = model["continuing_subword_prefix"]
+    return {
+        number: piece_ids(token, model["vocab"], prefix)
+        for token, number in extended.items()
+        if number >= first_new
+    }
+
+
+def row_factors(backbone: Any, first_new: int | None, params: TrainParams) -> Tensor | None:
+    """Factor (V,) on the learning rate of each token's embedding; None: 1 for all."""
+    if first_new is None:
+        return None
+    factors = torch.ones(len(backbone.get_input_embeddings().weight))
+    factors[first_new:] = params.new_token_learning_rate / params.learning_rate
+    return factors
+
+
+def cut(examples: Examples, length: int) -> Examples:
+    """The examples as the backbone sees them: their first ``length`` tokens."""
+    return replace(examples, tokens=[tokens[:length] for tokens in examples.tokens])
+
+
+def lexical_logits(
+    scorer: LexicalScorer, tokens: Sequence[Ids], pad_token_id: int
+) -> npt.NDArray[np.float32]:
+    """Logits (n, L) of the lexical model."""
+    logits = np.zeros((len(tokens), len(scorer.bias)), dtype=np.float32)
+    with torch.inference_mode():
+        for batch in token_budget_batches([len(row) for row in tokens], TOKEN_BUDGET):
+            arrays = pad_batch([tokens[row] for row in batch], pad_token_id)
+            logits[batch] = scorer(*(torch.from_numpy(array) for array in arrays)).numpy()
+    return logits
+
+
+def _lexical(
+    params: TrainParams,
+    training: Examples,
+    label_set: LabelSet,
+    class_weights: dict[str, float] | None,
+    tokenizer_json: str,
+    pieces: dict[int, list[int]],
+) -> LexicalScorer:
+    """Fit the lexical model on the rows, and with the weights, that the backbone is trained on."""
+    vocabulary = Tokenizer.from_str(tokenizer_json).get_vocab_size(with_added_tokens=True)
+    weights = np.array([(class_weights or {}).get(label, 1.0) for label in label_set.labels])
+    tables = fit_lexical(
+        training.tokens,
+        training.targets,
+        label_set.task,
+        weights,
+        training.weights,
+        vocabulary,
+        params.lexical_order,
+        params.lexical_c,
+        pieces,
+    )
+    return LexicalScorer.from_tables(tables, params.lexical_order)
 
 
 def schedule(update: int, total: int, warmup: float) -> float:
@@ -342,8 +442,9 @@ def code_version() -> str:
 
 @dataclass(frozen=True)
 class _Scores:
-    loss: float
+    loss: float  # of the backbone alone
     macro_f1: float
+    mixture: tuple[float, float] | None = None
 
 
 def _update(
@@ -369,6 +470,27 @@ def _update(
     return updated
 
 
+def _remember(
+    seen: Tensor,
+    updated: Updated,
+    group: Sequence[npt.NDArray[np.int64]],
+    task: Task,
+    rank: int,
+    world: int,
+) -> None:
+    """Keep what the model said of the examples of an update, such that the sum over processes is right.
+
+    Of an example that an epoch holds several times the last answer is kept, on the process that gave it.
+    """
+    rows = np.concatenate(group).tolist()
+    owner = dict(zip(rows, np.concatenate([np.arange(len(batch)) % world for batch in group]), strict=True))
+    seen[list(owner)] = 0
+    mine = np.array([owner[row] == rank for row in updated.rows], dtype=bool)
+    if mine.any():
+        # In numpy the last of several values for one row is the one that counts.
+        seen.numpy()[updated.rows[mine]] = answers(updated.logits, task).numpy()[mine]
+
+
 def _validate(
     accelerator: Accelerator,
     engine: Engine,
@@ -384,15 +506,17 @@ def _validate(
         engine.logits([validation.tokens[index] for index in mine])
     )
     logits = _total(accelerator, part)
-    if validation.offsets is not None:
-        logits = logits + torch.from_numpy(validation.offsets)
     targets = torch.from_numpy(validation.targets).to(engine.device)
     losses = objective(logits.to(engine.device), targets, 1.0).cpu().numpy()
     if not np.isfinite(losses).all():
         worst = validation.names[int(np.flatnonzero(~np.isfinite(losses))[0])]
         raise UserError(f"train: validation loss of '{worst}' is not a number; lower train.learning_rate")
+    mixture = None
+    if validation.lexical is not None:
+        mixture = fit_combination(logits.numpy(), validation.lexical, validation.targets, task)
+        logits = logits * mixture[0] + torch.from_numpy(validation.lexical) * mixture[1]
     score = macro_f1(validation.targets, answers(logits, task).numpy(), labels, task)
-    return _Scores(float(np.average(losses, weights=validation.weights)), score)
+    return _Scores(float(np.average(losses, weights=validation.weights)), score, mixture)
 
 
 def _checkpoint(

@@ -21,6 +21,9 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 # After so many updates without a gradient momentum is spent: 0.9^200 = 7e-10.
 MEMORY = 200
 
+# Rows of a table that are brought up to date at a time: bounds what that needs beside the table.
+CHUNK = 2**14
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -165,14 +168,17 @@ class RowWeights:
 
     A row without a gradient still moves by what is left of its momentum, and decays. Nothing sees it until it
     is touched again, so all of that is done then, in one step: over the updates u since the last one, s, the
-    sum of lr_u β1^(u-s) √(1-β2^u) / (β2^((u-s)/2) (1-β1^u)) times m / √v. The result differs from the dense
-    update by rounding and by the place of epsilon alone.
+    sum of lr_u β1^(u-s) √(1-β2^u) / (β2^((u-s)/2) (1-β1^u)) times m / √v, each term decayed by the updates
+    after u. The result differs from the dense update by rounding and by the place of epsilon alone. An
+    exponential average of the table over the updates is a sum of the same kind, and made up for as well.
 
     Args:
         table: (V, H) float32; changed in place.
         rates: (U,) learning rate of each update.
         weight_decay: AdamW's.
-        factors: (V,) factor on the learning rate of each row; None: 1.
+        factors: (V,) factor on what the gradients move each row, not on its decay; None: 1.
+        keeps: (U,) share of the average that each update keeps, the rest being the new values; None: no
+            average.
     """
 
     def __init__(
@@ -181,8 +187,13 @@ class RowWeights:
         rates: npt.NDArray[np.float64],
         weight_decay: float,
         factors: Tensor | None = None,
+        keeps: npt.NDArray[np.float64] | None = None,
     ) -> None:
         self.table, self.rates, self.weight_decay, self.factors = table, rates, weight_decay, factors
+        self.keeps = keeps
+        self.average = None if keeps is None else table.detach().clone()
+        # Logarithm of what decay leaves of a row after each number of updates.
+        self._decay = np.concatenate([[0.0], np.cumsum(np.log1p(-rates * weight_decay))])
         self.mean = torch.zeros_like(table.data)
         self.square = torch.zeros_like(table.data)
         self.last = torch.zeros(len(table), dtype=torch.int64)  # update (from 1) a row is up to date with
@@ -222,38 +233,47 @@ class RowWeights:
         values.mul_(1 - rate * self.weight_decay).sub_(change)
         for part, new in ((self.table.data, values), (self.mean, mean), (self.square, square)):
             part[rows] = new
+        if self.average is not None and self.keeps is not None:
+            self.average[rows] = self.average[rows].lerp_(values, 1 - float(self.keeps[update - 1]))
         self.last[self.rows] = update
         self.leaf = torch.empty(0)
 
     def flush(self, update: int) -> None:
         """Bring every row up to date with ``update``, before the table is read as a whole."""
-        self._catch_up(torch.arange(len(self.table)), update)
+        for start in range(0, len(self.table), CHUNK):
+            self._catch_up(torch.arange(start, min(start + CHUNK, len(self.table))), update)
 
     def _catch_up(self, rows: Tensor, update: int) -> None:
         rows = rows[self.last[rows] < update]
         if not len(rows):
             return
-        device = self.table.device
         steps, which = np.unique(self.last[rows].numpy(), return_inverse=True)
-        coefficients = momentum_sums(steps, update, self.rates)
-        logs = np.concatenate([[0.0], np.cumsum(np.log1p(-self.rates * self.weight_decay))])
-        gaps = update - steps
-        corrections = EPSILON * np.sqrt(1 - BETA2 ** np.maximum(steps, 1))
-        columns = [coefficients, np.exp(logs[update] - logs[steps]), BETA1**gaps, BETA2**gaps, corrections]
-        at = [torch.from_numpy(column[which]).to(device, torch.float32)[:, None] for column in columns]
-        there = rows.to(device)
-        mean, square = self.mean[there], self.square[there]
-        change = mean / (square.sqrt() + at[4]) * at[0]
+        there, gaps = rows.to(self.table.device), update - steps
+
+        def column(values: npt.NDArray[np.float64]) -> Tensor:
+            return torch.from_numpy(values[which]).to(there.device, torch.float32)[:, None]
+
+        values, mean, square = self.table.data[there], self.mean[there], self.square[there]
+        correction = EPSILON * np.sqrt(1 - BETA2 ** np.maximum(steps, 1))
+        direction = mean / (square.sqrt() + column(correction))
         if self.factors is not None:
-            change *= self.factors[there, None]
-        self.table.data[there] = self.table.data[there] * at[1] - change
-        self.mean[there] = mean * at[2]
-        self.square[there] = square * at[3]
+            direction *= self.factors[there, None]
+        decayed = np.exp(self._decay[update] - self._decay[: update + 1])  # from after each update until now
+        if self.average is not None and self.keeps is not None:
+            kept, of_values, of_movements = average_shares(self.keeps[:update], decayed)
+            moved = momentum_sums(steps, update, self.rates, of_movements)
+            average = self.average[there] * column(kept[steps]) + values * column(of_values[steps])
+            self.average[there] = average - direction * column(moved)
+        moved = momentum_sums(steps, update, self.rates, decayed)
+        self.table.data[there] = values * column(decayed[steps]) - direction * column(moved)
+        self.mean[there] = mean * column(BETA1**gaps)
+        self.square[there] = square * column(BETA2**gaps)
         self.last[rows] = update
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps beside the table."""
-        return {"mean": self.mean, "square": self.square, "last": self.last}
+        tensors = {"mean": self.mean, "square": self.square, "last": self.last}
+        return tensors if self.average is None else {**tensors, "average": self.average}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take up `state` again."""
@@ -262,7 +282,10 @@ class RowWeights:
 
 
 def momentum_sums(
-    steps: npt.NDArray[np.int64], update: int, rates: npt.NDArray[np.float64]
+    steps: npt.NDArray[np.int64],
+    update: int,
+    rates: npt.NDArray[np.float64],
+    shares: npt.NDArray[np.float64] | None = None,
 ) -> npt.NDArray[np.float64]:
     """How far a row moves, in units of m / √v, from its last update to ``update`` without a gradient.
 
@@ -270,10 +293,34 @@ def momentum_sums(
         steps: (S,) the rows' last updates, from 1; 0 = never updated.
         update: at least every one of ``steps``.
         rates: learning rate of each update, the first one's at 0.
+        shares: (update + 1,) factor on the movement of each update, the first one's at 1; None: 1.
     """
     ahead = np.arange(1, MEMORY + 1)
-    at = steps[:, None] + ahead
-    inside = at <= update
-    at = np.minimum(at, max(update, 1))
-    terms = rates[at - 1] * (BETA1 / math.sqrt(BETA2)) ** ahead * np.sqrt(1 - BETA2**at) / (1 - BETA1**at)
-    return np.asarray((terms * inside).sum(axis=1))
+    number = np.arange(1, update + 1)
+    terms = rates[:update] * np.sqrt(1 - BETA2**number) / (1 - BETA1**number)
+    if shares is not None:
+        terms = terms * shares[1:]
+    windows = np.lib.stride_tricks.sliding_window_view(np.append(terms, np.zeros(MEMORY)), MEMORY)
+    return np.asarray(windows[steps] @ (BETA1 / math.sqrt(BETA2)) ** ahead)
+
+
+def average_shares(
+    keeps: npt.NDArray[np.float64], decayed: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """How much an exponential average over t updates owes to each of them, for values that only decay.
+
+    Args:
+        keeps: (t,) share of itself that the average keeps at each update.
+        decayed: (t + 1,) what decay leaves until t of the values after each number of updates.
+
+    Returns:
+        For each number of updates s, (t + 1,) each, how much there is in the average after t: of the average
+        after s; of the values after s, through the updates that follow; of a movement at update s, through it
+        and those that follow.
+    """
+    kept = np.exp(np.cumsum(np.log(keeps)[::-1]))[::-1]  # from before each update on
+    kept = np.concatenate([kept, [1.0]])
+    weights = np.concatenate([[0.0], (1 - keeps) * kept[1:]])  # of the values after each update
+    following = np.cumsum((weights / decayed)[::-1])[::-1]
+    movements = following * decayed
+    return kept, movements - weights, movements

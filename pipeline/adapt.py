@@ -1,0 +1,57 @@
+"""Stage adapt: the backbone adapted to the training texts, labels aside -> models/adapted/."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from afina import table
+from afina.adaptation.adapt import adapt_backbone
+from afina.adaptation.texts import read_unlabelled
+from afina.labels import read_label_set
+from afina.modeling.backbone import resolve_backbone
+from afina.params.adapt import AdaptParams
+from afina.params.base import load_section, load_seed
+from afina.params.train import TrainParams
+from afina.stage import stage
+
+WATCHED = Path("data/source")
+TRAIN = Path("data/splits/train.parquet")
+LABELS = Path("data/clean/labels.json")
+ADAPTED = Path("models/adapted")
+
+
+def read_texts(params: AdaptParams) -> list[str]:
+    """The texts of the training split, and those without labels."""
+    texts: list[str] = table.read(TRAIN, ["text"])["text"].to_pylist()
+    for source in params.unlabelled:
+        if source.path is not None and not Path(source.path).resolve().is_relative_to(WATCHED.resolve()):
+            print(
+                f"adapt: note: {source.path} is outside {WATCHED}, so a change of it reruns nothing; "
+                "copy it there, or run `dvc repro --force --single-item adapt` after a change",
+                file=sys.stderr,
+            )
+    return texts + read_unlabelled(params.unlabelled, Path(), read_label_set(LABELS).cleaning["steps"])
+
+
+@stage("adapt")
+def main() -> str:
+    params, trained = load_section(AdaptParams), load_section(TrainParams)
+    files = resolve_backbone(trained.backbone, trained.revision)
+    texts = read_texts(params) if params.active else []
+    done = adapt_backbone(params, trained, files, texts, load_seed(), ADAPTED)
+    if not done.changed:
+        return f"{done.backbone} is left as it is"
+    parts = [f"{done.backbone} adapted to {done.texts:,} texts"]
+    if done.new_tokens:
+        parts.append(f"{done.new_tokens:,} new tokens")
+    if done.masked_loss:
+        parts.append(
+            f"masked loss {done.masked_loss[0]:.3f} in the first epoch, {done.masked_loss[-1]:.3f} in "
+            f"the last of {len(done.masked_loss)}"
+        )
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    main()

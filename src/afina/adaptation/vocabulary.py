@@ -1,0 +1,241 @@
+"""New tokens for a backbone whose vocabulary cuts the words of the training text into many pieces.
+
+An English vocabulary cuts a Spanish word into letters and syllables: texts grow beyond what the model takes,
+and the pieces mean nothing. Words and parts of words that the training text repeats become tokens of their own,
+with embeddings that start from what they mean, as far as that is known.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer, models, trainers
+
+from afina.errors import UserError
+
+# Pieces a running word from which a vocabulary is of another language: English models cut English words into
+# 1.1 to 1.3 pieces, and Spanish ones into 2.
+MANY_PIECES = 1.5
+
+# Share of running words in the Spanish glossary from which texts are Spanish.
+SPANISH = 0.5
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Extended:
+    """A tokenizer with more tokens, and the whole embedding table that goes with it."""
+
+    tokenizer_json: str
+    embeddings: Floats  # (V + new, H); the first V rows are the given ones
+    tokens: list[str]  # the new ones, in the order of their ids
+    translated: int  # how many of them began from a meaning in the glossary
+
+
+def extend_vocabulary(
+    tokenizer_json: str,
+    embeddings: Floats,
+    texts: Sequence[str],
+    min_count: int = 4,
+    max_size: int = 20_000,
+    glossary: Mapping[str, Sequence[str]] | None = None,
+) -> Extended:
+    """Add the words of texts, and frequent parts of words, to a WordPiece vocabulary.
+
+    A new token starts from the mean of its meanings' embeddings where the glossary has it (after WECHSEL:
+    Minixhofer, Paischer and Rekabsaz, NAACL 2022, with a glossary in place of aligned word vectors), else
+    from the mean of the pieces it was cut into.
+
+    Args:
+        tokenizer_json: contents of a ``tokenizer.json``.
+        embeddings: (V, H) table of the backbone.
+        texts: the training texts, cleaned.
+        min_count: times a word must occur to become a token.
+        max_size: most tokens that are added, the most frequent ones.
+        glossary: meanings of each word in the language that the backbone knows, the best first.
+
+    Raises:
+        UserError: the tokenizer is not a WordPiece one.
+    """
+    settings = json.loads(tokenizer_json)
+    if settings["model"].get("type", "WordPiece") != "WordPiece":
+        raise UserError(
+            f"adapt.vocabulary: the backbone's tokenizer is a {settings['model']['type']} one; only "
+            "WordPiece vocabularies (BERT, DistilBERT) can be extended; set it to none"
+        )
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    vocabulary: dict[str, int] = settings["model"]["vocab"]
+    prefix: str = settings["model"]["continuing_subword_prefix"]
+    counts = word_counts(tokenizer, texts)
+    new = new_tokens(counts, vocabulary, prefix, min_count, max_size)
+    meanings = folded(tokenizer, glossary or {})
+    rows, translated = [], 0
+    for token in new:
+        row = _from_meaning(token, meanings, tokenizer, embeddings)
+        translated += row is not None
+        rows.append(_from_pieces(token, vocabulary, prefix, embeddings) if row is None else row)
+    first = len(embeddings)
+    settings["model"]["vocab"] = vocabulary | {token: first + number for number, token in enumerate(new)}
+    table = np.concatenate([embeddings, np.stack(rows)]) if rows else embeddings
+    return Extended(json.dumps(settings, ensure_ascii=False), table.astype(np.float32), new, translated)
+
+
+def word_counts(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
+    """How often each word occurs, words being what the tokenizer cuts into pieces."""
+    parts: Any = tokenizer
+    counts: Counter[str] = Counter()
+    for text in texts:
+        normal = parts.normalizer.normalize_str(text) if parts.normalizer is not None else text
+        counts.update(word for word, _ in parts.pre_tokenizer.pre_tokenize_str(normal))
+    return counts
+
+
+def new_tokens(
+    counts: Mapping[str, int], vocabulary: Mapping[str, int], prefix: str, min_count: int, max_size: int
+) -> list[str]:
+    """Words seen ``min_count`` times and parts of words that WordPiece training finds, by frequency."""
+    words = {
+        word: count
+        for word, count in counts.items()
+        if count >= min_count and word not in vocabulary and word.isalpha()
+    }
+    parts: Any = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=max_size,
+        min_frequency=max(2 * min_count, 2),
+        continuing_subword_prefix=prefix,
+        show_progress=False,
+        special_tokens=["[UNK]"],
+    )
+    alphabetic = (word for word, count in sorted(counts.items()) for _ in range(count) if word.isalpha())
+    parts.train_from_iterator(alphabetic, trainer)
+    pieces = [
+        token
+        for token in parts.get_vocab()
+        if token.startswith(prefix) and token not in vocabulary and len(token) > len(prefix) + 1
+    ]
+    totals = Counter(words)
+    uses: Counter[str] = Counter()
+    for word, count in counts.items():
+        if word not in words and word not in vocabulary and word.isalpha():
+            for token in parts.encode(word).tokens:
+                uses[token] += count
+    totals.update({piece: uses[piece] for piece in pieces if uses[piece] >= min_count})
+    ordered = sorted(totals, key=lambda token: (-totals[token], token))
+    return ordered[:max_size]
+
+
+def read_glossary(path: Path) -> dict[str, list[str]]:
+    """Read a glossary: a CSV with the columns ``word`` and ``meaning``, several meanings separated by ``|``.
+
+    Raises:
+        UserError: it is missing or has other columns.
+    """
+    if not path.is_file():
+        raise UserError(f"adapt.glossary: no file {path}; give a CSV with the columns word and meaning")
+    with path.open(encoding="utf-8", newline="") as stream:
+        reader = csv.DictReader(stream)
+        if not {"word", "meaning"} <= set(reader.fieldnames or ()):
+            raise UserError(f"adapt.glossary: {path}: expected the columns word and meaning")
+        return {row["word"]: [part.strip() for part in row["meaning"].split("|")] for row in reader}
+
+
+def choose_glossary(
+    asked: str | None, tokenizer_json: str, texts: Sequence[str]
+) -> dict[str, list[str]] | None:
+    """The glossary for the first embeddings of new tokens.
+
+    Args:
+        asked: ``auto``: the Spanish one that comes with afina, if the texts are in Spanish; None: none; else
+            the path of a CSV.
+    """
+    if asked is None:
+        return None
+    if asked != "auto":
+        return read_glossary(Path(asked))
+    with resources.as_file(resources.files("afina.vocabulary") / "es_en.csv") as path:
+        glossary = read_glossary(path)
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    known = folded(tokenizer, glossary)
+    counts = word_counts(tokenizer, texts)
+    covered = sum(count for word, count in counts.items() if word in known)
+    words = sum(count for word, count in counts.items() if word.isalpha())
+    return glossary if covered >= SPANISH * words else None
+
+
+def worth_extending(tokenizer_json: str, texts: Sequence[str]) -> bool:
+    """Whether the vocabulary fits the texts badly: a WordPiece one that cuts words into many pieces."""
+    settings = json.loads(tokenizer_json)
+    if settings["model"].get("type", "WordPiece") != "WordPiece":
+        return False
+    return pieces_per_word(tokenizer_json, texts) > MANY_PIECES
+
+
+def pieces_per_word(tokenizer_json: str, texts: Sequence[str]) -> float:
+    """Mean number of tokens that a running word of letters is cut into; 0 where there is none."""
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    tokenizer.no_truncation()
+    counts = {word: count for word, count in word_counts(tokenizer, texts).items() if word.isalpha()}
+    encodings: Any = tokenizer.encode_batch([[word] for word in counts], is_pretokenized=True)
+    special = len(tokenizer.encode("").ids)
+    pieces = sum(
+        count * (len(encoding.ids) - special)
+        for count, encoding in zip(counts.values(), encodings, strict=True)
+    )
+    return pieces / max(sum(counts.values()), 1)
+
+
+def folded(tokenizer: Tokenizer, glossary: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The glossary by words as the tokenizer normalises them; words that fall together share meanings."""
+    parts: Any = tokenizer
+    meanings: dict[str, list[str]] = {}
+    for word, found in glossary.items():
+        normal = parts.normalizer.normalize_str(word) if parts.normalizer is not None else word
+        meanings.setdefault(normal, []).extend(found)
+    return meanings
+
+
+def _from_meaning(
+    token: str, meanings: Mapping[str, Sequence[str]], tokenizer: Tokenizer, embeddings: Floats
+) -> Floats | None:
+    """Mean over the meanings of the mean of their pieces' embeddings."""
+    rows = [
+        embeddings[tokenizer.encode(meaning, add_special_tokens=False).ids].mean(axis=0)
+        for meaning in meanings.get(token, ())
+        if meaning
+    ]
+    return np.mean(rows, axis=0) if rows else None
+
+
+def _from_pieces(token: str, vocabulary: Mapping[str, int], prefix: str, embeddings: Floats) -> Floats:
+    """Mean of the embeddings of the pieces that the old vocabulary cuts a token into."""
+    ids = piece_ids(token, vocabulary, prefix)
+    result: Floats = embeddings[ids].mean(axis=0) if ids else embeddings.mean(axis=0)
+    return result
+
+
+def piece_ids(token: str, vocabulary: Mapping[str, int], prefix: str) -> list[int]:
+    """Ids of the pieces that a WordPiece vocabulary cuts a token into; letters it lacks are passed over."""
+    inside = token.startswith(prefix)
+    rest = token[len(prefix) :] if inside else token
+    ids: list[int] = []
+    while rest:
+        lead = prefix if inside else ""
+        size = next((n for n in range(len(rest), 0, -1) if lead + rest[:n] in vocabulary), 0)
+        if size:
+            ids.append(vocabulary[lead + rest[:size]])
+        rest = rest[max(size, 1) :]
+        inside = True
+    return ids

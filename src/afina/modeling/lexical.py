@@ -1,0 +1,295 @@
+"""A linear model over n-grams of tokens, inside the classifier and from the same token ids.
+
+What TF-IDF with a linear model knows - which words and parts of words speak for a label - a fine-tuned
+backbone learns slowly, least of all when its vocabulary is of another language. Here that knowledge is fitted
+beside the backbone and added to its logits: a few table lookups, so it exports to ONNX like the rest.
+
+N-grams go to a fixed number of rows by a hash (Weinberger et al., "Feature Hashing for Large Scale Multitask
+Learning", ICML 2009); a row holds one weight a label, and its squared inverse document frequency, whose sum
+over a text gives the length that TF-IDF vectors are divided by.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import optimize, sparse
+from torch import Tensor, nn
+
+from afina.labels import Task
+from afina.runtime.encoding import Ids
+
+Floats = npt.NDArray[np.float64]
+
+# Hashes stay far below 2^63, where ONNX's integers end: a row of the modulus times the multiplier.
+MODULUS = 2**31 - 1
+MULTIPLIER = 1_000_003
+ORDER_SALT = 7_919
+
+
+@dataclass(frozen=True)
+class LexicalTables:
+    """A fitted model."""
+
+    tokens: npt.NDArray[np.float32]  # (V, L + 1): a token by itself and the n-grams of its pieces
+    grams: npt.NDArray[np.float32]  # (buckets, L + 1)
+    bias: npt.NDArray[np.float32]  # (L,)
+
+
+def bucket_count(gram_count: int, label_count: int) -> int:
+    """Rows for so many different n-grams: at least twice as many, a power of two, within 64 MB."""
+    wanted = 1 << max(2 * gram_count - 1, 1).bit_length()
+    most = 1 << (64 * 2**20 // (4 * (label_count + 1))).bit_length() - 1
+    return int(min(max(wanted, 2**12), 2**18, most))
+
+
+def gram_hashes(ids: Ids, order: int) -> npt.NDArray[np.int64]:
+    """Hash of each n-gram of ``order`` tokens, in [0, MODULUS); empty where the text is shorter."""
+    if len(ids) < order:
+        return np.empty(0, dtype=np.int64)
+    hashes = ids.astype(np.int64)
+    for number in range(1, order):
+        hashes = (hashes[: len(ids) - number] * MULTIPLIER + ids[number:]) % MODULUS
+    return hashes
+
+
+def buckets_of(hashes: npt.NDArray[np.int64], order: int, buckets: int) -> npt.NDArray[np.int64]:
+    """Rows of n-grams of one order."""
+    return (hashes * 31 + order * ORDER_SALT) % buckets
+
+
+class Features:
+    """TF-IDF of hashed n-grams of tokens, and of the pieces inside tokens.
+
+    Args:
+        order: longest n-gram in tokens.
+        buckets: rows that n-grams share.
+        vocabulary: number of tokens V.
+        pieces: of a token that was added to the backbone's vocabulary, the pieces it stands for.
+    """
+
+    def __init__(
+        self, order: int, buckets: int, vocabulary: int, pieces: Mapping[int, Sequence[int]] | None = None
+    ) -> None:
+        self.order, self.buckets, self.vocabulary = order, buckets, vocabulary
+        self.inside = self._inside(pieces or {})
+        self.idf: Floats = np.ones(buckets)
+
+    def _inside(self, pieces: Mapping[int, Sequence[int]]) -> sparse.csr_matrix:
+        """(V, buckets): the n-grams that a token alone brings: itself, and those of its pieces."""
+        rows, columns = [np.arange(self.vocabulary)], [self._single(np.arange(self.vocabulary))]
+        for token, parts in pieces.items():
+            ids = np.asarray(parts, dtype=np.int64)
+            found = [self._single(ids)] + [
+                buckets_of(gram_hashes(ids, order), order, self.buckets) for order in range(2, self.order + 1)
+            ]
+            together = np.concatenate(found)
+            rows.append(np.full(len(together), token))
+            columns.append(together)
+        at = (np.concatenate(rows), np.concatenate(columns))
+        return sparse.csr_matrix((np.ones(len(at[0])), at), shape=(self.vocabulary, self.buckets))
+
+    def _single(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return buckets_of(ids, 1, self.buckets)
+
+    def counts(self, texts: Sequence[Ids]) -> sparse.csr_matrix:
+        """(n, buckets): how often each row is met in each text."""
+        shape = (len(texts), self.buckets)
+        tokens = _matrix(list(texts), (len(texts), self.vocabulary))
+        grams = [
+            np.concatenate(
+                [
+                    buckets_of(gram_hashes(ids, order), order, self.buckets)
+                    for order in range(2, self.order + 1)
+                ]
+                or [np.empty(0, dtype=np.int64)]
+            )
+            for ids in texts
+        ]
+        return sparse.csr_matrix(tokens @ self.inside + _matrix(grams, shape))
+
+    def fit(self, texts: Sequence[Ids]) -> sparse.csr_matrix:
+        """Learn how rare each row is, and give `transform` of the texts; rows in one text only count 0."""
+        counts = self.counts(texts)
+        found = np.asarray((counts > 0).sum(axis=0)).ravel()
+        self.idf = np.where(found >= 2, np.log((1 + len(texts)) / (1 + found)) + 1, 0.0)
+        return self._weighted(counts)
+
+    def transform(self, texts: Sequence[Ids]) -> sparse.csr_matrix:
+        """(n, buckets): counts times inverse document frequency, over the root of the summed squares."""
+        return self._weighted(self.counts(texts))
+
+    def _weighted(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
+        length = np.sqrt(np.maximum(counts @ self.idf**2, 1e-12))
+        return sparse.csr_matrix(sparse.diags(1 / length) @ counts @ sparse.diags(self.idf))
+
+
+def _matrix(columns: Sequence[npt.NDArray[np.int64]], shape: tuple[int, int]) -> sparse.csr_matrix:
+    """Counts of the columns of each row."""
+    ends = np.concatenate([[0], np.cumsum([len(row) for row in columns])])
+    together = np.concatenate([*columns, np.empty(0, dtype=np.int64)])
+    matrix = sparse.csr_matrix((np.ones(len(together)), together, ends), shape=shape)
+    matrix.sum_duplicates()
+    return matrix
+
+
+def fit_lexical(
+    texts: Sequence[Ids],
+    targets: npt.NDArray[Any],
+    task: Task,
+    label_weights: npt.NDArray[np.float64],
+    row_weights: npt.NDArray[Any],
+    vocabulary: int,
+    order: int = 3,
+    c: float = 10.0,
+    pieces: Mapping[int, Sequence[int]] | None = None,
+) -> LexicalTables:
+    """Fit logistic regression on hashed n-grams; one against the rest for multilabel.
+
+    Args:
+        texts: token ids (n,), special tokens included.
+        targets: class indexes (n,), or multi-hot (n, L).
+        label_weights: (L,) factor on the loss of each label's examples; multilabel: of its positives.
+        row_weights: (n,) factor on each text's loss.
+        vocabulary: number of tokens.
+        order: longest n-gram in tokens.
+        c: inverse regularisation.
+        pieces: see `Features`.
+
+    Returns:
+        The tables; a label that is in no text, or in all, scores the same everywhere.
+    """
+    label_count = len(label_weights)
+    distinct = {int(code) for ids in texts for n in range(1, order + 1) for code in gram_hashes(ids, n)}
+    features = Features(order, bucket_count(len(distinct), label_count), vocabulary, pieces)
+    matrix = features.fit(texts)
+    coefficients = np.zeros((label_count, features.buckets))
+    bias = np.zeros(label_count)
+    if task == "multiclass":
+        found, slopes, offsets = _logistic(matrix, targets, c, row_weights * label_weights[targets])
+        if len(found) == 2:
+            slopes, offsets = np.concatenate([-slopes, slopes]) / 2, np.concatenate([-offsets, offsets]) / 2
+        coefficients[found], bias[found] = slopes, offsets
+        absent = np.setdiff1d(np.arange(label_count), found)
+        bias[absent] = bias[found].min() - 10.0
+    else:
+        for label in range(label_count):
+            positives = int(targets[:, label].sum())
+            if 0 < positives < len(targets):
+                weights = row_weights * np.where(targets[:, label] == 1, label_weights[label], 1.0)
+                _, slopes, offsets = _logistic(matrix, targets[:, label], c, weights)
+                coefficients[label], bias[label] = slopes[0], offsets[0]
+            else:
+                bias[label] = 10.0 if positives else -10.0
+    columns = np.vstack([coefficients * features.idf, features.idf**2]).T
+    return LexicalTables(
+        tokens=(features.inside @ columns).astype(np.float32),
+        grams=columns.astype(np.float32),
+        bias=bias.astype(np.float32),
+    )
+
+
+def _logistic(
+    matrix: sparse.csr_matrix, targets: npt.NDArray[Any], c: float, weights: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
+    """Classes found, their coefficients and intercepts."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=c, max_iter=100, tol=1e-3)
+    with warnings.catch_warnings():
+        # After a hundred steps what is left to gain is below what validation can see.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(matrix, targets, sample_weight=weights)
+    return np.asarray(model.classes_), np.asarray(model.coef_), np.asarray(model.intercept_)
+
+
+class LexicalScorer(nn.Module):
+    """The fitted model in torch: logits of token ids by table lookups.
+
+    Args:
+        vocabulary, buckets, label_count: sizes of the tables, which are buffers: nothing here is trained.
+        order: longest n-gram in tokens.
+    """
+
+    tokens: Tensor
+    grams: Tensor
+    bias: Tensor
+
+    def __init__(self, vocabulary: int, buckets: int, label_count: int, order: int) -> None:
+        super().__init__()
+        self.order, self.buckets = order, buckets
+        self.register_buffer("tokens", torch.zeros(vocabulary, label_count + 1))
+        self.register_buffer("grams", torch.zeros(buckets, label_count + 1))
+        self.register_buffer("bias", torch.zeros(label_count))
+
+    @classmethod
+    def from_tables(cls, tables: LexicalTables, order: int) -> LexicalScorer:
+        """Of what `fit_lexical` gives."""
+        scorer = cls(len(tables.tokens), len(tables.grams), len(tables.bias), order)
+        scorer.tokens.copy_(torch.from_numpy(tables.tokens))
+        scorer.grams.copy_(torch.from_numpy(tables.grams))
+        scorer.bias.copy_(torch.from_numpy(tables.bias))
+        return scorer
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits (B, L) float32 of token ids and mask, int64 (B, T), padding on the right."""
+        mask = attention_mask.unsqueeze(-1).to(self.tokens.dtype)
+        total = (nn.functional.embedding(input_ids, self.tokens) * mask).sum(dim=1)
+        hashes = input_ids
+        for order in range(2, self.order + 1):
+            # A zero row at the end keeps this defined for texts shorter than the n-gram.
+            rest = nn.functional.pad(input_ids, (0, order))[:, order - 1 : -1]
+            hashes = (hashes * MULTIPLIER + rest) % MODULUS
+            inside = nn.functional.pad(attention_mask, (0, order))[:, order - 1 : -1]
+            rows = nn.functional.embedding((hashes * 31 + order * ORDER_SALT) % self.buckets, self.grams)
+            total = total + (rows * inside.unsqueeze(-1).to(rows.dtype)).sum(dim=1)
+        length = total[:, -1:].clamp(min=1e-12).sqrt()
+        return total[:, :-1] / length + self.bias
+
+
+def fit_combination(
+    logits: npt.NDArray[np.float32], lexical: npt.NDArray[np.float32], targets: npt.NDArray[Any], task: Task
+) -> tuple[float, float]:
+    """Factors of the backbone's and the lexical logits whose sum predicts held-out rows best.
+
+    A log-linear pool (Genest and Zidek 1986) fitted by cross-entropy, each class with the same say.
+
+    Args:
+        logits, lexical: (n, L) of rows that neither was fitted on.
+        targets: class indexes (n,), or multi-hot (n, L).
+
+    Returns:
+        The factors, both at least 0.
+    """
+    balance = _balance(targets, task)
+
+    def loss(factors: Floats) -> float:
+        mixed = factors[0] * logits.astype(np.float64) + factors[1] * lexical
+        return float((_cross_entropy(mixed, targets, task) * balance).mean())
+
+    best = optimize.minimize(loss, np.array([1.0, 1.0]), method="L-BFGS-B", bounds=[(0.0, 20.0), (0.0, 20.0)])
+    return float(best.x[0]), float(best.x[1])
+
+
+def _balance(targets: npt.NDArray[Any], task: Task) -> Floats:
+    """Weights of rows (n,), or of rows and labels (n, L), such that classes weigh alike."""
+    if task == "multiclass":
+        counts = np.bincount(targets)
+        return np.asarray(len(targets) / (np.count_nonzero(counts) * counts[targets]), dtype=np.float64)
+    share = np.clip(targets.mean(axis=0), 1 / (2 * len(targets)), 1 - 1 / (2 * len(targets)))
+    return np.asarray(np.where(targets == 1, 0.5 / share, 0.5 / (1 - share)), dtype=np.float64)
+
+
+def _cross_entropy(logits: Floats, targets: npt.NDArray[Any], task: Task) -> Floats:
+    if task == "multiclass":
+        top = logits.max(axis=1, keepdims=True)
+        total = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
+        return np.asarray(total - logits[np.arange(len(targets)), targets])
+    return np.asarray(np.logaddexp(0.0, np.where(targets == 1, -logits, logits)))

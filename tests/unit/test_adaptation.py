@@ -1,0 +1,445 @@
+"""The backbone adapted before fine-tuning: masks, the masked loss, what is saved, which texts are read."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+import yaml
+from torch.nn import functional
+
+from afina import table
+from afina.adaptation.adapt import adapt_backbone, replace_table
+from afina.adaptation.masked import (
+    MaskedTrainer,
+    Masking,
+    PredictionHead,
+    find_masking,
+    mask_tokens,
+    masked_batches,
+    read_head,
+    train_masked,
+)
+from afina.adaptation.store import read_adapted
+from afina.adaptation.texts import read_unlabelled
+from afina.errors import UserError
+from afina.files import read_json
+from afina.modeling.backbone import BackboneFiles, load_tokenizer, resolve_backbone
+from afina.modeling.classifier import load_pretrained
+from afina.params.adapt import AdaptParams
+from afina.params.train import TrainParams
+from afina.runtime.encoding import Encoder, Ids, pad_batch
+from tiny import ARCHITECTURES, Architecture, build_tiny_backbone, tiny_messages, tiny_texts
+
+PIPELINE = Path(__file__).resolve().parents[2] / "pipeline"
+TEXTS = tiny_texts()[:80]
+LEARNING = {"epochs": 4, "learning_rate": 0.01, "batch_size": 16}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def masking() -> Masking:
+    """A vocabulary of 50 of which the first five are special; [MASK] is 4, [PAD] is 0."""
+    return Masking(0.15, 4, np.arange(50) < 5, 0)
+
+
+def tiny(tmp_path: Path, architecture: Architecture = "bert") -> BackboneFiles:
+    return resolve_backbone(str(build_tiny_backbone(tmp_path / architecture, architecture)))
+
+
+def train_params(precision: str = "fp32") -> TrainParams:
+    return TrainParams.parse({"precision": precision, "device": "cpu", "max_length": 32})
+
+
+def encoded(files: BackboneFiles, texts: list[str]) -> list[Ids]:
+    return Encoder(load_tokenizer(files.folder)[0], 32, load_tokenizer(files.folder)[1]).encode(texts)
+
+
+def masking_of(files: BackboneFiles, share: float = 0.15) -> Masking:
+    tokenizer_json, pad = load_tokenizer(files.folder)
+    return find_masking(files.folder, tokenizer_json, share, pad)
+
+
+def hidden(backbone: Any, ids: list[Ids], pad: int) -> torch.Tensor:
+    """Last vectors of texts, of their tokens alone."""
+    input_ids, mask = (torch.from_numpy(part) for part in pad_batch(ids, pad))
+    with torch.inference_mode():
+        return backbone.eval()(input_ids=input_ids, attention_mask=mask).last_hidden_state[mask.bool()]
+
+
+# ------------------------------------------------------------------------------------------ masks
+
+
+def test_fifteen_in_a_hundred_tokens_are_to_be_told_and_most_of_them_hidden(masking: Masking) -> None:
+    tokens = np.random.default_rng(0).integers(5, 50, size=200_000)
+    seen, targets = mask_tokens(tokens, masking, np.random.default_rng(1))
+    chosen = targets != masking.nothing
+    assert chosen.mean() == pytest.approx(0.15, abs=0.003)
+    assert (targets[chosen] == tokens[chosen]).all()
+    assert (seen[~chosen] == tokens[~chosen]).all()
+    hidden, kept = seen[chosen] == 4, seen[chosen] == tokens[chosen]
+    assert hidden.mean() == pytest.approx(0.8, abs=0.01)
+    # A tenth is replaced by any of 45 tokens, at times by itself.
+    assert kept.mean() == pytest.approx(0.1 + 0.1 / 45, abs=0.01)
+    replaced = seen[chosen][~hidden & ~kept]
+    assert set(replaced) == set(range(5, 50))
+    assert np.bincount(replaced).max() < 2 * len(replaced) / 45
+
+
+def test_special_tokens_are_never_masked(masking: Masking) -> None:
+    tokens = np.tile(np.array([2, 7, 8, 1, 9, 3, 0]), 5_000)
+    seen, targets = mask_tokens(tokens, Masking(0.9, 4, masking.special, 0), np.random.default_rng(0))
+    special = tokens < 5
+    assert (seen[special] == tokens[special]).all()
+    assert (targets[special] == masking.nothing).all()
+    assert not np.isin(seen[~special], [0, 1, 2, 3]).any()
+
+
+def test_batches_and_masks_are_a_function_of_seed_and_epoch(masking: Masking) -> None:
+    draw = np.random.default_rng(0)
+    ids = [draw.integers(5, 50, size=size) for size in draw.integers(3, 30, size=101)]
+
+    def flat(seed: int, epoch: int) -> list[tuple[list[int], list[int]]]:
+        return [
+            (a.tolist(), b.tolist())
+            for seen, targets in masked_batches(ids, 8, masking, seed, epoch)
+            for a, b in zip(seen, targets, strict=True)
+        ]
+
+    first = flat(3, 0)
+    assert first == flat(3, 0)
+    assert first != flat(3, 1)
+    assert first != flat(4, 0)
+    for epoch in (0, 1):  # every text once, whole
+        texts = [
+            [told or shown for shown, told in zip(seen, targets, strict=True)]
+            for seen, targets in flat(3, epoch)
+        ]
+        assert sorted(texts) == sorted(tokens.tolist() for tokens in ids)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_a_tokenizer_masks_with(architecture: Architecture, tmp_path: Path) -> None:
+    files = tiny(tmp_path, architecture)
+    found = masking_of(files)
+    tokenizer = Encoder(load_tokenizer(files.folder)[0], 32, 0)
+    assert tokenizer.decode_tokens([found.mask_token_id])[0] in ("[MASK]", "<mask>")
+    names = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "<pad>", "</s>", "<unk>", "<mask>"}
+    assert set(tokenizer.decode_tokens(np.flatnonzero(found.special).tolist())) <= names
+    assert found.special.sum() == 5
+
+
+def test_a_tokenizer_without_a_mask_token(tmp_path: Path) -> None:
+    files = tiny(tmp_path)
+    path = files.folder / "tokenizer.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("[MASK]", "[OTHER]"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"adapt\.epochs: .* no mask token"):
+        masking_of(files)
+
+
+# ------------------------------------------------------------------------------- the masked loss
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_loss_and_gradient_are_those_of_transformers_with_the_checkpoints_own_head(
+    architecture: Architecture, tmp_path: Path
+) -> None:
+    files = tiny(tmp_path, architecture)
+    config = transformers.AutoConfig.from_pretrained(str(files.folder))
+    torch.manual_seed(1)
+    reference: Any = transformers.AutoModelForMaskedLM.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():  # away from zeros and ones
+        for name, weight in reference.named_parameters():
+            if weight.ndim == 1:
+                weight.add_(torch.rand_like(weight) * 0.1)
+            elif "embeddings" not in name:
+                weight.mul_(3)
+    reference.save_pretrained(str(files.folder))
+
+    backbone = load_pretrained(files.folder)
+    head = PredictionHead(config, config.vocab_size)
+    assert read_head(files.folder, config.model_type, head)
+    trainer = MaskedTrainer(backbone, head, AdaptParams.parse(LEARNING), 10, "fp32", CPU, 32, seed=0)
+    trainer.forward.train(False)
+    masking = masking_of(files)
+    seen, targets = next(masked_batches(encoded(files, TEXTS), 16, masking, 0, 0))
+    loss, count = trainer.loss(seen, targets)
+    loss.backward()  # type: ignore[no-untyped-call]
+
+    input_ids, mask = (torch.from_numpy(part) for part in pad_batch(seen, masking.nothing))
+    wanted = torch.from_numpy(pad_batch(targets, masking.nothing)[0])
+    logits = reference(input_ids=input_ids, attention_mask=mask).logits
+    expected = functional.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=masking.nothing)
+    expected.backward()
+    assert count == int((wanted != masking.nothing).sum()) > 10
+    torch.testing.assert_close(loss.detach(), expected.detach(), rtol=1e-4, atol=1e-5)
+    # The table gets gradients as what is looked up and as what is told.
+    gradient = reference.get_input_embeddings().weight.grad
+    torch.testing.assert_close(trainer.table.grad, gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_a_checkpoint_without_a_head_starts_from_the_identity(tmp_path: Path) -> None:
+    files = tiny(tmp_path)
+    config = transformers.AutoConfig.from_pretrained(str(files.folder))
+    head = PredictionHead(config, config.vocab_size)
+    assert not read_head(files.folder, "bert", head)
+    vectors = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    rows = torch.randn(7, 32, generator=torch.Generator().manual_seed(1))
+    head = PredictionHead(config, 7)
+    expected = functional.layer_norm(functional.gelu(vectors), (32,), eps=1e-12) @ rows.T
+    torch.testing.assert_close(head(vectors, rows).detach(), expected)
+
+
+def test_a_head_of_an_older_checkpoint_and_a_grown_vocabulary(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    files = tiny(tmp_path)
+    config = transformers.AutoConfig.from_pretrained(str(files.folder))
+    reference: Any = transformers.AutoModelForMaskedLM.from_config(config)
+    with torch.no_grad():
+        reference.cls.predictions.bias.add_(2)
+        reference.cls.predictions.transform.LayerNorm.weight.add_(1)
+    reference.save_pretrained(str(files.folder))
+    path = files.folder / "model.safetensors"
+    older = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): part
+        for name, part in load_file(path).items()
+    }
+    save_file(older, path, metadata={"format": "pt"})
+    head = PredictionHead(config, config.vocab_size + 3)
+    assert read_head(files.folder, "bert", head)
+    assert head.norm.weight.tolist() == [2.0] * 32
+    assert head.bias.tolist() == [2.0] * config.vocab_size + [0.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("architecture", "precision"),
+    [*((architecture, "fp32") for architecture in ARCHITECTURES), ("bert", "bf16"), ("modernbert", "bf16")],
+)
+def test_the_masked_loss_falls_and_the_result_is_what_is_saved(
+    architecture: Architecture, precision: str, tmp_path: Path
+) -> None:
+    files = tiny(tmp_path, architecture)
+    params = AdaptParams.parse(LEARNING)
+    folder = tmp_path / "adapted"
+    record = adapt_backbone(params, train_params(precision), files, TEXTS, 7, folder)
+    assert record.changed
+    assert len(record.masked_loss) == 4
+    assert record.masked_loss[-1] < 0.9 * record.masked_loss[0]
+
+    original, again = load_pretrained(files.folder), load_pretrained(files.folder)
+    ids = encoded(files, TEXTS)
+    losses = train_masked(again, ids, masking_of(files), files.folder, params, precision, 32, 7)
+    assert losses == record.masked_loss
+    pad = load_tokenizer(files.folder)[1]
+    saved = load_pretrained(read_adapted(folder, files).folder)
+    torch.testing.assert_close(hidden(saved, ids, pad), hidden(again, ids, pad), rtol=0, atol=0)
+    assert (hidden(saved, ids, pad) - hidden(original, ids, pad)).abs().mean() > 0.01
+    assert load_tokenizer(folder) == load_tokenizer(files.folder)
+
+
+def test_a_loss_that_is_no_number_names_the_learning_rate(tmp_path: Path) -> None:
+    files = tiny(tmp_path)
+    backbone = load_pretrained(files.folder)
+    backbone.embeddings.word_embeddings.weight.data.fill_(float("nan"))
+    params = AdaptParams.parse(LEARNING)
+    with pytest.raises(UserError, match=r"adapt: .*lower adapt\.learning_rate"):
+        train_masked(backbone, encoded(files, TEXTS), masking_of(files), files.folder, params, "fp32", 32, 0)
+
+
+def test_texts_with_nothing_to_mask(tmp_path: Path) -> None:
+    files = tiny(tmp_path)
+    with pytest.raises(UserError, match="no token that could be masked"):
+        adapt_backbone(AdaptParams.parse(LEARNING), train_params(), files, ["", " "], 0, tmp_path / "adapted")
+
+
+def test_batches_without_a_masked_token_change_nothing(tmp_path: Path) -> None:
+    files = tiny(tmp_path)
+    backbone = load_pretrained(files.folder)
+    before = backbone.embeddings.word_embeddings.weight.detach().clone()
+    params = AdaptParams.parse({"epochs": 2, "mask_share": 1e-12})
+    ids = encoded(files, TEXTS[:5])
+    assert train_masked(backbone, ids, masking_of(files, 1e-12), files.folder, params, "fp32", 32, 0) == [
+        0.0,
+        0.0,
+    ]
+    torch.testing.assert_close(backbone.embeddings.word_embeddings.weight.detach(), before, rtol=0, atol=0)
+
+
+# --------------------------------------------------------------------------------------- the folder
+
+
+def test_by_default_nothing_is_changed_and_nothing_but_the_record_saved(tmp_path: Path) -> None:
+    files, folder = tiny(tmp_path), tmp_path / "adapted"
+    record = adapt_backbone(AdaptParams(), train_params(), files, TEXTS, 0, folder)
+    assert not record.changed
+    assert [path.name for path in folder.iterdir()] == ["adapted.json"]
+    assert read_json(folder / "adapted.json") == {
+        "changed": False,
+        "backbone": "bert",
+        "revision": None,
+        "sha256": files.sha256,
+        "licence": None,
+        "first_new_token": None,
+        "new_tokens": 0,
+        "texts": 0,
+        "masked_loss": [],
+    }
+    adapted = read_adapted(folder, files)
+    assert (adapted.folder, adapted.files, adapted.first_new_token) == (files.folder, files, None)
+
+
+def test_a_changed_backbone_keeps_the_originals_name_and_hash(tmp_path: Path) -> None:
+    files, folder = tiny(tmp_path), tmp_path / "adapted"
+    adapt_backbone(AdaptParams.parse({**LEARNING, "epochs": 1}), train_params(), files, TEXTS, 0, folder)
+    adapted = read_adapted(folder, files)
+    assert (adapted.folder, adapted.files) == (folder, files)
+    assert resolve_backbone(str(adapted.folder)).sha256 != files.sha256
+    assert str(tmp_path) not in "".join(path.read_text(errors="replace") for path in folder.iterdir())
+    adapt_backbone(AdaptParams(), train_params(), files, TEXTS, 0, folder)  # off again: the files go
+    assert [path.name for path in folder.iterdir()] == ["adapted.json"]
+
+
+def test_a_folder_that_is_not_of_this_backbone(tmp_path: Path) -> None:
+    files, folder = tiny(tmp_path), tmp_path / "adapted"
+    with pytest.raises(UserError, match=r"adapted\.json: no such file"):
+        read_adapted(folder, files)
+    adapt_backbone(AdaptParams(), train_params(), files, [], 0, folder)
+    with pytest.raises(UserError, match="adapted from bert, not "):
+        read_adapted(folder, tiny(tmp_path, "roberta"))
+    (folder / "adapted.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="not of this version"):
+        read_adapted(folder, files)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_table_with_more_rows(architecture: Architecture, tmp_path: Path) -> None:
+    files = tiny(tmp_path, architecture)
+    backbone = load_pretrained(files.folder)
+    before = backbone.get_input_embeddings().weight.detach().numpy()
+    rows = np.concatenate([before, np.full((3, 32), 0.5, dtype=np.float32)])
+    replace_table(backbone, rows)
+    assert backbone.config.vocab_size == len(rows)
+    np.testing.assert_array_equal(backbone.get_input_embeddings().weight.detach().numpy(), rows)
+    params = AdaptParams.parse({**LEARNING, "epochs": 1})
+    ids = [np.append(tokens[:20], len(before) + 1) for tokens in encoded(files, TEXTS[:20])]
+    masking = masking_of(files)
+    special = np.append(masking.special, [False] * 3)
+    grown = Masking(0.15, masking.mask_token_id, special, masking.nothing)
+    assert train_masked(backbone, ids, grown, files.folder, params, "fp32", 32, 0)[0] > 0
+
+
+@pytest.mark.parametrize(("section", "name"), [({"max_length": 65}, "adapt"), ({}, "train")])
+def test_more_tokens_than_the_backbone_has_positions(
+    section: dict[str, int], name: str, tmp_path: Path
+) -> None:
+    params = AdaptParams.parse({"epochs": 1, **section})
+    train = TrainParams.parse({"device": "cpu", "max_length": 65})
+    with pytest.raises(UserError, match=rf"{name}\.max_length: 65 is more than the 64 positions"):
+        adapt_backbone(params, train, tiny(tmp_path), TEXTS, 0, tmp_path / "adapted")
+
+
+# ------------------------------------------------------------------------------ texts without labels
+
+
+def sources(*values: dict[str, Any]) -> AdaptParams:
+    return AdaptParams.parse({"unlabelled": list(values)})
+
+
+def test_unlabelled_texts_are_read_as_extract_reads_and_cleaned(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("asunto;texto\nHola;<b>buenas</b>\n;  \nAdiós;tardes\n", encoding="utf-8")
+    lines = [{"m": {"body": f"mensaje  {number}"}, "label": "x"} for number in range(5)]
+    (tmp_path / "b.jsonl").write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    (tmp_path / "c" / "otros").mkdir(parents=True)
+    (tmp_path / "c" / "otros" / "1.txt").write_text("un documento", encoding="utf-8")
+    params = sources(
+        {"path": "a.csv", "text": ["asunto", "texto"], "text_separator": ": "},
+        {"path": "b.jsonl", "text": "m.body", "limit": 2},
+        {"path": "c"},
+    )
+    assert read_unlabelled(params.unlabelled, tmp_path, ["strip_tags", "collapse_whitespace"]) == [
+        "Hola: buenas",
+        "Adiós: tardes",
+        "mensaje 0",
+        "mensaje 1",
+        "un documento",
+    ]
+
+
+def test_a_text_column_may_be_called_label(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,label\n1,uno\n2,dos\n", encoding="utf-8")
+    params = sources({"path": "a.csv", "text": "label"})
+    assert read_unlabelled(params.unlabelled, tmp_path, []) == ["uno", "dos"]
+
+
+def test_a_source_without_a_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,texto\n1,\n2, \n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"adapt\.unlabelled: a\.csv: no text in it"):
+        read_unlabelled(sources({"path": "a.csv", "text": "texto"}).unlabelled, tmp_path, [])
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"path": "a.csv", "text": "t", "label": "l"}, "label does not apply to unlabelled texts"),
+        ({"path": "a.csv", "text": "t", "split": "part"}, "split does not apply to unlabelled texts"),
+        ({"path": "a.csv"}, "text is missing"),
+        ({"path": "a.csv", "texto": "t"}, "unknown parameter 'texto'; did you mean 'text'"),
+        ({"path": "a.csv", "text": "t", "columns": ["t"]}, "add header: false"),
+    ],
+)
+def test_sources_that_are_wrong(source: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=rf"adapt\.unlabelled.*{message}"):
+        sources(source)
+
+
+def lay_out(root: Path, section: dict[str, Any]) -> tuple[int, int]:
+    """What the stage needs and nothing more: no validation, no test. Distinct texts in train and outside."""
+    messages = tiny_messages(n=40).select(table.SCHEMA.names)
+    table.write(messages, root / "data/splits/train.parquet")
+    labels = {"task": "multiclass", "labels": ["agua", "luz"], "cleaning": {"steps": ["lowercase"]}}
+    (root / "data/clean").mkdir(parents=True)
+    (root / "data/clean/labels.json").write_text(json.dumps(labels), encoding="utf-8")
+    (root / "data/source").mkdir()
+    extra = ["text", messages["text"][0].as_py().upper(), "OTRO TEXTO", "y otro más"]
+    (root / "data/source/extra.csv").write_text("\n".join(extra) + "\n", encoding="utf-8")
+    build_tiny_backbone(root / "tiny")
+    train = {"backbone": "tiny", "max_length": 32, "precision": "fp32", "device": "cpu"}
+    params = {"seed": 3, "extract": {"sources": [{"path": "x.csv", "text": "t", "label": "l"}]}}
+    (root / "params.yaml").write_text(
+        yaml.safe_dump({**params, "train": train, "adapt": section}), encoding="utf-8"
+    )
+    return len(set(messages["text"].to_pylist())), 2
+
+
+def run_stage(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.chdir(root)
+    runpy.run_path(str(PIPELINE / "adapt.py"), run_name="__main__")
+    return read_json(root / "models/adapted/adapted.json")
+
+
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_the_stage_reads_the_training_texts_and_the_unlabelled_ones(
+    unlabelled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = {"path": "data/source/extra.csv", "text": "text"}
+    train, extra = lay_out(tmp_path, {"epochs": 1, "unlabelled": [source] if unlabelled else []})
+    record = run_stage(tmp_path, monkeypatch)
+    # One of the three is a training text once it is cleaned.
+    assert record["texts"] == train + (extra if unlabelled else 0)
+    assert record["changed"]
+    assert f"tiny adapted to {record['texts']} texts, masked loss" in capsys.readouterr().out
+
+
+def test_the_stage_does_nothing_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lay_out(tmp_path, {})
+    assert not run_stage(tmp_path, monkeypatch)["changed"]
+    assert "adapt: tiny is left as it is" in capsys.readouterr().out
