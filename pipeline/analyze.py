@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 
 from afina import files, table
-from afina.analysis import analyze, count_tokens, evenly_spaced
+from afina.analysis import analyze, count_tokens, evenly_spaced, token_warnings
 from afina.labels import read_label_set
 from afina.modeling.backbone import load_tokenizer, resolve_backbone
 from afina.params.analyze import AnalyzeParams
@@ -39,6 +40,8 @@ def main() -> str:
     files.write_csv(REPORTS / "lengths.csv", ("words", "rows"), result.lengths)
     files.write_csv(REPORTS / "cooccurrence.csv", ("label_a", "label_b", "rows"), result.cooccurrence)
     found = result.summary["tokens"]
+    for line in token_warnings(found):
+        print(f"analyze: warning: {line}", file=sys.stderr)
     return (
         f"{messages.num_rows:,} rows, {len(label_set.labels)} labels, half of the texts have up to "
         f"{found['p50']} tokens, {found['truncated_share'] or 0:.1%} are cut off at {train.max_length}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import astuple
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from afina.stage import stage
 from afina.table import read
 from afina.training.checkpoint import clear_checkpoints
 from afina.training.loop import HISTORY_COLUMNS, train
+from afina.training.loss import double_corrections
 
 CHECKPOINTS = Path("models/checkpoints")
 
@@ -20,12 +22,15 @@ CHECKPOINTS = Path("models/checkpoints")
 @stage("train")
 def main() -> str | None:
     params = load_section(TrainParams)
+    balance = read_json(Path("data/balanced/balance.json"))
+    for line in double_corrections(params, balance["strategy"], balance["class_weights"]):
+        print(f"train: warning: {line}", file=sys.stderr)
     result = train(
         params,
         train_table=read(Path("data/balanced/train.parquet")),
         validation_table=read(Path("data/splits/validation.parquet")),
         label_set=read_label_set(Path("data/clean/labels.json")),
-        class_weights=read_json(Path("data/balanced/balance.json"))["class_weights"],
+        class_weights=balance["class_weights"],
         seed=load_seed(),
         classifier_folder=Path("models/classifier"),
         checkpoint_folder=CHECKPOINTS,

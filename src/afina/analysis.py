@@ -23,6 +23,9 @@ PERCENTILES = (50, 90, 95, 99)
 HISTOGRAM_BINS = 40
 CHUNK = 4096
 
+# What is worth a warning. English models have 1.2 to 1.4 tokens a word of English, punctuation included.
+MANY_TOKENS, MANY_UNKNOWN, MANY_TRUNCATED = 1.8, 0.01, 0.2
+
 
 @dataclass(frozen=True)
 class Analysis:
@@ -143,6 +146,27 @@ def _token_summary(counts: TokenCounts, max_length: int) -> dict[str, Any]:
         "truncated_texts": int(truncated.sum()),
         "truncated_share": _share(int(truncated.sum()), len(counts.tokens)),
     }
+
+
+def token_warnings(tokens: Mapping[str, Any]) -> list[str]:
+    """What is wrong between the backbone and the texts, a line each, from ``summary["tokens"]``."""
+    lines = []
+    if (tokens["per_word"] or 0.0) > MANY_TOKENS:
+        lines.append(
+            f"the backbone's tokenizer cuts a word into {tokens['per_word']:.1f} tokens: its vocabulary is "
+            "of another language; keep adapt.vocabulary at auto, or name a backbone of the texts' language"
+        )
+    if (tokens["unknown_rate"] or 0.0) > MANY_UNKNOWN:
+        lines.append(
+            f"{tokens['unknown_rate']:.1%} of the tokens are unknown to the backbone's tokenizer; name a "
+            "train.backbone of the texts' script and language"
+        )
+    if (tokens["truncated_share"] or 0.0) > MANY_TRUNCATED:
+        lines.append(
+            f"{tokens['truncated_share']:.0%} of the texts are longer than train.max_length "
+            f"{tokens['max_length']}; the backbone sees their beginning only"
+        )
+    return lines
 
 
 def length_statistics(lengths: Ints) -> dict[str, Any]:

@@ -135,3 +135,15 @@ def test_parameters() -> None:
     assert AnalyzeParams.parse({}).max_rows == 20_000
     with pytest.raises(UserError, match=r"analyze\.max_rows"):
         AnalyzeParams.parse({"max_rows": 0})
+
+
+def test_a_backbone_that_does_not_fit_the_texts_is_warned_about() -> None:
+    fine = {"per_word": 1.3, "unknown_rate": 0.0, "truncated_share": 0.1, "max_length": 128}
+    assert analysis.token_warnings(fine) == []
+    assert analysis.token_warnings({**fine, "per_word": None, "unknown_rate": None}) == []
+    poor = {"per_word": 2.14, "unknown_rate": 0.02, "truncated_share": 0.5, "max_length": 64}
+    words, unknown, cut = analysis.token_warnings(poor)
+    assert "2.1 tokens" in words
+    assert "adapt.vocabulary" in words
+    assert "2.0% of the tokens are unknown" in unknown
+    assert "50% of the texts are longer than train.max_length 64" in cut

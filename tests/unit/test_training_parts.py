@@ -21,8 +21,9 @@ from afina.runtime.encoding import Encoder
 from afina.training.batches import epoch_batches
 from afina.training.engine import slots, update_seed
 from afina.training.forward import choose_forward
-from afina.training.loop import _encode, answers, label_counts, macro_f1, schedule
+from afina.training.loop import _encode, answers, label_counts, macro_f1, row_factors
 from afina.training.loss import build_objective, example_losses
+from afina.training.schedule import schedule
 from afina.training.weights import FlatWeights
 from tiny import LABELS, Architecture, build_tiny_backbone, tiny_messages
 
@@ -171,6 +172,16 @@ def test_rates_and_decay_of_parameter_groups(architecture: Architecture, tmp_pat
     ]
     total = sum(weight.numel() for weight in model.parameters()) - table.numel()
     assert sum(part.numel() for group in groups for part in group["params"]) == total
+
+
+def test_new_tokens_have_a_learning_rate_of_their_own(tmp_path: Path) -> None:
+    backbone = load_pretrained(build_tiny_backbone(tmp_path / "b"))
+    params = TrainParams(learning_rate=1e-4, new_token_learning_rate=3e-4)
+    size = len(backbone.get_input_embeddings().weight)
+    factors = row_factors(backbone, size - 2, params)
+    assert factors is not None
+    torch.testing.assert_close(factors, torch.tensor([1.0] * (size - 2) + [3.0] * 2))
+    assert row_factors(backbone, None, params) is None
 
 
 def test_updates_have_generators_of_their_own() -> None:

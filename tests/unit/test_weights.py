@@ -167,6 +167,9 @@ def test_flat_state_there_and_back(dtype: torch.dtype) -> None:
         for source, values in zip(slot.sources, saved.sources, strict=True):
             source.data.copy_(values.data)  # as load_state_dict does
     second.load_state(state)
+    for slot in later:
+        values = torch.cat([source.detach() for source in slot.sources])
+        assert torch.equal(slot.leaf.detach(), values.to(slot.leaf.dtype))
     run_flat(second, later, range(4, 9))
     for one, other in zip(whole, later, strict=True):
         assert torch.equal(one.leaf, other.leaf)

@@ -69,7 +69,7 @@ def adapt_backbone(
     losses: list[float] = []
     if params.epochs:
         from afina.adaptation.masked import find_masking, train_masked
-        from afina.training.loop import choose_precision
+        from afina.training.forward import choose_precision
 
         losses = train_masked(
             backbone.to(device),

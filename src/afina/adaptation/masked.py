@@ -39,7 +39,7 @@ from afina.training.forward import (
     choose_forward,
     word_embeddings,
 )
-from afina.training.loop import schedule
+from afina.training.schedule import schedule
 from afina.training.weights import FlatWeights, Slot
 
 MAX_GRADIENT_NORM = 1.0

@@ -1,13 +1,14 @@
 """New tokens for a backbone whose vocabulary cuts the words of the training text into many pieces.
 
 An English vocabulary cuts a Spanish word into letters and syllables: texts grow beyond what the model takes,
-and the pieces mean nothing. Words and parts of words that the training text repeats become tokens of their own,
-with embeddings that start from what they mean, as far as that is known.
+and the pieces mean nothing. Words and parts of words that the training text repeats become tokens of their
+own, with embeddings that start from what they mean, as far as that is known.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -76,7 +77,9 @@ def extend_vocabulary(
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    vocabulary: dict[str, int] = settings["model"]["vocab"]
+    # Added tokens that the model does not list are numbered after it, and would move as it grows.
+    added = {token["content"]: token["id"] for token in settings.get("added_tokens", ())}
+    vocabulary: dict[str, int] = settings["model"]["vocab"] | added
     prefix: str = settings["model"]["continuing_subword_prefix"]
     counts = word_counts(tokenizer, texts)
     new = new_tokens(counts, vocabulary, prefix, min_count, max_size)
@@ -98,7 +101,10 @@ def word_counts(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for text in texts:
         normal = parts.normalizer.normalize_str(text) if parts.normalizer is not None else text
-        counts.update(word for word, _ in parts.pre_tokenizer.pre_tokenize_str(normal))
+        if parts.pre_tokenizer is None:
+            counts[normal] += 1
+        else:
+            counts.update(word for word, _ in parts.pre_tokenizer.pre_tokenize_str(normal))
     return counts
 
 
@@ -111,16 +117,23 @@ def new_tokens(
         for word, count in counts.items()
         if count >= min_count and word not in vocabulary and word.isalpha()
     }
-    parts: Any = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    # The trainer numbers letters as its hash table gives them, and equally frequent pairs by these numbers.
+    # Listed beforehand they have the same numbers in every run.
+    letters = sorted({letter for word in counts if word.isalpha() for letter in word[1:]})
     trainer = trainers.WordPieceTrainer(
         vocab_size=max_size,
         min_frequency=max(2 * min_count, 2),
         continuing_subword_prefix=prefix,
         show_progress=False,
-        special_tokens=["[UNK]"],
+        special_tokens=["[UNK]", *(prefix + letter for letter in letters)],
     )
     alphabetic = (word for word, count in sorted(counts.items()) for _ in range(count) if word.isalpha())
-    parts.train_from_iterator(alphabetic, trainer)
+    trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    trained.train_from_iterator(alphabetic, trainer)
+    # Without what was listed, which would be cut out of words before all else.
+    parts: Any = Tokenizer(
+        models.WordPiece(trained.get_vocab(), unk_token="[UNK]", continuing_subword_prefix=prefix)
+    )
     pieces = [
         token
         for token in parts.get_vocab()
@@ -141,15 +154,23 @@ def read_glossary(path: Path) -> dict[str, list[str]]:
     """Read a glossary: a CSV with the columns ``word`` and ``meaning``, several meanings separated by ``|``.
 
     Raises:
-        UserError: it is missing or has other columns.
+        UserError: it is missing, is not UTF-8, has other columns, or lacks a meaning.
     """
     if not path.is_file():
         raise UserError(f"adapt.glossary: no file {path}; give a CSV with the columns word and meaning")
-    with path.open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream)
-        if not {"word", "meaning"} <= set(reader.fieldnames or ()):
-            raise UserError(f"adapt.glossary: {path}: expected the columns word and meaning")
-        return {row["word"]: [part.strip() for part in row["meaning"].split("|")] for row in reader}
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"adapt.glossary: {path}: not UTF-8; save it as CSV UTF-8") from None
+    reader = csv.DictReader(io.StringIO(content, newline=""))
+    if not {"word", "meaning"} <= set(reader.fieldnames or ()):
+        raise UserError(f"adapt.glossary: {path}: expected the columns word and meaning")
+    glossary: dict[str, list[str]] = {}
+    for row in reader:
+        if row["meaning"] is None:
+            raise UserError(f"adapt.glossary: {path}: line {reader.line_num}: '{row['word']}' has no meaning")
+        glossary[row["word"]] = [part.strip() for part in row["meaning"].split("|")]
+    return glossary
 
 
 def choose_glossary(
@@ -187,6 +208,7 @@ def pieces_per_word(tokenizer_json: str, texts: Sequence[str]) -> float:
     """Mean number of tokens that a running word of letters is cut into; 0 where there is none."""
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_truncation()
+    tokenizer.no_padding()
     counts = {word: count for word, count in word_counts(tokenizer, texts).items() if word.isalpha()}
     encodings: Any = tokenizer.encode_batch([[word] for word in counts], is_pretokenized=True)
     special = len(tokenizer.encode("").ids)
@@ -211,11 +233,8 @@ def _from_meaning(
     token: str, meanings: Mapping[str, Sequence[str]], tokenizer: Tokenizer, embeddings: Floats
 ) -> Floats | None:
     """Mean over the meanings of the mean of their pieces' embeddings."""
-    rows = [
-        embeddings[tokenizer.encode(meaning, add_special_tokens=False).ids].mean(axis=0)
-        for meaning in meanings.get(token, ())
-        if meaning
-    ]
+    encoded = [tokenizer.encode(meaning, add_special_tokens=False).ids for meaning in meanings.get(token, ())]
+    rows = [embeddings[ids].mean(axis=0) for ids in encoded if ids]
     return np.mean(rows, axis=0) if rows else None
 
 

@@ -12,7 +12,7 @@ over a text gives the length that TF-IDF vectors are divided by.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,9 @@ Floats = npt.NDArray[np.float64]
 MODULUS = 2**31 - 1
 MULTIPLIER = 1_000_003
 ORDER_SALT = 7_919
+
+# Candidate shares of the lexical logits in the sum.
+SHARES = np.linspace(0.0, 1.0, 21)
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,7 @@ def _logistic(
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=c, max_iter=100, tol=1e-3)
+    weights = weights / weights.mean()  # or the scale of weights would act as regularisation
     with warnings.catch_warnings():
         # After a hundred steps what is left to gain is below what validation can see.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -255,27 +259,37 @@ class LexicalScorer(nn.Module):
 
 
 def fit_combination(
-    logits: npt.NDArray[np.float32], lexical: npt.NDArray[np.float32], targets: npt.NDArray[Any], task: Task
+    logits: npt.NDArray[np.float32],
+    lexical: npt.NDArray[np.float32],
+    targets: npt.NDArray[Any],
+    task: Task,
+    score: Callable[[Floats], float],
 ) -> tuple[float, float]:
-    """Factors of the backbone's and the lexical logits whose sum predicts held-out rows best.
+    """Factors of the backbone's and the lexical logits in a log-linear pool (Genest and Zidek 1986).
 
-    A log-linear pool (Genest and Zidek 1986) fitted by cross-entropy, each class with the same say.
+    Their ratio is the one with the best score on held-out rows, each candidate's averaged with its
+    neighbours', as few rows make a ragged curve. Cross-entropy would not find it, for a fine-tuned backbone
+    is too sure of itself; it sets the scale, each class with the same say.
 
     Args:
         logits, lexical: (n, L) of rows that neither was fitted on.
         targets: class indexes (n,), or multi-hot (n, L).
+        score: of logits (n, L); the higher, the better.
 
     Returns:
         The factors, both at least 0.
     """
-    balance = _balance(targets, task)
+    one, other = logits.astype(np.float64), lexical.astype(np.float64)
+    scores = np.array([score(one * (1 - share) + other * share) for share in SHARES])
+    padded = np.pad(scores, 1, mode="edge")
+    share = SHARES[int(np.argmax((padded[:-2] + padded[1:-1] + padded[2:]) / 3))]
+    mixed, balance = one * (1 - share) + other * share, _balance(targets, task)
 
-    def loss(factors: Floats) -> float:
-        mixed = factors[0] * logits.astype(np.float64) + factors[1] * lexical
-        return float((_cross_entropy(mixed, targets, task) * balance).mean())
+    def loss(log_scale: float) -> float:
+        return float((_cross_entropy(mixed * np.exp(log_scale), targets, task) * balance).mean())
 
-    best = optimize.minimize(loss, np.array([1.0, 1.0]), method="L-BFGS-B", bounds=[(0.0, 20.0), (0.0, 20.0)])
-    return float(best.x[0]), float(best.x[1])
+    scale = float(np.exp(optimize.minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded").x))
+    return float(scale * (1 - share)), float(scale * share)
 
 
 def _balance(targets: npt.NDArray[Any], task: Task) -> Floats:

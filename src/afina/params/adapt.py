@@ -36,7 +36,7 @@ class UnlabelledSource(Source):
 
 
 class AdaptParams(Section):
-    """How the backbone is adapted to the text before it is fine-tuned; by default it is left as it is."""
+    """How the backbone is adapted to the text before fine-tuning; by default its vocabulary, if needed."""
 
     section_name: ClassVar[str] = "adapt"
 
@@ -67,7 +67,7 @@ class AdaptParams(Section):
         "of them",
     )
     vocabulary: Literal["auto", "none", "extend"] = Field(
-        "none",
+        "auto",
         description="extend = frequent words that the tokenizer cuts into pieces become tokens; auto = where "
         "that is worth it",
     )

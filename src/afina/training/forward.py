@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +77,18 @@ def choose_forward(
     if config.model_type in PACKABLE and plain and not hasattr(model.backbone, "peft_config"):
         return PackedForward(model, torch.bfloat16 if precision == "bf16" else torch.float32, checkpointing)
     return PaddedForward(model, precision, device, max_length, checkpointing)
+
+
+def choose_precision(asked: str, device: torch.device) -> Literal["fp32", "bf16"]:
+    """The precision of matrix products: what is asked for, or bf16 where the hardware computes it fast."""
+    if asked == "fp32":
+        return "fp32"
+    if asked == "bf16":
+        return "bf16"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    # Without AMX tiles the processor emulates bfloat16 and is slower than in float32.
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
 
 
 class PackedForward:
@@ -160,7 +172,12 @@ class PaddedForward:
     ) -> None:
         self.model, self.precision, self.device, self.max_length = model, precision, device, max_length
         if checkpointing:
-            model.backbone.gradient_checkpointing_enable()
+            backbone: Any = model.backbone
+            # The name that transformers 5 has, or that of 4, whose own choice loses gradients of layers above
+            # frozen embeddings.
+            name = "activation_checkpointing_enable"
+            enable = getattr(backbone, name, None) or backbone.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         self.pad_token_id = int(model.backbone.config.pad_token_id or 0)
 
     def pairs(self) -> list[Pair]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import accelerate
 import numpy as np
@@ -20,12 +20,10 @@ import tokenizers
 import torch
 import transformers
 from accelerate import Accelerator
-from tokenizers import Tokenizer
 from torch import Tensor
 
 import afina
 from afina.adaptation.store import AdaptedBackbone, read_adapted
-from afina.adaptation.vocabulary import piece_ids
 from afina.errors import UserError
 from afina.evaluation.metrics import predict, prediction_metrics
 from afina.evaluation.thresholds import fit_thresholds
@@ -33,11 +31,11 @@ from afina.files import sha256
 from afina.labels import LabelSet, Task, encode_labels
 from afina.modeling.backbone import check_max_length, load_tokenizer, resolve_backbone, weight_files
 from afina.modeling.classifier import TextClassifier, load_pretrained
-from afina.modeling.lexical import LexicalScorer, fit_combination, fit_lexical
+from afina.modeling.lexical import LexicalScorer, fit_combination
 from afina.modeling.store import ClassifierConfig, save_classifier
 from afina.params.train import TrainParams
 from afina.progress import Progress
-from afina.runtime.encoding import TOKEN_BUDGET, Encoder, Ids, pad_batch, token_budget_batches
+from afina.runtime.encoding import Encoder
 from afina.training.batches import epoch_batches
 from afina.training.checkpoint import (
     EpochRecord,
@@ -51,9 +49,11 @@ from afina.training.checkpoint import (
     writing,
 )
 from afina.training.engine import Engine, Examples, NotFiniteError, Updated, freeze
-from afina.training.forward import choose_forward
+from afina.training.forward import choose_forward, choose_precision
+from afina.training.lexical import cut, fit_on_examples, lexical_logits, new_token_pieces
 from afina.training.loss import Objective, build_objective
 from afina.training.sampling import epoch_rows
+from afina.training.schedule import schedule
 
 HISTORY_COLUMNS = tuple(EpochRecord.__dataclass_fields__)
 
@@ -132,7 +132,7 @@ def train(
     lexical: LexicalScorer | None = None
     if params.lexical:
         pieces = new_token_pieces(files.folder, tokenizer_json, adapted.first_new_token)
-        lexical = _lexical(params, training, label_set, class_weights, tokenizer_json, pieces)
+        lexical = fit_on_examples(params, training, label_set, class_weights, tokenizer_json, pieces)
         # What the lexical model says of validation is added when an epoch is judged.
         validation = replace(validation, lexical=lexical_logits(lexical, validation.tokens, pad_token_id))
     training, validation = (cut(part, params.max_length) for part in (training, validation))
@@ -304,39 +304,6 @@ def train(
     )
 
 
-def choose_precision(asked: str, device: torch.device) -> Literal["fp32", "bf16"]:
-    """The precision of matrix products: what is asked for, or bf16 where the hardware computes it fast."""
-    if asked == "fp32":
-        return "fp32"
-    if asked == "bf16":
-        return "bf16"
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
-    # Without AMX tiles the processor emulates bfloat16 and is slower than in float32.
-    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
-
-
-def new_token_pieces(folder: Path, tokenizer_json: str, first_new: int | None) -> dict[int, list[int]]:
-    """What each new token was cut into before it was one.
-
-    Args:
-        folder: of the original backbone.
-        tokenizer_json: of the extended tokenizer.
-        first_new: id of the first new token; None: there is none.
-    """
-    if first_new is None:
-        return {}
-    original, _ = load_tokenizer(folder)
-    model = json.loads(original)["model"]
-    extended: dict[str, int] = json.loads(tokenizer_json)["model"]["vocab"]
-    prefix = model["continuing_subword_prefix"]
-    return {
-        number: piece_ids(token, model["vocab"], prefix)
-        for token, number in extended.items()
-        if number >= first_new
-    }
-
-
 def row_factors(backbone: Any, first_new: int | None, params: TrainParams) -> Tensor | None:
     """Factor (V,) on the learning rate of each token's embedding; None: 1 for all."""
     if first_new is None:
@@ -344,56 +311,6 @@ def row_factors(backbone: Any, first_new: int | None, params: TrainParams) -> Te
     factors = torch.ones(len(backbone.get_input_embeddings().weight))
     factors[first_new:] = params.new_token_learning_rate / params.learning_rate
     return factors
-
-
-def cut(examples: Examples, length: int) -> Examples:
-    """The examples as the backbone sees them: their first ``length`` tokens."""
-    return replace(examples, tokens=[tokens[:length] for tokens in examples.tokens])
-
-
-def lexical_logits(
-    scorer: LexicalScorer, tokens: Sequence[Ids], pad_token_id: int
-) -> npt.NDArray[np.float32]:
-    """Logits (n, L) of the lexical model."""
-    logits = np.zeros((len(tokens), len(scorer.bias)), dtype=np.float32)
-    with torch.inference_mode():
-        for batch in token_budget_batches([len(row) for row in tokens], TOKEN_BUDGET):
-            arrays = pad_batch([tokens[row] for row in batch], pad_token_id)
-            logits[batch] = scorer(*(torch.from_numpy(array) for array in arrays)).numpy()
-    return logits
-
-
-def _lexical(
-    params: TrainParams,
-    training: Examples,
-    label_set: LabelSet,
-    class_weights: dict[str, float] | None,
-    tokenizer_json: str,
-    pieces: dict[int, list[int]],
-) -> LexicalScorer:
-    """Fit the lexical model on the rows, and with the weights, that the backbone is trained on."""
-    vocabulary = Tokenizer.from_str(tokenizer_json).get_vocab_size(with_added_tokens=True)
-    weights = np.array([(class_weights or {}).get(label, 1.0) for label in label_set.labels])
-    tables = fit_lexical(
-        training.tokens,
-        training.targets,
-        label_set.task,
-        weights,
-        training.weights,
-        vocabulary,
-        params.lexical_order,
-        params.lexical_c,
-        pieces,
-    )
-    return LexicalScorer.from_tables(tables, params.lexical_order)
-
-
-def schedule(update: int, total: int, warmup: float) -> float:
-    """Share of the highest learning rate at ``update`` (0 = the first) of ``total``: linear, up then down."""
-    rising = round(warmup * total)
-    if update < rising:
-        return (update + 1) / rising
-    return (total - update) / max(total - rising, 1)
 
 
 def answers(logits: Tensor, task: Task) -> Tensor:
@@ -513,7 +430,15 @@ def _validate(
         raise UserError(f"train: validation loss of '{worst}' is not a number; lower train.learning_rate")
     mixture = None
     if validation.lexical is not None:
-        mixture = fit_combination(logits.numpy(), validation.lexical, validation.targets, task)
+        mixture = fit_combination(
+            logits.numpy(),
+            validation.lexical,
+            validation.targets,
+            task,
+            lambda mixed: macro_f1(
+                validation.targets, answers(torch.from_numpy(mixed), task).numpy(), labels, task
+            ),
+        )
         logits = logits * mixture[0] + torch.from_numpy(validation.lexical) * mixture[1]
     score = macro_f1(validation.targets, answers(logits, task).numpy(), labels, task)
     return _Scores(float(np.average(losses, weights=validation.weights)), score, mixture)
@@ -582,7 +507,14 @@ def _encode(split: str, table: pa.Table, label_set: LabelSet, encoder: Encoder) 
         )
     # A mean of 1 keeps learning rates and clipping comparable between weightings.
     factors = (weights / weights.mean()).astype(np.float32)
-    return Examples(table["id"].to_pylist(), encoder.encode(table["text"].to_pylist()), targets, factors)
+    names, tokens = table["id"].to_pylist(), encoder.encode(table["text"].to_pylist())
+    empty = next((name for name, row in zip(names, tokens, strict=True) if not len(row)), None)
+    if empty is not None:
+        raise UserError(
+            f"{split}: the text of id '{empty}' has no token, as the tokenizer of train.backbone adds no "
+            "special ones; use a backbone whose tokenizer.json has a post_processor"
+        )
+    return Examples(names, tokens, targets, factors)
 
 
 def _check_classes(training: Examples, label_set: LabelSet, class_weights: dict[str, float] | None) -> None:

@@ -417,35 +417,6 @@ def negative_tolerant_terms(logits: Tensor, scale: float) -> Terms:
 # -------------------------------------------------------------------------------------------- weights
 
 
-def example_factors(
-    row_weights: npt.NDArray[np.float64],
-    targets: npt.NDArray[Any],
-    labels: Sequence[str],
-    class_weights: dict[str, float] | None,
-    task: Task,
-) -> npt.NDArray[np.float32]:
-    """What each example's loss is multiplied with, float32 (n,), scaled to a mean of 1.
-
-    Multiclass: the row's weight times its class's. Multilabel: the row's weight (class weights act on the
-    positives of each label, see `example_losses`). The scaling keeps learning rates and clipping comparable
-    between weighting schemes. With an `Objective`, which has the class weights itself, give None for them.
-    """
-    factors = row_weights.astype(np.float64)
-    if class_weights is not None and task == "multiclass":
-        factors = factors * np.asarray([class_weights.get(label, 1.0) for label in labels])[targets]
-    mean = factors.mean()
-    return np.asarray(factors / mean if mean > 0 else factors, dtype=np.float32)
-
-
-def positive_weights(
-    labels: Sequence[str], class_weights: dict[str, float] | None, task: Task
-) -> Tensor | None:
-    """Class weights as the ``pos_weight`` (L,) of binary cross-entropy; None for multiclass."""
-    if class_weights is None or task == "multiclass":
-        return None
-    return torch.tensor([class_weights.get(label, 1.0) for label in labels], dtype=torch.float32)
-
-
 def _mean_one(weights: Floats, counts: Ints) -> Floats:
     """Weights (L,) scaled such that their mean over the rows is 1."""
     total = float(counts @ weights)
