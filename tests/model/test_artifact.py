@@ -90,6 +90,8 @@ def train(backbones: Callable[[Architecture], Path]) -> Callable[..., Trained]:
             task=task,
             labels=list(LABELS),
             max_length=40,
+            window=40,
+            lexical=None,
             pooling=pooling,
             head=[48],
             activation="gelu",

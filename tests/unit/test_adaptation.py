@@ -1,4 +1,4 @@
-"""The backbone adapted before fine-tuning: masks, the masked loss, what is saved, which texts are read."""
+"""The backbone adapted before fine-tuning: masked loss, new tokens, what is saved, which texts are read."""
 
 from __future__ import annotations
 
@@ -30,12 +30,25 @@ from afina.adaptation.store import read_adapted
 from afina.adaptation.texts import read_unlabelled
 from afina.errors import UserError
 from afina.files import read_json
+from afina.labels import LabelSet
 from afina.modeling.backbone import BackboneFiles, load_tokenizer, resolve_backbone
 from afina.modeling.classifier import load_pretrained
+from afina.modeling.inference import predict_logits
+from afina.modeling.store import load_classifier
 from afina.params.adapt import AdaptParams
 from afina.params.train import TrainParams
 from afina.runtime.encoding import Encoder, Ids, pad_batch
-from tiny import ARCHITECTURES, Architecture, build_tiny_backbone, tiny_messages, tiny_texts
+from afina.training.loop import train
+from tiny import (
+    ARCHITECTURES,
+    FILLER,
+    KEYWORDS,
+    LABELS,
+    Architecture,
+    build_tiny_backbone,
+    tiny_messages,
+    tiny_texts,
+)
 
 PIPELINE = Path(__file__).resolve().parents[2] / "pipeline"
 TEXTS = tiny_texts()[:80]
@@ -275,9 +288,10 @@ def test_batches_without_a_masked_token_change_nothing(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------- the folder
 
 
-def test_by_default_nothing_is_changed_and_nothing_but_the_record_saved(tmp_path: Path) -> None:
+def test_where_nothing_is_asked_for_nothing_but_the_record_is_saved(tmp_path: Path) -> None:
     files, folder = tiny(tmp_path), tmp_path / "adapted"
-    record = adapt_backbone(AdaptParams(), train_params(), files, TEXTS, 0, folder)
+    nothing = AdaptParams.parse({"vocabulary": "none"})
+    record = adapt_backbone(nothing, train_params(), files, TEXTS, 0, folder)
     assert not record.changed
     assert [path.name for path in folder.iterdir()] == ["adapted.json"]
     assert read_json(folder / "adapted.json") == {
@@ -293,6 +307,17 @@ def test_by_default_nothing_is_changed_and_nothing_but_the_record_saved(tmp_path
     }
     adapted = read_adapted(folder, files)
     assert (adapted.folder, adapted.files, adapted.first_new_token) == (files.folder, files, None)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_by_default_a_backbone_of_the_texts_language_is_left_as_it_is(
+    architecture: Architecture, tmp_path: Path
+) -> None:
+    files, folder = tiny(tmp_path, architecture), tmp_path / "adapted"
+    record = adapt_backbone(AdaptParams(), train_params(), files, TEXTS, 0, folder)
+    assert (record.changed, record.first_new_token, record.new_tokens) == (False, None, 0)
+    assert [path.name for path in folder.iterdir()] == ["adapted.json"]
+    assert read_adapted(folder, files).folder == files.folder
 
 
 def test_a_changed_backbone_keeps_the_originals_name_and_hash(tmp_path: Path) -> None:
@@ -343,6 +368,206 @@ def test_more_tokens_than_the_backbone_has_positions(
     train = TrainParams.parse({"device": "cpu", "max_length": 65})
     with pytest.raises(UserError, match=rf"{name}\.max_length: 65 is more than the 64 positions"):
         adapt_backbone(params, train, tiny(tmp_path), TEXTS, 0, tmp_path / "adapted")
+
+
+# --------------------------------------------------------------------------------- the vocabulary
+
+
+def foreign(tmp_path: Path) -> BackboneFiles:
+    """A BERT that knows all letters, and of words only those that all messages share."""
+    letters = [" ".join(f"{letter} x{letter}" for letter in "abcdefghijklmnopqrstuvwxyzáéíóúñ")]
+    folder = build_tiny_backbone(tmp_path / "bert", texts=[FILLER] * 3 + letters)
+    return resolve_backbone(str(folder))
+
+
+def extending(**changes: Any) -> AdaptParams:
+    return AdaptParams.parse({"vocabulary": "extend", "vocabulary_min_count": 3, "glossary": None} | changes)
+
+
+def table_of(folder: Path) -> torch.Tensor:
+    return load_pretrained(folder).get_input_embeddings().weight.detach()
+
+
+def test_frequent_words_become_tokens(tmp_path: Path) -> None:
+    files, folder = foreign(tmp_path), tmp_path / "adapted"
+    texts = tiny_messages(n=60)["text"].to_pylist()
+    original = table_of(files.folder)
+    record = adapt_backbone(extending(), train_params(), files, texts, 0, folder)
+    words = " ".join(KEYWORDS[: len(LABELS)]).split()
+    assert (record.changed, record.first_new_token) == (True, len(original))
+    assert record.new_tokens >= len(words)
+    assert record.texts == len(set(texts))
+    assert record.masked_loss == []
+
+    adapted = read_adapted(folder, files)
+    assert (adapted.folder, adapted.first_new_token) == (folder, len(original))
+    assert read_json(folder / "config.json")["vocab_size"] == len(original) + record.new_tokens
+    weights = table_of(adapted.folder)
+    assert weights.shape == (len(original) + record.new_tokens, 32)
+    assert torch.equal(weights[: len(original)], original)
+    before, pad = load_tokenizer(files.folder)
+    after, same_pad = load_tokenizer(adapted.folder)
+    assert pad == same_pad
+    for word in words:
+        (token,) = Encoder(after, 32, pad).encode([word])[0][1:-1]
+        pieces = Encoder(before, 32, pad).encode([word])[0][1:-1]
+        assert token >= len(original)
+        assert len(pieces) > 1
+        torch.testing.assert_close(weights[token], original[pieces].mean(dim=0))
+    # Nothing but the table is another one.
+    one, other = load_pretrained(files.folder).state_dict(), load_pretrained(folder).state_dict()
+    assert {name for name in one if not torch.equal(one[name], other[name])} == {
+        "embeddings.word_embeddings.weight"
+    }
+
+
+def test_equal_texts_in_any_order_give_an_equal_folder(tmp_path: Path) -> None:
+    files, texts = foreign(tmp_path), tiny_messages(n=60)["text"].to_pylist()
+    folders = [tmp_path / name for name in ("first", "again", "turned")]
+    for folder, given in zip(folders, (texts, texts, [*texts[::-1], texts[0]]), strict=True):
+        adapt_backbone(extending(), train_params(), files, given, 0, folder)
+    first, *others = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
+    assert others == [first, first]
+
+
+def test_a_glossary_says_where_new_tokens_start(tmp_path: Path) -> None:
+    files, folder = foreign(tmp_path), tmp_path / "adapted"
+    (tmp_path / "g.csv").write_text("word,meaning\nagua,calle\n", encoding="utf-8")
+    texts = tiny_messages(n=60)["text"].to_pylist()
+    params = extending(glossary=str(tmp_path / "g.csv"))
+    adapt_backbone(params, train_params(), files, texts, 0, folder)
+    new, known = Encoder(load_tokenizer(folder)[0], 32, 0).encode(["agua", "calle"])
+    assert len(known) == 3
+    weights = table_of(folder)
+    torch.testing.assert_close(weights[new[1]], weights[known[1]], rtol=0, atol=0)
+
+
+def test_at_most_so_many_tokens_and_none_that_is_rare(tmp_path: Path) -> None:
+    files, folder = foreign(tmp_path), tmp_path / "adapted"
+    texts = tiny_messages(n=60)["text"].to_pylist()
+    record = adapt_backbone(extending(vocabulary_max_size=2), train_params(), files, texts, 0, folder)
+    assert record.new_tokens == 2
+    record = adapt_backbone(extending(vocabulary_min_count=10_000), train_params(), files, texts, 0, folder)
+    assert (record.changed, record.first_new_token) == (False, None)
+    assert [path.name for path in folder.iterdir()] == ["adapted.json"]
+
+
+def test_auto_extends_where_words_are_cut_into_many_pieces(tmp_path: Path) -> None:
+    files, folder = foreign(tmp_path), tmp_path / "adapted"
+    words = [" ".join(KEYWORDS)] * 4
+    auto = extending(vocabulary="auto")
+    assert adapt_backbone(
+        auto, train_params(), files, [f"{n} {words[0]}" for n in range(4)], 0, folder
+    ).changed
+    assert not adapt_backbone(auto, train_params(), files, [FILLER] * 4, 0, folder).changed
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "modernbert", "xlm-roberta"])
+def test_other_vocabularies_cannot_be_extended_and_auto_leaves_them_alone(
+    architecture: Architecture, tmp_path: Path
+) -> None:
+    files, folder = tiny(tmp_path, architecture), tmp_path / "adapted"
+    texts = ["cqxzw kwxqz zzkqw"] * 5
+    for glossary in (None, "auto"):
+        with pytest.raises(UserError, match=r"adapt\.vocabulary: .*set it to none"):
+            adapt_backbone(extending(glossary=glossary), train_params(), files, texts, 0, folder)
+    assert not folder.exists()
+    assert not adapt_backbone(extending(vocabulary="auto"), train_params(), files, texts, 0, folder).changed
+
+
+def test_new_tokens_are_taught_by_masked_language_modelling(tmp_path: Path) -> None:
+    files = foreign(tmp_path)
+    texts = tiny_messages(n=60)["text"].to_pylist()
+    plain, taught = tmp_path / "plain", tmp_path / "taught"
+    adapt_backbone(extending(), train_params(), files, texts, 0, plain)
+    record = adapt_backbone(extending(**LEARNING), train_params(), files, texts, 0, taught)
+    assert len(record.masked_loss) == 4
+    assert record.new_tokens > 0
+    assert load_tokenizer(taught) == load_tokenizer(plain)
+    first = record.first_new_token
+    moved = (table_of(taught) - table_of(plain)).abs().amax(dim=1)
+    assert (moved[first:] > 1e-3).all()
+
+
+def fine_tune(tmp_path: Path, files: BackboneFiles, name: str, **changes: Any) -> Path:
+    """Train an epoch on the backbone in the folder ``adapted``; where the classifier is."""
+    values = {
+        "backbone": str(files.folder),
+        "max_length": 32,
+        "epochs": 1,
+        "batch_size": 8,
+        "weight_decay": 0.0,
+        "precision": "fp32",
+        "device": "cpu",
+        "threads": 1,
+        "lexical_length": 40,
+    }
+    train(
+        TrainParams.parse(values | changes),
+        tiny_messages(n=40),
+        tiny_messages(n=21, seed=1),
+        LabelSet("multiclass", LABELS, cleaning={"steps": []}),
+        None,
+        0,
+        tmp_path / name,
+        tmp_path / f"{name}-checkpoints",
+        tmp_path / "adapted",
+    )
+    return tmp_path / name
+
+
+def test_new_tokens_are_fine_tuned_at_a_rate_of_their_own(tmp_path: Path) -> None:
+    files, folder = foreign(tmp_path), tmp_path / "adapted"
+    texts = tiny_messages(n=40)["text"].to_pylist()
+    record = adapt_backbone(extending(), train_params(), files, texts, 0, folder)
+    first, before = len(table_of(files.folder)), table_of(folder)
+    used = np.unique(np.concatenate(encoded(resolve_backbone(str(folder)), texts)))
+    old, new = used[used < first], used[used >= first]
+    assert len(new) >= len(" ".join(KEYWORDS[: len(LABELS)]).split())
+
+    def moved(name: str, old_rate: float, new_rate: float) -> torch.Tensor:
+        rates = {"learning_rate": old_rate, "new_token_learning_rate": new_rate}
+        classifier = fine_tune(tmp_path, files, name, lexical=False, **rates)
+        loaded, encoder, config = load_classifier(classifier)
+        assert (config.backbone, config.backbone_sha256) == ("bert", files.sha256)
+        assert encoder.encode(["agua"])[0][1] >= first
+        after = loaded.backbone.get_input_embeddings().weight.detach()
+        assert after.shape == (first + record.new_tokens, 32)
+        return (after - before).abs().amax(dim=1)
+
+    only_new, only_old = moved("new", 1e-9, 1e-2), moved("old", 1e-2, 1e-9)
+    assert only_new[new].min() > 1e-3 > 1e-6 > only_new[old].max()
+    assert only_old[old].min() > 1e-3 > 1e-6 > only_old[new].max()
+
+
+def test_the_lexical_model_knows_what_new_tokens_were_cut_into(tmp_path: Path) -> None:
+    files, folder = foreign(tmp_path), tmp_path / "adapted"
+    texts = tiny_messages(n=40)["text"].to_pylist()
+    record = adapt_backbone(extending(), train_params(), files, texts, 0, folder)
+    model, encoder, config = load_classifier(fine_tune(tmp_path, files, "classifier"))
+    assert (config.window, config.max_length) == (32, 40)
+    assert model.lexical is not None
+    assert len(model.lexical.tokens) == len(table_of(files.folder)) + record.new_tokens
+    assert predict_logits(model, encoder, texts).shape == (40, 3)
+    # The last column adds up: itself, its pieces, and their n-grams.
+    (token,) = encoder.encode(["tubería"])[0][1:-1]
+    pieces = Encoder(load_tokenizer(files.folder)[0], 32, 0).encode(["tubería"])[0][1:-1]
+    squares = model.lexical.tokens[:, -1]
+    assert squares[token] > squares[pieces].sum() > 0
+
+
+@pytest.mark.parametrize("extend", [False, True])
+def test_a_table_with_more_rows_than_the_tokenizer_has_tokens(extend: bool, tmp_path: Path) -> None:
+    files = foreign(tmp_path)
+    backbone = load_pretrained(files.folder)
+    backbone.resize_token_embeddings(len(table_of(files.folder)) + 9, mean_resizing=False)
+    backbone.save_pretrained(str(files.folder))
+    files = resolve_backbone(str(files.folder))
+    texts = tiny_messages(n=40)["text"].to_pylist()
+    params = extending() if extend else AdaptParams.parse({"vocabulary": "none"})
+    adapt_backbone(params, train_params(), files, texts, 0, tmp_path / "adapted")
+    model, encoder, _ = load_classifier(fine_tune(tmp_path, files, "classifier"))
+    assert predict_logits(model, encoder, texts).shape == (40, 3)
 
 
 # ------------------------------------------------------------------------------ texts without labels

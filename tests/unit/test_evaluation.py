@@ -336,6 +336,8 @@ def save_tiny_classifier(folder: Path, backbone: Path, task: Task) -> None:
         task=task,
         labels=list(LABELS),
         max_length=32,
+        window=32,
+        lexical=None,
         pooling="mean",
         head=[],
         activation="relu",

@@ -21,6 +21,7 @@ from afina.modeling.classifier import (
     pool,
 )
 from afina.modeling.inference import predict_logits
+from afina.modeling.lexical import LexicalScorer
 from afina.modeling.store import ClassifierConfig, load_classifier, read_config, save_classifier
 from afina.runtime.encoding import Encoder, pad_batch
 from tiny import ARCHITECTURES, LABELS, Architecture, build_tiny_backbone, tiny_messages
@@ -44,6 +45,8 @@ def config_for(encoder: Encoder, model: TextClassifier, **changes: object) -> Cl
         "task": "multiclass",
         "labels": list(LABELS),
         "max_length": 32,
+        "window": 32,
+        "lexical": None,
         "pooling": model.pooling,
         "head": [],
         "activation": "relu",
@@ -57,6 +60,18 @@ def config_for(encoder: Encoder, model: TextClassifier, **changes: object) -> Cl
         "train_data_sha256": "1" * 64,
     }
     return ClassifierConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+def add_lexical(model: TextClassifier, window: int, order: int = 3, buckets: int = 256) -> LexicalScorer:
+    """Give a classifier a lexical model of random weights, as large as what the backbone says."""
+    draw = torch.Generator().manual_seed(1)
+    scorer = LexicalScorer(len(model.backbone.get_input_embeddings().weight), buckets, len(LABELS), order)
+    for table in (scorer.tokens, scorer.grams):
+        table.copy_(torch.randn(table.shape, generator=draw))
+        table[:, -1].abs_()
+    scorer.bias.copy_(torch.tensor([0.5, -1.0, 2.0]))
+    model.add_lexical(scorer, (0.75, 1.5), window)
+    return scorer
 
 
 def test_pooling_leaves_padding_out() -> None:
@@ -135,6 +150,95 @@ def test_saved_and_loaded_again_it_says_the_same(architecture: Architecture, tmp
     )
     assert str(tmp_path) not in (tmp_path / "c" / "config.json").read_text(encoding="utf-8")
     assert not any("pooler" in name for name in load_file(tmp_path / "c" / "model.safetensors"))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_saved_with_its_lexical_model_it_says_the_same(architecture: Architecture, tmp_path: Path) -> None:
+    model, encoder, tokenizer_json = make(tmp_path / "b", architecture)
+    plain = predict_logits(model, encoder, TEXTS)
+    scorer = add_lexical(model, 10, order=2, buckets=128)
+    rows = len(model.backbone.get_input_embeddings().weight)
+    assert scorer.shape() == {"vocabulary": rows, "buckets": 128, "order": 2}
+    config = config_for(encoder, model, window=10, lexical=scorer.shape())
+    save_classifier(tmp_path / "c", model, model.backbone.config.to_diff_dict(), tokenizer_json, config)
+    weights = load_file(tmp_path / "c" / "model.safetensors")
+    assert weights["mixture"].tolist() == [0.75, 1.5]
+    state = torch.get_rng_state()
+    loaded, loaded_encoder, loaded_config = load_classifier(tmp_path / "c")
+    assert torch.equal(state, torch.get_rng_state())
+    assert loaded_config == config
+    assert loaded.lexical is not None
+    assert (loaded.window, loaded.lexical.order, loaded.lexical.buckets) == (10, 2, 128)
+    expected = predict_logits(model, encoder, TEXTS)
+    np.testing.assert_array_equal(predict_logits(loaded, loaded_encoder, TEXTS), expected)
+    assert np.abs(expected - plain).max() > 0.5
+
+
+@pytest.mark.parametrize("change", [{"buckets": 64}, {"vocabulary": 7}, None])
+def test_tables_of_another_size_do_not_fit(change: dict[str, int] | None, tmp_path: Path) -> None:
+    model, encoder, tokenizer_json = make(tmp_path / "b")
+    shape = add_lexical(model, 32).shape()
+    config = config_for(encoder, model, lexical=None if change is None else shape | change)
+    save_classifier(tmp_path / "c", model, model.backbone.config.to_diff_dict(), tokenizer_json, config)
+    with pytest.raises(UserError, match=r"model\.safetensors: weights do not fit"):
+        load_classifier(tmp_path / "c")
+
+
+def test_a_classifier_of_the_first_schema_is_not_of_this_version(tmp_path: Path) -> None:
+    model, encoder, tokenizer_json = make(tmp_path / "b")
+    save_classifier(
+        tmp_path / "c",
+        model,
+        model.backbone.config.to_diff_dict(),
+        tokenizer_json,
+        config_for(encoder, model),
+    )
+    path = tmp_path / "c" / "classifier.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    assert values["schema_version"] == 2
+    older = {key: value for key, value in values.items() if key not in ("window", "lexical")}
+    path.write_text(json.dumps(older | {"schema_version": 1}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"classifier\.json: not a classifier of this version .*dvc repro"):
+        read_config(tmp_path / "c")
+
+
+def test_the_sum_of_two_opinions(tmp_path: Path) -> None:
+    model, encoder, _ = make(tmp_path / "b")
+    scorer = add_lexical(model, 10)
+    batch = [torch.from_numpy(part) for part in pad_batch(encoder.encode(TEXTS), encoder.pad_token_id)]
+    with torch.no_grad():
+        backbone = model.backbone_logits(*(part[:, :10] for part in batch))
+        torch.testing.assert_close(model(*batch), 0.75 * backbone + 1.5 * scorer(*batch))
+        model.add_lexical(scorer, (1.0, 0.0), 10)
+        torch.testing.assert_close(model(*batch), backbone)
+    assert not {name for name, _ in model.named_parameters() if "lexical" in name or "mixture" in name}
+
+
+def test_tokens_beyond_the_window_reach_the_lexical_model_alone(tmp_path: Path) -> None:
+    model, _, _ = make(tmp_path / "b")
+    scorer = add_lexical(model, 10)
+    ids = torch.randint(5, 200, (4, 25), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    beyond, within = ids.clone(), ids.clone()
+    beyond[:, 10] += 1  # the first that the backbone does not see
+    within[:, 9] += 1
+    with torch.no_grad():
+        for changed, backbone_differs in ((beyond, False), (within, True)):
+            lexical = scorer(changed, mask) - scorer(ids, mask)
+            total = model(changed, mask) - model(ids, mask)
+            assert (lexical.abs().amax(dim=1) > 1e-3).all()
+            assert torch.allclose(total, 1.5 * lexical, rtol=0, atol=1e-5) != backbone_differs
+        # More tokens than the backbone has positions are no trouble.
+        longer = torch.randint(5, 200, (2, 150), generator=torch.Generator().manual_seed(0))
+        assert model(longer, torch.ones_like(longer)).shape == (2, 3)
+
+
+def test_in_bfloat16_the_lexical_model_stays_exact(tmp_path: Path) -> None:
+    model, encoder, _ = make(tmp_path / "b")
+    scorer = add_lexical(model, 10)
+    model.add_lexical(scorer, (0.0, 1.0), 10)
+    half = predict_logits(model, encoder, TEXTS, precision="bf16")
+    np.testing.assert_allclose(half, predict_logits(model, encoder, TEXTS), atol=1e-5)
 
 
 def test_saving_replaces_the_folder_and_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -242,6 +242,10 @@ class LexicalScorer(nn.Module):
         scorer.bias.copy_(torch.from_numpy(tables.bias))
         return scorer
 
+    def shape(self) -> dict[str, int]:
+        """What it takes, labels apart, to make another one that its weights fit."""
+        return {"vocabulary": len(self.tokens), "buckets": self.buckets, "order": self.order}
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits (B, L) float32 of token ids and mask, int64 (B, T), padding on the right."""
         mask = attention_mask.unsqueeze(-1).to(self.tokens.dtype)

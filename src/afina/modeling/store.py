@@ -32,7 +32,7 @@ class ClassifierConfig:
     labels: list[str]  # in the order of the logits
     max_length: int  # tokens of a text, special tokens included
     window: int  # of these, tokens that the backbone sees
-    lexical: dict[str, int] | None  # order and buckets of the lexical model, where there is one
+    lexical: dict[str, int] | None  # `LexicalScorer.shape`, where there is one
     pooling: Pooling
     head: list[int]
     activation: Activation
@@ -108,10 +108,7 @@ def load_classifier(
             backbone, len(config.labels), config.pooling, config.head, config.activation, config.dropout
         )
         if config.lexical is not None:
-            vocabulary = len(backbone.get_input_embeddings().weight)
-            scorer = LexicalScorer(
-                vocabulary, config.lexical["buckets"], len(config.labels), config.lexical["order"]
-            )
+            scorer = LexicalScorer(label_count=len(config.labels), **config.lexical)
             model.add_lexical(scorer, (1.0, 1.0), config.window)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS), strict=True)

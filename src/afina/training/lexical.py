@@ -56,7 +56,8 @@ def fit_on_examples(
         training: whole texts, as long as the lexical model is to see them.
         pieces: see `new_token_pieces`.
     """
-    vocabulary = Tokenizer.from_str(tokenizer_json).get_vocab_size(with_added_tokens=True)
+    # The largest id, not the number of tokens: a backbone's table may have rows that no token uses.
+    vocabulary = max(Tokenizer.from_str(tokenizer_json).get_vocab(with_added_tokens=True).values()) + 1
     weights = np.array([(class_weights or {}).get(label, 1.0) for label in label_set.labels])
     tables = fit_lexical(
         training.tokens,
