@@ -40,6 +40,7 @@ FILES: dict[str, dict[str, str]] = {
 VARIANTS = {
     "sinco": [{"balance.strategy": name} for name in ("none", "oversample", "undersample", "class_weights")]
 }
+PLAIN = {"train.lexical": False, "adapt.vocabulary": "none"}
 # recipe -> what else a backbone a fifth of the named size wants: beside a deep head of random weights it
 # learns next to nothing at the learning rate that suits a single linear layer.
 SMALL: dict[str, dict[str, Any]] = {
@@ -65,6 +66,9 @@ def main() -> None:
         "--data", type=Path, default=Path("../shared/data"), help="folder with the real data sets"
     )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "recipes.json")
+    parser.add_argument(
+        "--plain", action="store_true", help="without the lexical model and without new tokens"
+    )
     arguments = parser.parse_args()
     for recipe in arguments.recipes:
         if recipe not in FILES:
@@ -76,7 +80,7 @@ def main() -> None:
             print(f"{recipe}: skipped, {arguments.data / missing[0]} is absent", file=sys.stderr)
             continue
         for variant in VARIANTS.get(recipe, [{}]):
-            row = run(recipe, variant, arguments.data)
+            row = run(recipe, variant | (PLAIN if arguments.plain else {}), arguments.data)
             rows = [old for old in rows if (old["recipe"], old["variant"]) != (row["recipe"], row["variant"])]
             rows.append(row)
             arguments.out.write_text(json.dumps(rows, indent=2) + "\n")

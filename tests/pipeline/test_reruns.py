@@ -28,6 +28,11 @@ OTHER_VALUES: dict[str, Any] = {
     "clean.other": "otros",
     "adapt.unlabelled": [{"path": "data/source/mensajes.csv", "text": "texto"}],
 }
+# Parameters that are valid only with another one of their section: what that one is then.
+TOGETHER: dict[str, dict[str, Any]] = {
+    "balance.augment": {"augment_target": 50},
+    "balance.augment_target": {"augment": ["typo"]},
+}
 
 
 def readers(name: str) -> set[str]:
@@ -142,7 +147,8 @@ def test_a_changed_parameter_names_the_stages_that_read_it(
     after = deepcopy(before)
     section, _, field = name.partition(".")
     if field:
-        after[section][field] = another_value(MODELS[section], before[section], field)
+        after[section] |= TOGETHER.get(name, {})
+        after[section][field] = another_value(MODELS[section], after[section], field)
     else:
         after[name] = before[name] + 1
     write_params(finished.root, after)

@@ -29,6 +29,7 @@ from afina.modeling.lexical import (
     LexicalScorer,
     LexicalTables,
     bucket_count,
+    calibration_loss,
     fit_combination,
     fit_lexical,
     gram_hashes,
@@ -569,3 +570,28 @@ def test_equal_neighbours_in_the_hash_are_rare() -> None:
     shared = sum(one == other for one, other in pairwise(rows))
     # Of n balls in m bins, n - m (1 - (1 - 1/m)^n) fall on another: 743 here.
     assert shared == pytest.approx(743, rel=0.15)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_rows_without_a_mistake_do_not_make_the_sum_sure(task: Task) -> None:
+    classes = np.repeat(np.arange(3), 8)
+    targets = classes if task == "multiclass" else np.eye(3, dtype=np.int8)[classes]
+    right = (np.eye(3, dtype=np.float32)[classes] - 0.5) * 40
+    one, other = fit_combination(right, right, targets, task, lambda _: 1.0)
+    assert one == pytest.approx(other)  # all shares score alike: both are heard
+    mixed = torch.from_numpy(right) * (one + other)
+    probability = mixed.softmax(1) if task == "multiclass" else mixed.sigmoid()
+    # Platt's target of a class of eight rows: 9 of 10.
+    assert 0.85 < float(probability[classes == 0, 0].min()) < 0.95
+
+
+def test_each_class_has_the_same_say_in_the_scale() -> None:
+    logits = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    repeated = np.concatenate([logits, np.repeat(logits[3:], 2, axis=0)])
+    once = calibration_loss(logits, np.array([0, 0, 0, 1]), "multiclass")
+    losses = np.log(1 + np.exp(-1.0))
+    moved = 0.5 * (1 / 5) + 0.5 * (1 / 3)  # of the classes of three rows and of one
+    expected = losses * (1 - moved / 2) + (losses + 1) * moved / 2
+    assert once == pytest.approx(expected)
+    balanced = calibration_loss(repeated, np.array([0, 0, 0, 1, 1, 1]), "multiclass")
+    assert balanced == pytest.approx(losses * (1 - 0.1) + (losses + 1) * 0.1)
