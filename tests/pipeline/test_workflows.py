@@ -196,8 +196,8 @@ def test_pull_request_is_compared_with_its_merge_base(template: Project, tmp_pat
     origin = template.copy_to(tmp_path / "origin")
     fork = origin.git("rev-parse", "HEAD")
     origin.git("checkout", "--quiet", "-b", "shorter")
-    origin.set(train__epochs=1)
-    origin.commit("One epoch")
+    origin.set(train__lexical=False)
+    origin.commit("The backbone alone")
     origin.git("checkout", "--quiet", "main")
     origin.set(clean__min_support=7)
     origin.commit("A parameter that the branch does not have")
@@ -216,7 +216,7 @@ def test_pull_request_is_compared_with_its_merge_base(template: Project, tmp_pat
     ]
     assert any("test.macro_f1" in line for line in metrics), runner.summary
     params = section(runner.summary, "Parameters")
-    assert [line.split("|")[2].strip() for line in params[2:]] == ["train.epochs"]
+    assert [line.split("|")[2].strip() for line in params[2:]] == ["train.lexical"]
     assert (clone.root / "models" / "onnx" / "model.onnx").is_file()
     # No remote is configured, and the step says so.
     assert "nothing to pull" in runner.logs["Pull data"].out
