@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,6 @@ from afina.modeling.backbone import BackboneFiles, load_tokenizer, max_positions
 from afina.params.adapt import AdaptParams
 from afina.params.train import TrainParams
 from afina.runtime.encoding import Encoder
-
-if TYPE_CHECKING:  # torch takes seconds to import, and a backbone left as it is needs none
-    import torch
 
 
 def adapt_backbone(
@@ -50,16 +47,18 @@ def adapt_backbone(
         save_adapted(folder, record)
         return record
 
+    # These take seconds to import, and a backbone left as it is needs none of them.
     import torch
 
     from afina.modeling.classifier import load_pretrained
+    from afina.training.forward import choose_attention, choose_device, choose_precision
 
     if train.threads is not None:
         torch.set_num_threads(train.threads)
     max_length = _max_length(params, train, files)
-    device = _device(train.device)
+    device = choose_device(train.device)
     tokenizer_json, pad_token_id = load_tokenizer(files.folder)
-    backbone = load_pretrained(files.folder, "eager" if device.type == "cpu" else "sdpa")
+    backbone = load_pretrained(files.folder, choose_attention(device))
     distinct = list(dict.fromkeys(texts))
 
     known = len(backbone.get_input_embeddings().weight)
@@ -69,7 +68,6 @@ def adapt_backbone(
     losses: list[float] = []
     if params.epochs:
         from afina.adaptation.masked import find_masking, train_masked
-        from afina.training.forward import choose_precision
 
         losses = train_masked(
             backbone.to(device),
@@ -122,7 +120,7 @@ def _record(
 ) -> Adaptation:
     return Adaptation(
         changed=bool(losses) or first_new_token is not None,
-        backbone=files.name if files.source != "folder" else files.folder.name,
+        backbone=files.public_name,
         revision=files.revision,
         sha256=files.sha256,
         licence=files.licence,
@@ -141,12 +139,3 @@ def _max_length(params: AdaptParams, train: TrainParams, files: BackboneFiles) -
     if limit is not None and length > limit:
         raise UserError(f"{name}: {length} is more than the {limit} positions of {files.name}")
     return length
-
-
-def _device(asked: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    import torch
-
-    found = torch.cuda.is_available()
-    if asked == "cuda" and not found:
-        raise UserError("train.device: cuda asked for, but torch finds no GPU; set it to auto or cpu")
-    return torch.device("cuda" if found and asked != "cpu" else "cpu")

@@ -69,7 +69,7 @@ def extend_vocabulary(
         UserError: the tokenizer is not a WordPiece one.
     """
     settings = json.loads(tokenizer_json)
-    if settings["model"].get("type", "WordPiece") != "WordPiece":
+    if not _is_wordpiece(settings):
         raise UserError(
             f"adapt.vocabulary: the backbone's tokenizer is a {settings['model']['type']} one; only "
             "WordPiece vocabularies (BERT, DistilBERT) can be extended; set it to none"
@@ -93,6 +93,11 @@ def extend_vocabulary(
     settings["model"]["vocab"] = vocabulary | {token: first + number for number, token in enumerate(new)}
     table = np.concatenate([embeddings, np.stack(rows)]) if rows else embeddings
     return Extended(json.dumps(settings, ensure_ascii=False), table.astype(np.float32), new, translated)
+
+
+def _is_wordpiece(settings: Mapping[str, Any]) -> bool:
+    """Of the contents of a ``tokenizer.json``."""
+    return bool(settings["model"].get("type", "WordPiece") == "WordPiece")
 
 
 def word_counts(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
@@ -198,10 +203,7 @@ def choose_glossary(
 
 def worth_extending(tokenizer_json: str, texts: Sequence[str]) -> bool:
     """Whether the vocabulary fits the texts badly: a WordPiece one that cuts words into many pieces."""
-    settings = json.loads(tokenizer_json)
-    if settings["model"].get("type", "WordPiece") != "WordPiece":
-        return False
-    return pieces_per_word(tokenizer_json, texts) > MANY_PIECES
+    return _is_wordpiece(json.loads(tokenizer_json)) and pieces_per_word(tokenizer_json, texts) > MANY_PIECES
 
 
 def pieces_per_word(tokenizer_json: str, texts: Sequence[str]) -> float:

@@ -62,6 +62,11 @@ class BackboneFiles:
     sha256: str  # of the weights
     licence: str | None  # as the model card states it
 
+    @property
+    def public_name(self) -> str:
+        """What a model may say of where it comes from: of a folder its last part, not the path to it."""
+        return self.folder.name if self.source == "folder" else self.name
+
 
 def resolve_backbone(name: str, revision: str | None = None) -> BackboneFiles:
     """Find a backbone: a local folder, else the hub's cache, else an installed package, else the hub.
@@ -155,18 +160,21 @@ def _describe(name: str, folder: Path, source: str, revision: str | None) -> Bac
             f"train.backbone: {name}: architecture '{kind}' is not supported; "
             f"known: {', '.join(ARCHITECTURES)}"
         )
-    weights = weight_files(folder)
-    if not weights:
+    if not weight_files(folder):
         raise UserError(
             f"train.backbone: {name}: no model.safetensors in it; "
             "only safetensors weights are read, never .bin or .pt"
         )
-    digest = sha256(weights[0])
-    if len(weights) > 1:
-        digest = hashlib.sha256("".join(sha256(path) for path in weights).encode()).hexdigest()
+    digest = weights_sha256(folder)
     pinned = next((model for model in PACKAGED.values() if model.sha256 == digest), None)
     licence = pinned.licence if pinned is not None else _card_licence(folder)
     return BackboneFiles(name, folder, source, revision, digest, licence)
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hash of a model's weights: that of its one file, or of its shards' hashes."""
+    hashes = [sha256(path) for path in weight_files(folder)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from afina.errors import UserError
 from afina.modeling.classifier import TextClassifier, pool
 from afina.modeling.packed import PACKABLE, PackedEncoder, PackedIndex, Unpack, layer_modules, pack
 from afina.runtime.encoding import TOKEN_BUDGET, Ids, pad_batch, token_budget_batches
@@ -74,9 +75,26 @@ def choose_forward(
     """
     config = model.backbone.config
     plain = getattr(config, "position_embedding_type", "absolute") in (None, "absolute")
-    if config.model_type in PACKABLE and plain and not hasattr(model.backbone, "peft_config"):
+    if config.model_type in PACKABLE and plain:
         return PackedForward(model, torch.bfloat16 if precision == "bf16" else torch.float32, checkpointing)
     return PaddedForward(model, precision, device, max_length, checkpointing)
+
+
+def choose_device(asked: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device asked for, or the GPU where there is one.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    found = torch.cuda.is_available()
+    if asked == "cuda" and not found:
+        raise UserError("train.device: cuda asked for, but torch finds no GPU; set it to auto or cpu")
+    return torch.device("cuda" if found and asked != "cpu" else "cpu")
+
+
+def choose_attention(device: torch.device) -> str:
+    """Transformers' ``attn_implementation``: on processors the plain one is the faster one."""
+    return "eager" if device.type == "cpu" else "sdpa"
 
 
 def choose_precision(asked: str, device: torch.device) -> Literal["fp32", "bf16"]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import accelerate
 import numpy as np
@@ -27,9 +27,8 @@ from afina.adaptation.store import AdaptedBackbone, read_adapted
 from afina.errors import UserError
 from afina.evaluation.metrics import predict, prediction_metrics
 from afina.evaluation.thresholds import fit_thresholds
-from afina.files import sha256
 from afina.labels import LabelSet, Task, encode_labels
-from afina.modeling.backbone import check_max_length, load_tokenizer, resolve_backbone, weight_files
+from afina.modeling.backbone import check_max_length, load_tokenizer, resolve_backbone, weights_sha256
 from afina.modeling.classifier import TextClassifier, load_pretrained
 from afina.modeling.lexical import LexicalScorer, fit_combination
 from afina.modeling.store import ClassifierConfig, save_classifier
@@ -49,7 +48,7 @@ from afina.training.checkpoint import (
     writing,
 )
 from afina.training.engine import Engine, Examples, NotFiniteError, Updated, freeze
-from afina.training.forward import choose_forward, choose_precision
+from afina.training.forward import choose_attention, choose_device, choose_forward, choose_precision
 from afina.training.lexical import cut, fit_on_examples, lexical_logits, new_token_pieces
 from afina.training.loss import Objective, build_objective
 from afina.training.sampling import epoch_rows
@@ -142,7 +141,7 @@ def train(
 
     # Model.
     torch.manual_seed(seed)
-    backbone = load_pretrained(adapted.folder, _attention(device), params.backbone_dropout)
+    backbone = load_pretrained(adapted.folder, choose_attention(device), params.backbone_dropout)
     raw = TextClassifier(
         backbone, len(labels), params.pooling, params.head, params.activation, params.dropout
     ).to(device)
@@ -180,7 +179,7 @@ def train(
             "validation": table_sha256(validation_table),
             "labels": [task, *labels],
             "class_weights": class_weights,
-            "backbone": [sha256(path) for path in weight_files(adapted.folder)],
+            "backbone": weights_sha256(adapted.folder),
             "tokenizer": hashlib.sha256(tokenizer_json.encode()).hexdigest(),
             "precision": precision,
             "code": code_version(),
@@ -283,7 +282,7 @@ def train(
             activation=params.activation,
             dropout=params.dropout,
             pad_token_id=pad_token_id,
-            backbone=files.name if files.source != "folder" else files.folder.name,
+            backbone=files.public_name,
             backbone_revision=files.revision,
             backbone_sha256=files.sha256,
             backbone_licence=files.licence,
@@ -477,15 +476,9 @@ def _on_main(accelerator: Accelerator, answer: bool) -> bool:
     return bool(_total(accelerator, torch.tensor(int(answer and accelerator.is_main_process))))
 
 
-def _accelerator(device: str) -> Accelerator:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("train.device: cuda asked for, but torch finds no GPU; set it to auto or cpu")
+def _accelerator(device: Literal["auto", "cpu", "cuda"]) -> Accelerator:
+    choose_device(device)  # one that is not there is an error; which GPU is a process's own, accelerate knows
     return Accelerator(cpu=device == "cpu", mixed_precision="no")
-
-
-def _attention(device: torch.device) -> str:
-    """On processors the plain implementation is the faster one."""
-    return "eager" if device.type == "cpu" else "sdpa"
 
 
 def _encode(split: str, table: pa.Table, label_set: LabelSet, encoder: Encoder) -> Examples:
