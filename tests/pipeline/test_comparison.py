@@ -30,9 +30,9 @@ def test_metrics_and_params_differ_between_two_commits(
     assert all(name in table for name in changes)
 
     params = project.dvc("params", "diff", "HEAD~1", "--md").out.splitlines()
-    assert len([line for line in params if line.startswith("| params.yaml")]) == 1
-    assert "balance.strategy" in params[2]
-    assert "oversample" in params[2]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in params]
+    changed = {row[1]: row[-1] for row in cells if row[:1] == ["params.yaml"]}
+    assert changed == {"balance.strategy": "oversample", "train.lexical": "False"}
 
 
 def test_experiments_run_from_a_queue_and_are_listed_with_their_parameters(
