@@ -46,7 +46,7 @@ $(VENV)/.pipeline: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.pipeline
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[pipeline,sql,postgres,mongo,ssh,dev]"
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[pipeline,lora,sql,postgres,mongo,ssh,dev]"
 	@touch $@
 
 clean:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 import transformers
@@ -209,9 +210,18 @@ def test_which_models_are_packed() -> None:
     relative = TextClassifier(make_backbone("bert"), 3)
     relative.backbone.config.position_embedding_type = "relative_key"
     assert isinstance(choose_forward(relative, "bf16", CPU, 32), PaddedForward)
-    adapted = TextClassifier(make_backbone("bert"), 3)
-    adapted.backbone.peft_config = {}
-    assert isinstance(choose_forward(adapted, "fp32", CPU, 32), PaddedForward)
+
+
+@pytest.mark.parametrize("model_type", PACKABLE)
+def test_a_backbone_with_adapters_is_not_packed(model_type: str) -> None:
+    """One adapted layer is enough, whichever it is."""
+    backbone = make_backbone(model_type)
+    names = [name for name, module in backbone.named_modules() if isinstance(module, torch.nn.Linear)]
+    assert len(names) == 2 * 6  # what `is_packable` looks at is all there is
+    for name in names:
+        adapted = TextClassifier(make_backbone(model_type), 3)
+        peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=[name]), adapted.backbone)
+        assert isinstance(choose_forward(adapted, "fp32", CPU, 32), PaddedForward), name
 
 
 # --------------------------------------------------------------------------------------- what may not leak

@@ -84,6 +84,23 @@ class TrainParams(Section):
         description="what of the backbone is not trained: nothing, its embeddings, all of it, or a number: "
         "embeddings and so many layers",
     )
+    lora_rank: int = Field(
+        0,
+        ge=0,
+        description="LoRA (Hu 2022): rank of the adapters that are trained, at learning_rate, in place of "
+        "the backbone's weights and merged into them at the end; 0 = none; needs `afina[lora]`",
+    )
+    lora_alpha: float = Field(
+        16.0,
+        gt=0,
+        le=10000,
+        description="LoRA: what the adapters add is multiplied by lora_alpha / lora_rank",
+    )
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="LoRA: dropout before each adapter")
+    lora_targets: Literal["all", "attention"] = Field(
+        "all",
+        description="LoRA: linear layers of the backbone that get an adapter: all, or attention's alone",
+    )
     weight_decay: float = Field(0.01, ge=0, lt=1, description="AdamW's, on matrices; not on biases and norms")
     warmup: float = Field(
         0.1,
@@ -184,6 +201,16 @@ class TrainParams(Section):
     checkpoint_seconds: float = Field(
         60.0, ge=0, description="time between two checkpoints within an epoch; each epoch's end makes one too"
     )
+
+    @field_validator("lora_rank")
+    @classmethod
+    def _has_something_to_adapt(cls, rank: int, info: ValidationInfo) -> int:
+        if rank and info.data.get("freeze") == "all":
+            raise ValueError(
+                "adapters train the backbone, which train.freeze: all leaves as it is; set one of the two to "
+                "its default"
+            )
+        return rank
 
     @field_validator("loss")
     @classmethod

@@ -73,6 +73,7 @@ class Engine:
         world: processes that share each batch.
         reduce: sums a tensor over the processes, in place.
         row_factors: (V,) factor on the learning rate of each token's embedding; None: 1.
+        first_row: the rows of the embedding table before this one stay as they are.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Engine:
         world: int = 1,
         reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
         row_factors: Tensor | None = None,
+        first_row: int = 0,
     ) -> None:
         self.model, self.forward, self.params, self.task = model, forward, params, task
         self.shares, self.loss, self.rank, self.world, self.reduce = rates, loss, rank, world, reduce
@@ -96,12 +98,15 @@ class Engine:
         self.device = next(model.parameters()).device
         table: Any = word_embeddings(model).weight
         self.table: nn.Parameter = table
+        self.first_row = first_row
         self.flat = FlatWeights(slots(model, forward, params), self.device)
         self.rows: RowWeights | None = None
         self.keeps = keeps = None if params.ema is None else average_keeps(params.ema, len(rates))
         if self.table.requires_grad:
             peak = params.learning_rate * layer_factor("embeddings", model, params.layer_decay)
-            self.rows = RowWeights(self.table, rates * peak, params.weight_decay, row_factors, keeps)
+            trained = self.table if not first_row else nn.Parameter(self.table.data[first_row:])  # a view
+            factors = None if row_factors is None else row_factors[first_row:]
+            self.rows = RowWeights(trained, rates * peak, params.weight_decay, factors, keeps)
         self.average = None if keeps is None else self.flat.values.clone()
 
     def update(self, examples: Examples, batches: Sequence[Indexes], number: int) -> Updated:
@@ -122,9 +127,9 @@ class Engine:
             # Dropout is a function of seed, process and update, so a checkpoint needs no generator state.
             self.forward.refresh_dropout(update_seed(self.seed, self.rank, number // POOL_UPDATES, 1))
             torch.manual_seed(update_seed(self.seed, self.rank, number))
-            leaf = self._embeddings(vocabulary, number)
+            embeddings = self._embeddings(vocabulary, number)
             try:
-                updated = self._backward(examples, batches, vocabulary, leaf, number)
+                updated = self._backward(examples, batches, vocabulary, embeddings, number)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
@@ -140,18 +145,24 @@ class Engine:
         filler = np.array([self.forward.pad_token_id])
         return np.unique(np.concatenate([*tokens, filler]))
 
-    def _embeddings(self, vocabulary: Indexes, number: int) -> Tensor:
+    def _embeddings(self, vocabulary: Indexes, number: int) -> list[Tensor]:
+        """The vocabulary's rows of the table, in one part or two: those that stay, those that are trained."""
+        stay = len(vocabulary) if self.rows is None else int(np.searchsorted(vocabulary, self.first_row))
+        parts = []
+        if stay:
+            chosen = torch.from_numpy(vocabulary[:stay]).to(self.device)
+            parts.append(self.table.detach()[chosen].to(self.forward.dtype))
         if self.rows is not None:
-            return self.rows.begin(vocabulary, number + 1, self.forward.dtype)
-        chosen = torch.from_numpy(vocabulary).to(self.device)
-        return self.table.detach()[chosen].to(self.forward.dtype)
+            trained = vocabulary[stay:] - self.first_row
+            parts.append(self.rows.begin(trained, number + 1, self.forward.dtype))
+        return parts
 
     def _backward(
         self,
         examples: Examples,
         batches: Sequence[Indexes],
         vocabulary: Indexes,
-        leaf: Tensor,
+        embeddings: list[Tensor],
         number: int,
     ) -> Updated:
         """Gradients of this process's share of the batches."""
@@ -164,7 +175,7 @@ class Engine:
             for part in np.array_split(mine, min(self.split, max(len(mine), 1))):
                 if not len(part):
                     continue
-                logits, loss = self._part(examples, part, vocabulary, leaf, number)
+                logits, loss = self._part(examples, part, vocabulary, embeddings, number)
                 value = float(loss.detach())
                 if not np.isfinite(value):
                     self.flat.drop_gradients()
@@ -179,7 +190,7 @@ class Engine:
         return Updated(loss_sum, weight_sum, np.concatenate(rows), torch.cat(answers))
 
     def _part(
-        self, examples: Examples, part: Indexes, vocabulary: Indexes, leaf: Tensor, number: int
+        self, examples: Examples, part: Indexes, vocabulary: Indexes, embeddings: list[Tensor], number: int
     ) -> tuple[Tensor, Tensor]:
         """Logits and summed loss of a few examples."""
         prepared = self.forward.prepare([examples.tokens[row] for row in part])
@@ -188,9 +199,10 @@ class Engine:
         targets = torch.from_numpy(examples.targets[part]).to(self.device)
         weights = torch.from_numpy(examples.weights[part]).to(self.device)
         progress = number / len(self.shares)
+        rows = embeddings[0] if len(embeddings) == 1 else torch.cat(embeddings)
 
         def compute() -> Tensor:
-            return self.forward.logits(functional.embedding(lookup, leaf), prepared)
+            return self.forward.logits(functional.embedding(lookup, rows), prepared)
 
         logits = compute()
         losses = self.loss(logits, targets, progress)
@@ -207,7 +219,7 @@ class Engine:
         if self.rows is not None:
             gradients.append(self.rows.gradient())
         if self.world > 1:
-            gradients = [self.reduce(gradient) for gradient in gradients]
+            gradients = [self.reduce(gradient) if gradient.numel() else gradient for gradient in gradients]
             self.flat.gradients.copy_(gradients[0])
         # A dot product reads the vector at the memory's speed, which torch's norm does not.
         norm = sum((torch.dot(part.view(-1), part.view(-1)) for part in gradients), torch.zeros(())).sqrt()
@@ -236,17 +248,17 @@ class Engine:
         if self.average is None:
             yield
             return
-        table = None if self.rows is None else self.rows.average
-        current = self.flat.values.clone(), self.table.data.clone()
-        self._set(self.average, self.table.data if table is None else table)
+        current = self.flat.values.clone(), None if self.rows is None else self.rows.table.data.clone()
+        self._set(self.average, None if self.rows is None else self.rows.average)
         try:
             yield
         finally:
             self._set(*current)
 
-    def _set(self, values: Tensor, table: Tensor) -> None:
+    def _set(self, values: Tensor, rows: Tensor | None) -> None:
         self.flat.values.copy_(values)
-        self.table.data.copy_(table)
+        if self.rows is not None and rows is not None:
+            self.rows.table.data.copy_(rows)
         self.flat.refresh()
 
     def logits(self, ids: Sequence[Ids]) -> npt.NDArray[np.float32]:

@@ -65,7 +65,7 @@ def choose_forward(
     max_length: int,
     checkpointing: bool = False,
 ) -> Forward:
-    """The packed way for plain models of the BERT family, else the padded one.
+    """The packed way for plain models of the BERT family, else, and with adapters, the padded one.
 
     Args:
         model: on ``device``.
@@ -73,11 +73,28 @@ def choose_forward(
         max_length: longest text in tokens.
         checkpointing: compute layers again in the backward pass instead of keeping their insides.
     """
-    config = model.backbone.config
-    plain = getattr(config, "position_embedding_type", "absolute") in (None, "absolute")
-    if config.model_type in PACKABLE and plain:
+    if is_packable(model.backbone):
         return PackedForward(model, torch.bfloat16 if precision == "bf16" else torch.float32, checkpointing)
     return PaddedForward(model, precision, device, max_length, checkpointing)
+
+
+def is_packable(backbone: Any) -> bool:
+    """Whether the packed encoder computes what the backbone does.
+
+    It reads the weights of the linear layers and nothing else of them, so none may be of a class of its own,
+    as those with adapters are.
+    """
+    config = backbone.config
+    if config.model_type not in PACKABLE:
+        return False
+    if getattr(config, "position_embedding_type", "absolute") not in (None, "absolute"):
+        return False
+    linear = (
+        part
+        for layer in layer_modules(backbone)
+        for part in (layer.query, layer.key, layer.value, layer.output, layer.up, layer.down)
+    )
+    return all(type(part) is nn.Linear for part in linear)
 
 
 def choose_device(asked: Literal["auto", "cpu", "cuda"]) -> torch.device:

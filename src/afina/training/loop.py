@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +50,7 @@ from afina.training.checkpoint import (
 from afina.training.engine import Engine, Examples, NotFiniteError, Updated, freeze
 from afina.training.forward import choose_attention, choose_device, choose_forward, choose_precision
 from afina.training.lexical import cut, fit_on_examples, lexical_logits, new_token_pieces
+from afina.training.lora import add_adapters, merge_adapters, peft_version
 from afina.training.loss import Objective, build_objective
 from afina.training.sampling import epoch_rows
 from afina.training.schedule import schedule
@@ -71,6 +72,45 @@ class TrainingResult:
     precision: str  # fp32 | bf16
     device: str
     is_main_process: bool  # the one that writes files
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Both splits, encoded, and what they are encoded for."""
+
+    backbone: AdaptedBackbone
+    tokenizer_json: str
+    pad_token_id: int
+    length: int  # tokens of a text that the classifier sees, whether its backbone does or not
+    training: Examples
+    validation: Examples
+    lexical: LexicalScorer | None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same from a run's first update to its last."""
+
+    params: TrainParams
+    label_set: LabelSet
+    seed: int
+    accelerator: Accelerator
+    checkpoint_folder: Path
+    key: str  # its fingerprint
+    data: _Data
+    model: TextClassifier
+    engine: Engine
+    objective: Objective
+    updates_per_epoch: int
+
+
+@dataclass
+class _Pace:
+    """What has been done since this process began, and when it last saved."""
+
+    examples: int = 0
+    seconds: float = 0.0
+    saved_at: float = field(default_factory=time.monotonic)
 
 
 def train(
@@ -108,21 +148,90 @@ def train(
     if params.threads is not None:
         torch.set_num_threads(params.threads)
     accelerator = _accelerator(params.device)
-    device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
-    precision = choose_precision(params.precision, device)
-    labels, task = label_set.labels, label_set.task
+    world = accelerator.num_processes
     if params.batch_size < world:
         raise UserError(f"train.batch_size: {params.batch_size} is less than the {world} processes; raise it")
+    precision = choose_precision(params.precision, accelerator.device)
+    peft_version(params)  # that it is not there is better known before the data is encoded than after
+    data = _prepare(params, train_table, validation_table, label_set, class_weights, adapted_folder)
+    train_data = table_sha256(train_table)
+    key = _key(
+        params, seed, train_data, table_sha256(validation_table), label_set, class_weights, data, precision
+    )
+    updates_per_epoch = math.ceil(
+        math.ceil(len(data.training.tokens) / params.batch_size) / params.gradient_accumulation
+    )
+    objective = _objective(params, data.training, label_set, class_weights).to(accelerator.device)
+    model = _build_model(params, data.backbone, len(label_set.labels), seed, accelerator.device)
+    engine = _build_engine(
+        params,
+        model,
+        data.backbone,
+        label_set.task,
+        objective,
+        updates_per_epoch * params.epochs,
+        precision,
+        seed,
+        accelerator,
+    )
+    run = _Run(
+        params=params,
+        label_set=label_set,
+        seed=seed,
+        accelerator=accelerator,
+        checkpoint_folder=checkpoint_folder,
+        key=key,
+        data=data,
+        model=model,
+        engine=engine,
+        objective=objective,
+        updates_per_epoch=updates_per_epoch,
+    )
 
-    # Data.
+    state, seen = _resume(run)
+    pace = _Pace()
+    with Progress("train", total=_examples_left(run, state), unit="examples") as progress:
+        while not state.finished:
+            rows = epoch_rows(
+                params.sampler, data.training.targets, label_set.task, seed, state.epoch, params.epochs
+            )
+            _train_epoch(run, state, seen, rows, pace, progress)
+            _judge(run, state, seen, rows)
+            _end_epoch(params, state, seen)
+            _checkpoint(run, state, seen)
+            pace.saved_at = time.monotonic()
+
+    if accelerator.is_main_process:
+        _save(run, state, train_data, classifier_folder)
+    accelerator.wait_for_everyone()
+    return TrainingResult(
+        history=state.history,
+        best_epoch=state.best_epoch,
+        best_macro_f1=state.best_macro_f1,
+        examples_per_second=pace.examples / pace.seconds if pace.seconds else 0.0,
+        precision=precision,
+        device=accelerator.device.type,
+        is_main_process=accelerator.is_main_process,
+    )
+
+
+def _prepare(
+    params: TrainParams,
+    train_table: pa.Table,
+    validation_table: pa.Table,
+    label_set: LabelSet,
+    class_weights: dict[str, float] | None,
+    adapted_folder: Path | None,
+) -> _Data:
+    """Find the backbone, encode both splits for it, fit the lexical model."""
     files = resolve_backbone(params.backbone, params.revision)
     check_max_length(files, params.max_length)
-    adapted = (
+    backbone = (
         AdaptedBackbone(files, files.folder, None)
         if adapted_folder is None
         else read_adapted(adapted_folder, files)
     )
-    tokenizer_json, pad_token_id = load_tokenizer(adapted.folder)
+    tokenizer_json, pad_token_id = load_tokenizer(backbone.folder)
     length = max(params.max_length, params.lexical_length) if params.lexical else params.max_length
     encoder = Encoder(tokenizer_json, length, pad_token_id)
     training = _encode("train", train_table, label_set, encoder)
@@ -130,177 +239,234 @@ def train(
     _check_classes(training, label_set, class_weights)
     lexical: LexicalScorer | None = None
     if params.lexical:
-        pieces = new_token_pieces(files.folder, tokenizer_json, adapted.first_new_token)
+        pieces = new_token_pieces(files.folder, tokenizer_json, backbone.first_new_token)
         lexical = fit_on_examples(params, training, label_set, class_weights, tokenizer_json, pieces)
         # What the lexical model says of validation is added when an epoch is judged.
         validation = replace(validation, lexical=lexical_logits(lexical, validation.tokens, pad_token_id))
-    training, validation = (cut(part, params.max_length) for part in (training, validation))
-    objective = build_objective(
-        params, labels, task, label_counts(training.targets, len(labels)), len(training.names), class_weights
-    ).to(device)
-
-    # Model.
-    torch.manual_seed(seed)
-    backbone = load_pretrained(adapted.folder, choose_attention(device), params.backbone_dropout)
-    raw = TextClassifier(
-        backbone, len(labels), params.pooling, params.head, params.activation, params.dropout
-    ).to(device)
-    freeze(raw, params.freeze)
-    count = len(training.tokens)
-    updates_per_epoch = math.ceil(math.ceil(count / params.batch_size) / params.gradient_accumulation)
-    shares = np.array(
-        [
-            schedule(number, updates_per_epoch * params.epochs, params.warmup)
-            for number in range(updates_per_epoch * params.epochs)
-        ]
-    )
-    forward = choose_forward(raw, precision, device, params.max_length, params.gradient_checkpointing)
-    engine = Engine(
-        raw,
-        forward,
-        params,
-        task,
-        shares,
-        objective,
-        seed,
-        rank,
-        world,
-        lambda tensor: accelerator.reduce(tensor, reduction="sum"),
-        row_factors(backbone, adapted.first_new_token, params),
+    return _Data(
+        backbone=backbone,
+        tokenizer_json=tokenizer_json,
+        pad_token_id=pad_token_id,
+        length=length,
+        training=cut(training, params.max_length),
+        validation=cut(validation, params.max_length),
+        lexical=lexical,
     )
 
-    # Where did an earlier run leave off?
-    train_data = table_sha256(train_table)
-    key = fingerprint(
+
+def _key(
+    params: TrainParams,
+    seed: int,
+    train_data: str,
+    validation_data: str,
+    label_set: LabelSet,
+    class_weights: dict[str, float] | None,
+    data: _Data,
+    precision: str,
+) -> str:
+    """Fingerprint of the run: a checkpoint with another one is not of it."""
+    return fingerprint(
         {
             "params": params.model_dump(exclude=OPERATIONAL),
             "seed": seed,
             "train": train_data,
-            "validation": table_sha256(validation_table),
-            "labels": [task, *labels],
+            "validation": validation_data,
+            "labels": [label_set.task, *label_set.labels],
             "class_weights": class_weights,
-            "backbone": weights_sha256(adapted.folder),
-            "tokenizer": hashlib.sha256(tokenizer_json.encode()).hexdigest(),
+            "backbone": weights_sha256(data.backbone.folder),
+            "tokenizer": hashlib.sha256(data.tokenizer_json.encode()).hexdigest(),
             "precision": precision,
             "code": code_version(),
+            "peft": peft_version(params),
         }
     )
-    # What the model said of each example while it trained on it, for the training macro-F1.
-    seen = torch.zeros(training.targets.shape, dtype=torch.int32 if task == "multiclass" else torch.float32)
-    state = load_checkpoint(checkpoint_folder, key, raw, engine, seen)
+
+
+def _objective(
+    params: TrainParams, training: Examples, label_set: LabelSet, class_weights: dict[str, float] | None
+) -> Objective:
+    labels, count = label_set.labels, len(training.names)
+    counts = label_counts(training.targets, len(labels))
+    return build_objective(params, labels, label_set.task, counts, count, class_weights)
+
+
+def _build_model(
+    params: TrainParams, source: AdaptedBackbone, label_count: int, seed: int, device: torch.device
+) -> TextClassifier:
+    """The classifier before its first update; what of it is trained requires a gradient."""
+    torch.manual_seed(seed)
+    backbone = load_pretrained(source.folder, choose_attention(device), params.backbone_dropout)
+    model = TextClassifier(
+        backbone, label_count, params.pooling, params.head, params.activation, params.dropout
+    )
+    freeze(model, params.freeze)
+    if params.lora_rank:
+        add_adapters(model, params, source.first_new_token)
+    return model.to(device)
+
+
+def _build_engine(
+    params: TrainParams,
+    model: TextClassifier,
+    source: AdaptedBackbone,
+    task: Task,
+    objective: Objective,
+    updates: int,
+    precision: str,
+    seed: int,
+    accelerator: Accelerator,
+) -> Engine:
+    """What updates the classifier, so many times in all."""
+    device, first_new = accelerator.device, source.first_new_token
+    return Engine(
+        model,
+        choose_forward(model, precision, device, params.max_length, params.gradient_checkpointing),
+        params,
+        task,
+        np.array([schedule(number, updates, params.warmup) for number in range(updates)]),
+        objective,
+        seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+        lambda tensor: accelerator.reduce(tensor, reduction="sum"),
+        row_factors(model.backbone, first_new, params),
+        # Beside adapters the rows of known tokens stay, as all weights of the backbone do.
+        first_new if params.lora_rank and first_new is not None else 0,
+    )
+
+
+def _resume(run: _Run) -> tuple[State, Tensor]:
+    """Where an earlier run left off, and what the model has said of each example in the epoch under way."""
+    targets, task = run.data.training.targets, run.label_set.task
+    # For the training macro-F1.
+    seen = torch.zeros(targets.shape, dtype=torch.int32 if task == "multiclass" else torch.float32)
+    state = load_checkpoint(run.checkpoint_folder, run.key, run.model, run.engine, seen)
     if state is None:
-        state = State()
-        if accelerator.is_main_process:
-            clear_checkpoints(checkpoint_folder)
-    else:
-        _say(accelerator, f"resumes from its checkpoint: epoch {state.epoch + 1}, update {state.update}")
-        if not accelerator.is_main_process:  # the sums below are over processes: count what is done once
-            seen.zero_()
-            state.loss_sum = state.factor_sum = 0.0
-    saved_at = time.monotonic()
+        if run.accelerator.is_main_process:
+            clear_checkpoints(run.checkpoint_folder)
+        return State(), seen
+    _say(run.accelerator, f"resumes from its checkpoint: epoch {state.epoch + 1}, update {state.update}")
+    if not run.accelerator.is_main_process:  # later sums are over processes: count what is done once
+        seen.zero_()
+        state.loss_sum = state.factor_sum = 0.0
+    return state, seen
 
+
+def _examples_left(run: _Run, state: State) -> int:
+    count, updates = len(run.data.training.tokens), run.updates_per_epoch
+    return count * run.params.epochs - round(count * (state.epoch * updates + state.update) / updates)
+
+
+def _train_epoch(
+    run: _Run,
+    state: State,
+    seen: Tensor,
+    rows: npt.NDArray[np.int64],
+    pace: _Pace,
+    progress: Progress,
+) -> None:
+    """Those updates of the epoch that are still to be done, with checkpoints between them.
+
+    Args:
+        state: counts the updates and sums up their losses.
+        seen: takes what the model says of each example.
+        rows: of the examples that the epoch holds.
+        pace: counts the examples and their time.
+    """
+    params, training = run.params, run.data.training
+    rank, world = run.accelerator.process_index, run.accelerator.num_processes
     lengths = np.array([len(tokens) for tokens in training.tokens])
-    trained, trained_seconds = 0, 0.0
-    left = count * params.epochs - round(
-        count * (state.epoch * updates_per_epoch + state.update) / updates_per_epoch
-    )
-    progress = Progress("train", total=left, unit="examples")
+    batches = [
+        rows[batch] for batch in epoch_batches(lengths[rows], params.batch_size, run.seed, state.epoch)
+    ]
+    run.engine.forward.train(True)
+    while state.update < run.updates_per_epoch:
+        started = time.perf_counter()
+        number = state.epoch * run.updates_per_epoch + state.update
+        first = state.update * params.gradient_accumulation
+        group = batches[first : first + params.gradient_accumulation]
+        updated = _update(run.engine, training, group, number)
+        _remember(seen, updated, group, run.label_set.task, rank, world)
+        state.loss_sum += updated.loss_sum
+        state.factor_sum += updated.weight_sum
+        state.update += 1
+        group_size = sum(len(batch) for batch in group)
+        pace.examples += group_size
+        pace.seconds += time.perf_counter() - started
+        mean = state.loss_sum / max(state.factor_sum, 1e-12)
+        progress.advance(group_size, f"epoch {state.epoch + 1}/{params.epochs} loss {mean:.3f}")
+        if _on_main(run.accelerator, time.monotonic() - pace.saved_at >= params.checkpoint_seconds):
+            _checkpoint(run, state, seen)
+            pace.saved_at = time.monotonic()
 
-    with progress:
-        while not state.finished:
-            rows = epoch_rows(params.sampler, training.targets, task, seed, state.epoch, params.epochs)
-            batches = [
-                rows[batch] for batch in epoch_batches(lengths[rows], params.batch_size, seed, state.epoch)
-            ]
-            forward.train(True)
-            while state.update < updates_per_epoch:
-                started = time.perf_counter()
-                number = state.epoch * updates_per_epoch + state.update
-                first = state.update * params.gradient_accumulation
-                group = batches[first : first + params.gradient_accumulation]
-                updated = _update(engine, training, group, number)
-                _remember(seen, updated, group, task, rank, world)
-                state.loss_sum += updated.loss_sum
-                state.factor_sum += updated.weight_sum
-                state.update += 1
-                group_size = sum(len(batch) for batch in group)
-                trained += group_size
-                trained_seconds += time.perf_counter() - started
-                mean = state.loss_sum / max(state.factor_sum, 1e-12)
-                progress.advance(group_size, f"epoch {state.epoch + 1}/{params.epochs} loss {mean:.3f}")
-                if _on_main(accelerator, time.monotonic() - saved_at >= params.checkpoint_seconds):
-                    _checkpoint(accelerator, checkpoint_folder, key, state, raw, engine, seen)
-                    saved_at = time.monotonic()
 
-            # The epoch is over: how good is the model now?
-            last = (state.epoch + 1) * updates_per_epoch
-            sums = _total(accelerator, torch.tensor([state.loss_sum, state.factor_sum], dtype=torch.float64))
-            drawn = np.unique(rows)
-            predicted = _total(accelerator, seen).numpy()[drawn]
-            with engine.finished(last):
-                scores = _validate(accelerator, engine, validation, objective, label_set)
-                record = EpochRecord(
-                    epoch=state.epoch + 1,
-                    train_loss=round(float(sums[0] / sums[1]), 6),
-                    validation_loss=round(scores.loss, 6),
-                    train_macro_f1=round(macro_f1(training.targets[drawn], predicted, labels, task), 6),
-                    validation_macro_f1=round(scores.macro_f1, 6),
-                    learning_rate=params.learning_rate * float(shares[last - 1]),
-                )
-                state.history.append(record)
-                if (scores.macro_f1, -scores.loss) > (state.best_macro_f1, -state.best_loss):
-                    state.best_epoch, state.best_macro_f1, state.best_loss = (
-                        record.epoch,
-                        scores.macro_f1,
-                        scores.loss,
-                    )
-                    state.mixture = scores.mixture
-                    if accelerator.is_main_process:
-                        save_best(checkpoint_folder, record.epoch, raw)
-            state.epoch += 1
-            state.update, state.loss_sum, state.factor_sum = 0, 0.0, 0.0
-            seen.zero_()
-            waited = state.epoch - state.best_epoch
-            state.finished = state.epoch == params.epochs or (
-                params.patience is not None and waited >= params.patience
-            )
-            _checkpoint(accelerator, checkpoint_folder, key, state, raw, engine, seen)
-            saved_at = time.monotonic()
-
-    if accelerator.is_main_process:
-        raw.load_state_dict(load_best(checkpoint_folder, state.best_epoch))
-        if lexical is not None and state.mixture is not None:
-            raw.add_lexical(lexical, state.mixture, params.max_length)
-        config = ClassifierConfig(
-            task=task,
-            labels=list(labels),
-            max_length=length,
-            window=params.max_length,
-            lexical=None if lexical is None else lexical.shape(),
-            pooling=params.pooling,
-            head=list(params.head),
-            activation=params.activation,
-            dropout=params.dropout,
-            pad_token_id=pad_token_id,
-            backbone=files.public_name,
-            backbone_revision=files.revision,
-            backbone_sha256=files.sha256,
-            backbone_licence=files.licence,
-            cleaning=label_set.cleaning,
-            train_data_sha256=train_data,
+def _judge(run: _Run, state: State, seen: Tensor, rows: npt.NDArray[np.int64]) -> None:
+    """How good is the model after the epoch's updates? Its line of the history, its weights if the best."""
+    labels, task = run.label_set.labels, run.label_set.task
+    done = (state.epoch + 1) * run.updates_per_epoch
+    sums = _total(run.accelerator, torch.tensor([state.loss_sum, state.factor_sum], dtype=torch.float64))
+    drawn = np.unique(rows)
+    targets, predicted = run.data.training.targets[drawn], _total(run.accelerator, seen).numpy()[drawn]
+    with run.engine.finished(done):
+        scores = _validate(run.accelerator, run.engine, run.data.validation, run.objective, run.label_set)
+        record = EpochRecord(
+            epoch=state.epoch + 1,
+            train_loss=round(float(sums[0] / sums[1]), 6),
+            validation_loss=round(scores.loss, 6),
+            train_macro_f1=round(macro_f1(targets, predicted, labels, task), 6),
+            validation_macro_f1=round(scores.macro_f1, 6),
+            learning_rate=run.params.learning_rate * float(run.engine.shares[done - 1]),
         )
-        with writing(classifier_folder):
-            save_classifier(classifier_folder, raw, backbone.config.to_diff_dict(), tokenizer_json, config)
-    accelerator.wait_for_everyone()
-    return TrainingResult(
-        history=state.history,
-        best_epoch=state.best_epoch,
-        best_macro_f1=state.best_macro_f1,
-        examples_per_second=trained / trained_seconds if trained_seconds else 0.0,
-        precision=precision,
-        device=device.type,
-        is_main_process=accelerator.is_main_process,
+        state.history.append(record)
+        if (scores.macro_f1, -scores.loss) > (state.best_macro_f1, -state.best_loss):
+            state.best_epoch = record.epoch
+            state.best_macro_f1, state.best_loss = scores.macro_f1, scores.loss
+            state.mixture = scores.mixture
+            if run.accelerator.is_main_process:
+                save_best(run.checkpoint_folder, record.epoch, run.model)
+
+
+def _end_epoch(params: TrainParams, state: State, seen: Tensor) -> None:
+    """Count the epoch, and start the next one's sums at 0."""
+    state.epoch += 1
+    state.update, state.loss_sum, state.factor_sum = 0, 0.0, 0.0
+    seen.zero_()
+    waited = state.epoch - state.best_epoch
+    state.finished = state.epoch == params.epochs or (
+        params.patience is not None and waited >= params.patience
     )
+
+
+def _save(run: _Run, state: State, train_data: str, folder: Path) -> None:
+    """Write the classifier with the best epoch's weights."""
+    params, label_set, data, model = run.params, run.label_set, run.data, run.model
+    model.load_state_dict(load_best(run.checkpoint_folder, state.best_epoch))
+    if params.lora_rank:
+        merge_adapters(model)
+    if data.lexical is not None and state.mixture is not None:
+        model.add_lexical(data.lexical, state.mixture, params.max_length)
+    files = data.backbone.files
+    config = ClassifierConfig(
+        task=label_set.task,
+        labels=list(label_set.labels),
+        max_length=data.length,
+        window=params.max_length,
+        lexical=None if data.lexical is None else data.lexical.shape(),
+        pooling=params.pooling,
+        head=list(params.head),
+        activation=params.activation,
+        dropout=params.dropout,
+        pad_token_id=data.pad_token_id,
+        backbone=files.public_name,
+        backbone_revision=files.revision,
+        backbone_sha256=files.sha256,
+        backbone_licence=files.licence,
+        cleaning=label_set.cleaning,
+        train_data_sha256=train_data,
+    )
+    backbone_config = model.backbone.config.to_diff_dict()
+    with writing(folder):
+        save_classifier(folder, model, backbone_config, data.tokenizer_json, config)
 
 
 def row_factors(backbone: Any, first_new: int | None, params: TrainParams) -> Tensor | None:
@@ -443,21 +609,14 @@ def _validate(
     return _Scores(float(np.average(losses, weights=validation.weights)), score, mixture)
 
 
-def _checkpoint(
-    accelerator: Accelerator,
-    folder: Path,
-    key: str,
-    state: State,
-    model: TextClassifier,
-    engine: Engine,
-    seen: Tensor,
-) -> None:
+def _checkpoint(run: _Run, state: State, seen: Tensor) -> None:
     """Save the run's state, sums over all processes taken, from the main process."""
+    accelerator = run.accelerator
     sums = _total(accelerator, torch.tensor([state.loss_sum, state.factor_sum], dtype=torch.float64))
     total = replace(state, loss_sum=float(sums[0]), factor_sum=float(sums[1]))
     everywhere = _total(accelerator, seen)
     if accelerator.is_main_process:
-        save_checkpoint(folder, key, total, model, engine, everywhere)
+        save_checkpoint(run.checkpoint_folder, run.key, total, run.model, run.engine, everywhere)
     accelerator.wait_for_everyone()
 
 
