@@ -44,7 +44,8 @@ def main() -> str:
         return f"{done.backbone} is left as it is"
     parts = [f"{done.backbone} adapted to {done.texts:,} texts"]
     if done.new_tokens:
-        parts.append(f"{done.new_tokens:,} new tokens")
+        found = f"{done.translated:,} of them and {done.redefined:,} known ones start from the glossary"
+        parts.append(f"{done.new_tokens:,} new tokens" + ("" if params.glossary is None else f" ({found})"))
     if done.masked_loss:
         parts.append(
             f"masked loss {done.masked_loss[0]:.3f} in the first epoch, {done.masked_loss[-1]:.3f} in "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
+from afina.adaptation.pieces import EXTENDABLE, MANY_PIECES, pieces_per_word, vocabulary_kind, word_counts
 from afina.labels import LabelSet, encode_labels
 from afina.progress import Progress
 from afina.runtime.text import WORD
@@ -23,8 +25,8 @@ PERCENTILES = (50, 90, 95, 99)
 HISTOGRAM_BINS = 40
 CHUNK = 4096
 
-# What is worth a warning. English models have 1.2 to 1.4 tokens a word of English, punctuation included.
-MANY_TOKENS, MANY_UNKNOWN, MANY_TRUNCATED = 1.8, 0.01, 0.2
+# Shares that are worth a warning.
+MANY_UNKNOWN, MANY_TRUNCATED = 0.01, 0.2
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,13 @@ class Analysis:
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """Of n texts: tokens (n,), special ones included, before truncation, and words (n,)."""
+    """Of n texts: tokens (n,), special ones included, before truncation."""
 
     tokens: Ints
-    words: Ints
     special: int  # special tokens a text
     unknown: int  # over all texts
+    pieces_per_word: float  # as `afina.adaptation.pieces.pieces_per_word` counts them, over all texts
+    vocabulary: str  # its kind, see `afina.adaptation.pieces.vocabulary_kind`
 
 
 def analyze(
@@ -112,6 +115,7 @@ def count_tokens(
     special = tokenizer.num_special_tokens_to_add(False)
     unknown_id = _unknown_id(tokenizer, tokenizer_json)
     lengths: list[int] = []
+    words: Counter[str] = Counter()
     unknown = 0
     for start in range(0, len(texts), CHUNK):
         chunk = texts.slice(start, CHUNK).to_pylist()
@@ -119,9 +123,16 @@ def count_tokens(
             ids = encoding.ids
             lengths.append(len(ids) + special)
             unknown += 0 if unknown_id is None else ids.count(unknown_id)
+        words.update(word_counts(tokenizer, chunk))
         if progress is not None:
             progress.advance(len(chunk))
-    return TokenCounts(np.array(lengths, dtype=np.int64), count_words(texts), special, unknown)
+    return TokenCounts(
+        np.array(lengths, dtype=np.int64),
+        special,
+        unknown,
+        pieces_per_word(tokenizer_json, words),
+        vocabulary_kind(tokenizer_json),
+    )
 
 
 def _unknown_id(tokenizer: Tokenizer, tokenizer_json: str) -> int | None:
@@ -140,7 +151,8 @@ def _token_summary(counts: TokenCounts, max_length: int) -> dict[str, Any]:
     return {
         "texts": len(counts.tokens),
         **length_statistics(counts.tokens),
-        "per_word": _share(own, int(counts.words.sum())),
+        "vocabulary": counts.vocabulary,
+        "pieces_per_word": round(counts.pieces_per_word, 6) or None,
         "unknown_rate": _share(counts.unknown, own),
         "max_length": max_length,
         "truncated_texts": int(truncated.sum()),
@@ -151,10 +163,16 @@ def _token_summary(counts: TokenCounts, max_length: int) -> dict[str, Any]:
 def token_warnings(tokens: Mapping[str, Any]) -> list[str]:
     """What is wrong between the backbone and the texts, a line each, from ``summary["tokens"]``."""
     lines = []
-    if (tokens["per_word"] or 0.0) > MANY_TOKENS:
+    if (tokens["pieces_per_word"] or 0.0) > MANY_PIECES:
+        remedy = (
+            "adapt.vocabulary auto or extend makes tokens of frequent words, none leaves them cut; or"
+            if tokens["vocabulary"] == EXTENDABLE
+            else f"adapt.vocabulary cannot extend a {tokens['vocabulary']} one;"
+        )
         lines.append(
-            f"the backbone's tokenizer cuts a word into {tokens['per_word']:.1f} tokens: its vocabulary is "
-            "of another language; keep adapt.vocabulary at auto, or name a backbone of the texts' language"
+            f"the backbone's tokenizer cuts a word into {tokens['pieces_per_word']:.1f} pieces, more than "
+            f"{MANY_PIECES}: its vocabulary is of another language; {remedy} name a train.backbone of the "
+            "texts' language"
         )
     if (tokens["unknown_rate"] or 0.0) > MANY_UNKNOWN:
         lines.append(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import yaml
 from torch.nn import functional
 
 from afina import table
+from afina.adaptation import adapt, vocabulary
 from afina.adaptation.adapt import adapt_backbone, replace_table
 from afina.adaptation.masked import (
     MaskedTrainer,
@@ -26,6 +29,7 @@ from afina.adaptation.masked import (
     read_head,
     train_masked,
 )
+from afina.adaptation.pieces import word_counts
 from afina.adaptation.store import read_adapted
 from afina.adaptation.texts import read_unlabelled
 from afina.errors import UserError
@@ -178,9 +182,9 @@ def test_loss_and_gradient_are_those_of_transformers_with_the_checkpoints_own_he
     backbone = load_pretrained(files.folder)
     head = PredictionHead(config, config.vocab_size)
     assert read_head(files.folder, config.model_type, head)
-    trainer = MaskedTrainer(backbone, head, AdaptParams.parse(LEARNING), 10, "fp32", CPU, 32, seed=0)
+    masking, params = masking_of(files), AdaptParams.parse(LEARNING)
+    trainer = MaskedTrainer(backbone, head, params, 10, "fp32", CPU, 32, 0, masking.nothing)
     trainer.forward.train(False)
-    masking = masking_of(files)
     seen, targets = next(masked_batches(encoded(files, TEXTS), 16, masking, 0, 0))
     loss, count = trainer.loss(seen, targets)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -257,6 +261,26 @@ def test_the_masked_loss_falls_and_the_result_is_what_is_saved(
     assert load_tokenizer(folder) == load_tokenizer(files.folder)
 
 
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])  # without padding, and with it
+def test_the_padding_token_is_the_tokenizers_whatever_the_configuration_says(
+    architecture: Architecture, tmp_path: Path
+) -> None:
+    files = tiny(tmp_path, architecture)
+    params = AdaptParams.parse({**LEARNING, "epochs": 1})
+
+    def losses() -> list[float]:
+        backbone, ids = load_pretrained(files.folder), encoded(files, TEXTS)
+        return train_masked(backbone, ids, masking_of(files), files.folder, params, "fp32", 32, 7)
+
+    expected, pad = losses(), load_tokenizer(files.folder)[1]
+    path = files.folder / "config.json"
+    config = read_json(path)
+    assert config["pad_token_id"] == pad
+    path.write_text(json.dumps(config | {"pad_token_id": 9}), encoding="utf-8")
+    assert load_tokenizer(files.folder)[1] == pad
+    assert losses() == expected
+
+
 def test_a_loss_that_is_no_number_names_the_learning_rate(tmp_path: Path) -> None:
     files = tiny(tmp_path)
     backbone = load_pretrained(files.folder)
@@ -302,6 +326,8 @@ def test_where_nothing_is_asked_for_nothing_but_the_record_is_saved(tmp_path: Pa
         "licence": None,
         "first_new_token": None,
         "new_tokens": 0,
+        "translated": 0,
+        "redefined": 0,
         "texts": 0,
         "masked_loss": [],
     }
@@ -316,6 +342,7 @@ def test_by_default_a_backbone_of_the_texts_language_is_left_as_it_is(
     files, folder = tiny(tmp_path, architecture), tmp_path / "adapted"
     record = adapt_backbone(AdaptParams(), train_params(), files, TEXTS, 0, folder)
     assert (record.changed, record.first_new_token, record.new_tokens) == (False, None, 0)
+    assert record.texts == 0
     assert [path.name for path in folder.iterdir()] == ["adapted.json"]
     assert read_adapted(folder, files).folder == files.folder
 
@@ -435,7 +462,7 @@ def test_a_glossary_says_where_new_tokens_start(tmp_path: Path) -> None:
     (tmp_path / "g.csv").write_text("word,meaning\nagua,calle\n", encoding="utf-8")
     texts = tiny_messages(n=60)["text"].to_pylist()
     params = extending(glossary=str(tmp_path / "g.csv"))
-    adapt_backbone(params, train_params(), files, texts, 0, folder)
+    assert adapt_backbone(params, train_params(), files, texts, 0, folder).translated == 1
     new, known = Encoder(load_tokenizer(folder)[0], 32, 0).encode(["agua", "calle"])
     assert len(known) == 3
     weights = table_of(folder)
@@ -450,6 +477,21 @@ def test_at_most_so_many_tokens_and_none_that_is_rare(tmp_path: Path) -> None:
     record = adapt_backbone(extending(vocabulary_min_count=10_000), train_params(), files, texts, 0, folder)
     assert (record.changed, record.first_new_token) == (False, None)
     assert [path.name for path in folder.iterdir()] == ["adapted.json"]
+
+
+def test_words_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+
+    def count(tokenizer: Any, texts: list[str]) -> Any:
+        counted.append(len(texts))
+        return word_counts(tokenizer, texts)
+
+    for module in (adapt, vocabulary):
+        monkeypatch.setattr(module, "word_counts", count, raising=False)
+    texts = [f"{number} {' '.join(KEYWORDS)}" for number in range(4)]
+    auto = AdaptParams.parse({"vocabulary_min_count": 3})
+    assert adapt_backbone(auto, train_params(), foreign(tmp_path), texts, 0, tmp_path / "adapted").changed
+    assert counted == [4]
 
 
 def test_auto_extends_where_words_are_cut_into_many_pieces(tmp_path: Path) -> None:
@@ -668,3 +710,39 @@ def test_the_stage_does_nothing_by_default(
     lay_out(tmp_path, {})
     assert not run_stage(tmp_path, monkeypatch)["changed"]
     assert "adapt: tiny is left as it is" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "section", [{}, {"vocabulary": "extend", "vocabulary_min_count": 10_000, "glossary": None}]
+)
+def test_where_nothing_is_worth_doing_torch_is_not_loaded(section: dict[str, Any], tmp_path: Path) -> None:
+    lay_out(tmp_path, section)
+    (tmp_path / "tiny/model.safetensors").write_bytes(b"not read but for its hash")
+    script = f"import runpy, sys; runpy.run_path({str(PIPELINE / 'adapt.py')!r}, run_name='__main__')"
+    script += "; assert 'torch' not in sys.modules, 'torch was loaded'"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "adapt: tiny is left as it is" in done.stdout
+    assert read_json(tmp_path / "models/adapted/adapted.json")["texts"] == 0
+
+
+@pytest.mark.parametrize(
+    ("glossary", "said"),
+    [("g.csv", " (2 of them and 1 known ones start from the glossary)"), (None, "")],
+)
+def test_the_stage_says_how_many_new_tokens_start_from_the_glossary(
+    glossary: str | None,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # One word that the texts have, one that they lack, and one that the tokenizer knows.
+    rows = "word,meaning\nagua,calle\nnunca,calle\na,calle\n"
+    (tmp_path / "g.csv").write_text(rows, encoding="utf-8")
+    section = {"vocabulary": "extend", "vocabulary_min_count": 3, "glossary": glossary}
+    lay_out(tmp_path, section)
+    build_tiny_backbone(tmp_path / "tiny", texts=[FILLER] * 3 + [" ".join("abcdefghijklmnopqrstuvwxyz")])
+    record = run_stage(tmp_path, monkeypatch)
+    assert (record["translated"], record["redefined"]) == ((2, 1) if glossary else (0, 0))
+    assert f" texts, {record['new_tokens']} new tokens{said} (" in capsys.readouterr().out

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from afina import analysis, table
+from afina.adaptation.pieces import MANY_PIECES, pieces_per_word, word_counts
 from afina.analysis import TokenCounts
 from afina.errors import UserError
 from afina.labels import LabelSet
@@ -41,8 +42,20 @@ def tokenizer_json() -> str:
 def test_tokens_are_counted_before_truncation() -> None:
     counts = analysis.count_tokens(pa.chunked_array([["hola niño", "qué hola qué", ""]]), tokenizer_json())
     assert counts.tokens.tolist() == [2 + 3, 2 + 3, 2]
-    assert counts.words.tolist() == [2, 3, 0]
     assert (counts.special, counts.unknown) == (2, 2)
+    # hola twice, niño in two pieces, qué twice: unknown, one piece
+    assert (counts.pieces_per_word, counts.vocabulary) == (6 / 5, "WordPiece")
+
+
+def test_pieces_a_word_are_those_that_the_stage_adapt_decides_by() -> None:
+    texts = ["¡Hola niño!", "hola, niño; hola. 2024"] * 3000  # more than a chunk
+    tokenizer = Tokenizer.from_str(tokenizer_json())
+    counts = analysis.count_tokens(pa.chunked_array([texts]), tokenizer_json())
+    assert counts.pieces_per_word == pieces_per_word(tokenizer_json(), word_counts(tokenizer, texts))
+    assert counts.pieces_per_word < MANY_PIECES < counts.tokens.sum() / 15_000
+    found = analysis.analyze(messages(), LabelSet("multiclass", ("a", "b")), {}, counts, 8)
+    assert found.summary["tokens"]["pieces_per_word"] == round(counts.pieces_per_word, 6)
+    assert not any("pieces" in line for line in analysis.token_warnings(found.summary["tokens"]))
 
 
 def test_a_vocabulary_of_bytes_knows_everything() -> None:
@@ -57,7 +70,7 @@ def test_summary() -> None:
         {"text": "hola", "labels": ["a"], "time": datetime.datetime(2023, 5, 6, 7, 8)},
         {"text": "una de más", "labels": ["b"], "split": "test", "group": "g"},
     )
-    tokens = TokenCounts(np.array([5, 3, 6]), np.array([2, 1, 3]), special=2, unknown=2)
+    tokens = TokenCounts(np.array([5, 3, 6]), 2, 2, 4 / 3, "WordPiece")
     cleaning = {"rows_in": 5, "rejected": {"duplicate": 1, "no label": 1}}
     found = analysis.analyze(rows, LabelSet("multiclass", ("a", "b")), cleaning, tokens, max_length=5)
     assert found.summary == {
@@ -70,7 +83,8 @@ def test_summary() -> None:
         "imbalance": 2.0,
         "words": {"mean": 2.0, "p50": 2, "p90": 3, "p95": 3, "p99": 3, "max": 3},
         "tokens": {
-            "texts": 3, "mean": 4.667, "p50": 5, "p90": 6, "p95": 6, "p99": 6, "max": 6, "per_word": 1.333333,
+            "texts": 3, "mean": 4.667, "p50": 5, "p90": 6, "p95": 6, "p99": 6, "max": 6,
+            "vocabulary": "WordPiece", "pieces_per_word": 1.333333,
             "unknown_rate": 0.25, "max_length": 5, "truncated_texts": 1, "truncated_share": 0.333333,
         },
         "time": {"first": "2023-05-06T07:08:00", "last": "2024-01-02T00:00:00", "rows": 2},
@@ -87,10 +101,11 @@ def test_summary() -> None:
 def test_an_empty_table_has_no_figures_and_no_error() -> None:
     none = np.array([], dtype=np.int64)
     found = analysis.analyze(
-        messages(), LabelSet("multiclass", ("a", "b")), {}, TokenCounts(none, none, 2, 0), 8
+        messages(), LabelSet("multiclass", ("a", "b")), {}, TokenCounts(none, 2, 0, 0.0, "BPE"), 8
     )
     assert found.summary["words"]["p50"] is None
     assert found.summary["tokens"]["truncated_share"] is None
+    assert found.summary["tokens"]["pieces_per_word"] is None
     assert found.summary["imbalance"] is None
     json.dumps(found.summary, allow_nan=False)
 
@@ -138,12 +153,20 @@ def test_parameters() -> None:
 
 
 def test_a_backbone_that_does_not_fit_the_texts_is_warned_about() -> None:
-    fine = {"per_word": 1.3, "unknown_rate": 0.0, "truncated_share": 0.1, "max_length": 128}
+    fine = {
+        "vocabulary": "WordPiece",
+        "pieces_per_word": 1.5,
+        "unknown_rate": 0.0,
+        "truncated_share": 0.1,
+        "max_length": 128,
+    }
     assert analysis.token_warnings(fine) == []
-    assert analysis.token_warnings({**fine, "per_word": None, "unknown_rate": None}) == []
-    poor = {"per_word": 2.14, "unknown_rate": 0.02, "truncated_share": 0.5, "max_length": 64}
+    assert analysis.token_warnings({**fine, "pieces_per_word": None, "unknown_rate": None}) == []
+    poor = {**fine, "pieces_per_word": 2.14, "unknown_rate": 0.02, "truncated_share": 0.5, "max_length": 64}
     words, unknown, cut = analysis.token_warnings(poor)
-    assert "2.1 tokens" in words
-    assert "adapt.vocabulary" in words
+    assert "2.1 pieces, more than 1.5" in words
+    assert "adapt.vocabulary auto or extend makes tokens of frequent words" in words
+    (other,) = analysis.token_warnings({**fine, "vocabulary": "BPE", "pieces_per_word": 1.51})
+    assert "adapt.vocabulary cannot extend a BPE one; name a train.backbone" in other
     assert "2.0% of the tokens are unknown" in unknown
     assert "50% of the texts are longer than train.max_length 64" in cut

@@ -16,7 +16,7 @@ import pytest
 openpyxl = pytest.importorskip("openpyxl")
 
 DEMO = Path(__file__).resolve().parents[2] / "data" / "source" / "demo"
-SPANISH_WORD = re.compile(r"[a-záéíóúüñ]{2,}")
+SPANISH_WORD = re.compile(r"[a-záéíóúüñ]{2,}|[aeouy]")
 MEANING = re.compile(r"[a-z]+(?:[ -][a-z]+){0,2}")
 
 

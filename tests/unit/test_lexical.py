@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from afina.labels import LabelSet, Task, encode_labels
 from afina.modeling import lexical
 from afina.modeling.backbone import load_tokenizer
 from afina.modeling.classifier import TextClassifier, load_pretrained
+from afina.modeling.inference import in_batches
 from afina.modeling.lexical import (
     MODULUS,
     MULTIPLIER,
@@ -35,6 +36,7 @@ from afina.modeling.lexical import (
     gram_hashes,
 )
 from afina.params.train import TrainParams
+from afina.progress import Progress
 from afina.runtime.classifier import Classifier
 from afina.runtime.encoding import Encoder, Ids, pad_batch
 from afina.training.engine import Examples
@@ -458,6 +460,30 @@ def test_logits_of_texts_come_in_their_order() -> None:
     expected = np.concatenate([score(scorer, [ids]) for ids in texts])
     np.testing.assert_allclose(lexical_logits(scorer, texts, PAD), expected, atol=1e-4)
     assert lexical_logits(scorer, [], PAD).shape == (0, 3)
+
+
+def test_batches_hold_texts_of_similar_length_and_their_logits_come_in_order() -> None:
+    texts = random_texts(40, 50)
+    seen: list[list[int]] = []
+
+    def score(batch: Sequence[Ids]) -> torch.Tensor:
+        assert torch.is_inference_mode_enabled()
+        seen.append([len(ids) for ids in batch])
+        return torch.tensor([[ids.sum(), len(ids)] for ids in batch])
+
+    class Counter:
+        done: ClassVar[list[int]] = []
+
+        def advance(self, count: int) -> None:
+            self.done.append(count)
+
+    found = in_batches(score, texts, 2, 100, cast(Progress, Counter()))
+    np.testing.assert_array_equal(found, [[ids.sum(), len(ids)] for ids in texts])
+    assert found.dtype == np.float32
+    assert all(max(lengths) * len(lengths) <= 100 for lengths in seen)
+    assert list(chain.from_iterable(seen)) == sorted((len(ids) for ids in texts), reverse=True)
+    assert Counter.done == [len(lengths) for lengths in seen]
+    assert in_batches(score, [], 2).shape == (0, 2)
 
 
 def test_the_backbone_sees_the_first_tokens() -> None:

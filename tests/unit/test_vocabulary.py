@@ -16,22 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from afina.adaptation.pieces import MANY_PIECES, piece_ids, pieces_per_word, vocabulary_kind, word_counts
 from afina.adaptation.vocabulary import (
     Extended,
     choose_glossary,
+    choose_tokens,
     extend_vocabulary,
     folded,
     new_tokens,
-    piece_ids,
-    pieces_per_word,
     read_glossary,
-    word_counts,
-    worth_extending,
 )
 from afina.errors import UserError
 from afina.modeling.backbone import DEFAULT_BACKBONE, load_tokenizer, resolve_backbone
 from afina.training.lexical import new_token_pieces
-from tiny import Architecture, build_tiny_tokenizer, tiny_messages, tiny_texts
+from tiny import ARCHITECTURES, Architecture, build_tiny_tokenizer, tiny_messages, tiny_texts
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -91,8 +89,29 @@ def wordpiece(
     return text
 
 
-def extended(texts: Sequence[str], **options: Any) -> Extended:
-    return extend_vocabulary(wordpiece(), TABLE, texts, **options)
+def counted(texts: Sequence[str], tokenizer_json: str = "") -> Counter[str]:
+    """Words of texts, by default as the tokenizer above finds them."""
+    return word_counts(Tokenizer.from_str(tokenizer_json or wordpiece()), texts)
+
+
+def extended(
+    texts: Sequence[str],
+    tokenizer_json: str = "",
+    table: np.ndarray = TABLE,
+    min_count: int = 4,
+    glossary: dict[str, list[str]] | None = None,
+) -> Extended:
+    tokenizer_json = tokenizer_json or wordpiece()
+    tokens = choose_tokens(tokenizer_json, counted(texts, tokenizer_json), min_count, glossary=glossary)
+    return extend_vocabulary(tokenizer_json, table, tokens, glossary)
+
+
+def chosen_glossary(asked: str | None, tokenizer_json: str, texts: Sequence[str]) -> Any:
+    return choose_glossary(asked, Tokenizer.from_str(tokenizer_json), counted(texts, tokenizer_json))
+
+
+def pieces(tokenizer_json: str, texts: Sequence[str]) -> float:
+    return pieces_per_word(tokenizer_json, counted(texts, tokenizer_json))
 
 
 def row(found: Extended, token: str) -> np.ndarray:
@@ -135,6 +154,21 @@ def test_words_are_counted_as_the_tokenizer_sees_them() -> None:
 def test_words_of_a_tokenizer_without_normaliser_or_pre_tokenizer() -> None:
     bare = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     assert word_counts(bare, ["a b", "a b", "c"]) == Counter({"a b": 2, "c": 1})
+
+
+@given(text=st.text(max_size=40))
+def test_words_are_what_a_bert_tokenizer_cuts_into_pieces(text: str) -> None:
+    parts: Any = Tokenizer.from_str(wordpiece())
+    words = parts.pre_tokenizer.pre_tokenize_str(parts.normalizer.normalize_str(text))
+    assert counted([text]) == Counter(word for word, _ in words)
+
+
+def test_words_are_written_without_the_signs_for_spaces_and_bytes() -> None:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assert word_counts(tokenizer, ["año, año"]) == Counter({"año": 1, ",": 1, " año": 1})
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    assert word_counts(tokenizer, ["año más"]) == Counter({"año": 1, " más": 1})
 
 
 def test_new_tokens_by_hand() -> None:
@@ -224,7 +258,7 @@ def test_ids_go_on_where_the_table_ends() -> None:
 
 def test_a_table_with_spare_rows() -> None:
     table = np.concatenate([TABLE, np.zeros((5, 8), dtype=np.float32)])
-    found = extend_vocabulary(wordpiece(), table, ["agua"] * 4)
+    found = extended(["agua"] * 4, table=table)
     assert Tokenizer.from_str(found.tokenizer_json).token_to_id("agua") == len(TABLE) + 5
     np.testing.assert_allclose(row(found, "agua"), mean("a", "##g", "##u", "##a"), rtol=1e-6)
 
@@ -244,7 +278,7 @@ def test_added_tokens_keep_their_ids() -> None:
     text = "zzmarca agua casa the"
     before = Tokenizer.from_str(tokenizer_json).encode(text)
     assert before.ids[1:3] == [len(TABLE), len(TABLE) + 1]
-    found = extend_vocabulary(tokenizer_json, table, [text] * 4)
+    found = extended([text] * 4, tokenizer_json, table)
     assert found.tokens == ["casa"]
     after = Tokenizer.from_str(found.tokenizer_json).encode(text)
     assert after.tokens == ["[CLS]", "zzmarca", "agua", "casa", "the", "[SEP]"]
@@ -267,7 +301,7 @@ def grown() -> Extended:
 
 def test_frequent_words_are_whole_and_other_texts_still_readable(grown: Extended) -> None:
     texts = [*corpus(150), *corpus(60, seed=1)]
-    known = word_counts(Tokenizer.from_str(wordpiece()), corpus(150))
+    known = counted(corpus(150))
     words = {token for token in grown.tokens if not token.startswith("##")}
     assert words == {
         word for word, count in known.items() if count >= 4 and word not in VOCABULARY and word.isalpha()
@@ -276,7 +310,7 @@ def test_frequent_words_are_whole_and_other_texts_still_readable(grown: Extended
     assert all(cut(grown.tokenizer_json, word) == [word] for word in words)
     for text in texts:
         assert joined(cut(grown.tokenizer_json, text)) == joined(cut(wordpiece(), text))
-    assert pieces_per_word(grown.tokenizer_json, texts) < 0.5 * pieces_per_word(wordpiece(), texts)
+    assert pieces(grown.tokenizer_json, texts) < 0.5 * pieces(wordpiece(), texts)
 
 
 @settings(deadline=None)
@@ -309,7 +343,7 @@ def test_a_real_tokenizers_cut_of_tiny_messages() -> None:
     texts = tiny_texts()
     tokenizer = build_tiny_tokenizer("bert", texts, vocabulary=120)
     table = np.zeros((tokenizer.get_vocab_size(), 4), dtype=np.float32)
-    found = extend_vocabulary(tokenizer.to_str(), table, texts, min_count=2)
+    found = extended(texts, tokenizer.to_str(), table, min_count=2)
     grown = Tokenizer.from_str(found.tokenizer_json)
     words = word_counts(tokenizer, texts)
     assert all(grown.encode(word).tokens[1:-1] == [word] for word, count in words.items() if count >= 2)
@@ -322,14 +356,44 @@ def test_a_real_tokenizers_cut_of_tiny_messages() -> None:
 def test_a_new_word_starts_from_its_meanings_or_else_its_pieces() -> None:
     glossary = {"agua": ["water"], "fuga": ["leak", "water leaks", ""], "otra": ["house"], "sol": []}
     found = extended(["Agua fuga casa sol"] * 4, glossary=glossary)
-    assert set(found.tokens) == {"agua", "fuga", "casa", "sol"}
-    assert found.translated == 2
+    assert set(found.tokens) == {"agua", "fuga", "casa", "sol", "otra"}
+    assert found.translated == 3
     np.testing.assert_allclose(row(found, "agua"), mean("water"), rtol=1e-6)
     # Each meaning has the same say, however many pieces it has.
     both = (mean("leak") + mean("water", "leak", "##s")) / 2
     np.testing.assert_allclose(row(found, "fuga"), both, rtol=1e-5)
     np.testing.assert_allclose(row(found, "casa"), mean("c", "##a", "##s", "##a"), rtol=1e-5)
     np.testing.assert_allclose(row(found, "sol"), mean("s", "##o", "##l"), rtol=1e-5)
+
+
+def test_words_of_the_glossary_that_the_texts_lack_come_after_theirs() -> None:
+    glossary = {"Zumo": ["water"], "árbol": ["house"], "dos palabras": ["water"], "casa": ["house"]}
+    assert extended(["casa casa luz luz luz"] * 4, glossary=glossary).tokens == [
+        "luz",
+        "casa",
+        "arbol",
+        "zumo",
+    ]
+    counts = counted(["zumo", "luz luz"])
+    assert choose_tokens(wordpiece(), counts, min_count=2, glossary=glossary)[:2] == ["luz", "zumo"]
+    assert choose_tokens(wordpiece(), counts, min_count=2, max_size=2, glossary=glossary) == ["luz", "zumo"]
+
+
+def test_a_known_word_of_the_glossary_starts_from_its_meanings_too() -> None:
+    glossary = {"in": ["water"], "the": ["house", "leak"], "house": ["leak", "house"], ",": ["\u200b"]}
+    found = extended(["sol"] * 4, glossary=glossary)
+    assert found.redefined == 2
+    np.testing.assert_allclose(row(found, "in"), mean("water"), rtol=1e-6)
+    np.testing.assert_allclose(row(found, "the"), mean("house", "leak"), rtol=1e-6)
+    changed = [VOCABULARY["in"], VOCABULARY["the"]]
+    kept = np.delete(np.arange(len(TABLE)), changed)  # "house" is spelt like one of its meanings
+    np.testing.assert_array_equal(found.embeddings[kept], TABLE[kept])
+
+
+def test_meanings_are_those_of_the_table_before_any_word_had_another() -> None:
+    found = extended(["sol"] * 4, glossary={"in": ["water"], "water": ["in"]})
+    np.testing.assert_allclose(row(found, "in"), mean("water"), rtol=1e-6)
+    np.testing.assert_allclose(row(found, "water"), mean("in"), rtol=1e-6)
 
 
 def test_a_part_of_a_word_starts_from_its_pieces() -> None:
@@ -345,7 +409,7 @@ def test_a_meaning_of_no_token_is_none() -> None:
 
 
 def test_letters_that_the_vocabulary_lacks() -> None:
-    found = extend_vocabulary(wordpiece(), TABLE, ["日本 наш аx"] * 4)
+    found = extended(["日本 наш аx"] * 4)
     # Chinese characters are words of one letter each.
     assert set(found.tokens) == {"日", "本", "наш", "аx"}
     for token in ("日", "наш"):
@@ -399,7 +463,7 @@ def test_a_glossary_with_other_columns_and_a_byte_order_mark(tmp_path: Path) -> 
     path = tmp_path / "g.csv"
     path.write_text('word,meaning,n\nagua,"water | the water",1\nde,,2\n', encoding="utf-8-sig")
     assert read_glossary(path) == {"agua": ["water", "the water"], "de": [""]}
-    assert choose_glossary(str(path), wordpiece(), []) == read_glossary(path)
+    assert chosen_glossary(str(path), wordpiece(), []) == read_glossary(path)
 
 
 @pytest.mark.parametrize(
@@ -422,18 +486,18 @@ def test_a_glossary_that_is_wrong(content: bytes, message: str, tmp_path: Path) 
 @pytest.mark.parametrize("name", ["none.csv", "."])
 def test_a_glossary_that_is_not_there(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^adapt\.glossary: no file .*word and meaning"):
-        choose_glossary(str(tmp_path / name), wordpiece(), [])
+        chosen_glossary(str(tmp_path / name), wordpiece(), [])
 
 
 def test_the_spanish_glossary_is_chosen_for_spanish_alone(minilm: str) -> None:
-    chosen = choose_glossary("auto", minilm, SPANISH_TEXTS)
+    chosen = chosen_glossary("auto", minilm, SPANISH_TEXTS)
     assert chosen is not None
     assert chosen["más"][0] == "more"
-    assert choose_glossary("auto", minilm, ENGLISH_TEXTS) is None
-    assert choose_glossary(None, minilm, SPANISH_TEXTS) is None
+    assert chosen_glossary("auto", minilm, ENGLISH_TEXTS) is None
+    assert chosen_glossary(None, minilm, SPANISH_TEXTS) is None
     # A quarter of the text in Spanish is not enough, three quarters are.
-    assert choose_glossary("auto", minilm, [*SPANISH_TEXTS[:4], *ENGLISH_TEXTS]) is None
-    assert choose_glossary("auto", minilm, [*SPANISH_TEXTS, *ENGLISH_TEXTS[:4]]) is not None
+    assert chosen_glossary("auto", minilm, [*SPANISH_TEXTS[:4], *ENGLISH_TEXTS]) is None
+    assert chosen_glossary("auto", minilm, [*SPANISH_TEXTS, *ENGLISH_TEXTS[:4]]) is not None
 
 
 # ---------------------------------------------------------------------------------- is it worth it
@@ -441,10 +505,10 @@ def test_the_spanish_glossary_is_chosen_for_spanish_alone(minilm: str) -> None:
 
 def test_pieces_a_running_word_by_hand() -> None:
     # the 1, house 1, casas 5; figures and points are no words.
-    assert pieces_per_word(wordpiece(), ["The house, casas 2024."]) == pytest.approx(7 / 3)
-    assert pieces_per_word(wordpiece(), ["the the the", "casas"]) == pytest.approx(8 / 4)
-    assert pieces_per_word(wordpiece(), ["2024 !"]) == 0.0
-    assert pieces_per_word(wordpiece(), []) == 0.0
+    assert pieces(wordpiece(), ["The house, casas 2024."]) == pytest.approx(7 / 3)
+    assert pieces(wordpiece(), ["the the the", "casas"]) == pytest.approx(8 / 4)
+    assert pieces(wordpiece(), ["2024 !"]) == 0.0
+    assert pieces(wordpiece(), []) == 0.0
 
 
 def test_padding_and_truncation_in_the_file_do_not_count() -> None:
@@ -452,23 +516,37 @@ def test_padding_and_truncation_in_the_file_do_not_count() -> None:
     tokenizer.enable_padding(length=40)
     tokenizer.enable_truncation(4)
     texts = ["The house, casas"]
-    assert pieces_per_word(tokenizer.to_str(), texts) == pytest.approx(7 / 3)
-    assert extend_vocabulary(tokenizer.to_str(), TABLE, texts * 4).tokens == ["casas"]
+    assert pieces(tokenizer.to_str(), texts) == pytest.approx(7 / 3)
+    assert extended(texts * 4, tokenizer.to_str()).tokens == ["casas"]
 
 
-def test_an_english_vocabulary_is_worth_extending_for_spanish_alone(minilm: str) -> None:
-    assert worth_extending(minilm, SPANISH_TEXTS)
-    assert not worth_extending(minilm, ENGLISH_TEXTS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_kind_of_vocabulary_cuts_a_running_word_into_the_pieces_it_has_in_texts(
+    architecture: Architecture,
+) -> None:
+    words = ["más", "señoras", "tuberías", "informaciones"]
+    tokenizer = build_tiny_tokenizer(architecture, tiny_texts(), vocabulary=300)
+    # In the middle of a text, where a byte-level vocabulary has the space in the word.
+    texts = [f"1 {word} 2" for word in words]
+    around = len(tokenizer.encode("1 2", add_special_tokens=False).ids)
+    expected = [len(tokenizer.encode(text, add_special_tokens=False).ids) - around for text in texts]
+    assert max(expected) > 1
+    assert pieces(tokenizer.to_str(), texts) == pytest.approx(np.mean(expected))
+
+
+def test_an_english_vocabulary_has_many_pieces_for_spanish_alone(minilm: str) -> None:
+    assert pieces(minilm, SPANISH_TEXTS) > MANY_PIECES
+    assert pieces(minilm, ENGLISH_TEXTS) < MANY_PIECES
     table = np.zeros((len(json.loads(minilm)["model"]["vocab"]), 4), dtype=np.float32)
-    grown = extend_vocabulary(minilm, table, SPANISH_TEXTS, min_count=1)
-    assert not worth_extending(grown.tokenizer_json, SPANISH_TEXTS)
+    grown = extended(SPANISH_TEXTS, minilm, table, min_count=1)
+    assert pieces(grown.tokenizer_json, SPANISH_TEXTS) < MANY_PIECES
 
 
 @pytest.mark.parametrize("architecture", ["roberta", "modernbert", "xlm-roberta"])
 def test_other_kinds_of_vocabulary_are_left_alone(architecture: Architecture) -> None:
     tokenizer_json = build_tiny_tokenizer(architecture, tiny_texts()).to_str()
-    texts = tiny_messages(n=20)["text"].to_pylist()
-    assert not worth_extending(tokenizer_json, texts)
     kind = "Unigram" if architecture == "xlm-roberta" else "BPE"
+    assert vocabulary_kind(tokenizer_json) == kind
+    counts = counted(tiny_messages(n=20)["text"].to_pylist(), tokenizer_json)
     with pytest.raises(UserError, match=rf"^adapt\.vocabulary: .* is a {kind} one; .*set it to none$"):
-        extend_vocabulary(tokenizer_json, np.zeros((400, 4), dtype=np.float32), texts)
+        choose_tokens(tokenizer_json, counts)

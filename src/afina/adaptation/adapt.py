@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Tokenizer
 
+from afina.adaptation.pieces import EXTENDABLE, MANY_PIECES, pieces_per_word, vocabulary_kind, word_counts
 from afina.adaptation.store import Adaptation, save_adapted
-from afina.adaptation.vocabulary import choose_glossary, extend_vocabulary, worth_extending
+from afina.adaptation.vocabulary import choose_glossary, choose_tokens, extend_vocabulary
 from afina.errors import UserError
 from afina.files import read_json
 from afina.modeling.backbone import BackboneFiles, load_tokenizer, max_positions
@@ -27,7 +30,7 @@ def adapt_backbone(
     seed: int,
     folder: Path,
 ) -> Adaptation:
-    """Adapt a backbone to texts and save it; where nothing is asked for, save that it is unchanged.
+    """Adapt a backbone to texts and save it; where nothing is to be done, save that it is unchanged.
 
     First the vocabulary, whose new tokens the masked-language-model training then teaches.
 
@@ -42,10 +45,17 @@ def adapt_backbone(
     Raises:
         UserError: a parameter does not suit the backbone or the machine, or training goes wrong.
     """
+    unchanged = _unchanged(files)
     if not params.active:
-        record = _record(files, None, 0, 0, [])
-        save_adapted(folder, record)
-        return record
+        save_adapted(folder, unchanged)
+        return unchanged
+    max_length = _max_length(params, train, files)
+    tokenizer_json, pad_token_id = load_tokenizer(files.folder)
+    distinct = list(dict.fromkeys(texts))
+    tokens, glossary = _choose_extension(params, tokenizer_json, distinct)
+    if not tokens and not params.epochs:
+        save_adapted(folder, unchanged)
+        return unchanged
 
     # These take seconds to import, and a backbone left as it is needs none of them.
     import torch
@@ -55,15 +65,16 @@ def adapt_backbone(
 
     if train.threads is not None:
         torch.set_num_threads(train.threads)
-    max_length = _max_length(params, train, files)
     device = choose_device(train.device)
-    tokenizer_json, pad_token_id = load_tokenizer(files.folder)
     backbone = load_pretrained(files.folder, choose_attention(device))
-    distinct = list(dict.fromkeys(texts))
 
-    known = len(backbone.get_input_embeddings().weight)
-    tokenizer_json, first_new_token = _extend(params, tokenizer_json, distinct, backbone)
-    new_tokens = len(backbone.get_input_embeddings().weight) - known
+    known, translated, redefined = len(backbone.get_input_embeddings().weight), 0, 0
+    if tokens:
+        table = backbone.get_input_embeddings().weight.detach().cpu().numpy()
+        extended = extend_vocabulary(tokenizer_json, table, tokens, glossary)
+        replace_table(backbone, extended.embeddings)
+        tokenizer_json = extended.tokenizer_json
+        translated, redefined = extended.translated, extended.redefined
 
     losses: list[float] = []
     if params.epochs:
@@ -79,32 +90,36 @@ def adapt_backbone(
             max_length,
             seed,
         )
-    record = _record(files, first_new_token, new_tokens, len(distinct), losses)
+    record = replace(
+        unchanged,
+        changed=True,
+        first_new_token=known if tokens else None,
+        new_tokens=len(tokens),
+        translated=translated,
+        redefined=redefined,
+        texts=len(distinct),
+        masked_loss=losses,
+    )
     save_adapted(folder, record, backbone, tokenizer_json, pad_token_id)
     return record
 
 
-def _extend(
-    params: AdaptParams, tokenizer_json: str, texts: Sequence[str], backbone: Any
-) -> tuple[str, int | None]:
-    """Give words that the tokenizer cuts into pieces tokens of their own, and the table rows for them.
-
-    Returns:
-        The tokenizer, and the id of the first new token, if there is one.
-    """
-    if params.vocabulary == "none":
-        return tokenizer_json, None
-    if params.vocabulary == "auto" and not worth_extending(tokenizer_json, texts):
-        return tokenizer_json, None
-    glossary = choose_glossary(params.glossary, tokenizer_json, texts)
-    table = backbone.get_input_embeddings().weight.detach().cpu().numpy()
-    extended = extend_vocabulary(
-        tokenizer_json, table, texts, params.vocabulary_min_count, params.vocabulary_max_size, glossary
+def _choose_extension(
+    params: AdaptParams, tokenizer_json: str, texts: Sequence[str]
+) -> tuple[list[str], dict[str, list[str]] | None]:
+    """The tokens to add, none where that is not asked for or not worth it, and the glossary for them."""
+    auto = params.vocabulary == "auto"
+    if params.vocabulary == "none" or (auto and vocabulary_kind(tokenizer_json) != EXTENDABLE):
+        return [], None
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    counts = word_counts(tokenizer, texts)
+    if auto and pieces_per_word(tokenizer_json, counts) <= MANY_PIECES:
+        return [], None
+    glossary = choose_glossary(params.glossary, tokenizer, counts)
+    tokens = choose_tokens(
+        tokenizer_json, counts, params.vocabulary_min_count, params.vocabulary_max_size, glossary
     )
-    if not extended.tokens:
-        return tokenizer_json, None
-    replace_table(backbone, extended.embeddings)
-    return extended.tokenizer_json, len(table)
+    return tokens, glossary
 
 
 def replace_table(backbone: Any, embeddings: npt.NDArray[np.float32]) -> None:
@@ -115,19 +130,20 @@ def replace_table(backbone: Any, embeddings: npt.NDArray[np.float32]) -> None:
     backbone.get_input_embeddings().weight.data.copy_(torch.from_numpy(embeddings))
 
 
-def _record(
-    files: BackboneFiles, first_new_token: int | None, new_tokens: int, texts: int, losses: list[float]
-) -> Adaptation:
+def _unchanged(files: BackboneFiles) -> Adaptation:
+    """The record of a backbone that is left as it is."""
     return Adaptation(
-        changed=bool(losses) or first_new_token is not None,
+        changed=False,
         backbone=files.public_name,
         revision=files.revision,
         sha256=files.sha256,
         licence=files.licence,
-        first_new_token=first_new_token,
-        new_tokens=new_tokens,
-        texts=texts,
-        masked_loss=losses,
+        first_new_token=None,
+        new_tokens=0,
+        translated=0,
+        redefined=0,
+        texts=0,
+        masked_loss=[],
     )
 
 

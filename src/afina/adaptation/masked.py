@@ -92,7 +92,7 @@ class Masking:
     share: float  # of the tokens that are not special
     mask_token_id: int
     special: npt.NDArray[np.bool_]  # (V,) never to be told, and never put in another's place
-    nothing: int  # a special token's id: what stands in the targets where there is nothing to tell
+    nothing: int  # the padding token's id: what stands in the targets where there is nothing to tell
 
     @property
     def ordinary(self) -> Ids:
@@ -266,6 +266,8 @@ class MaskedTrainer:
         precision: fp32 or bf16.
         max_length: longest text in tokens.
         seed: of dropout.
+        pad_token_id: the tokenizer's: what fills batches, and stands in targets where nothing is to be told.
+            The configuration's, which may be another one, is not looked at.
     """
 
     def __init__(
@@ -278,11 +280,13 @@ class MaskedTrainer:
         device: torch.device,
         max_length: int,
         seed: int,
+        pad_token_id: int,
     ) -> None:
         self.head, self.params, self.updates, self.seed = head, params, updates, seed
         self.precision, self.device = precision, device
         model = TextClassifier(backbone, label_count=1)  # a way to compute wants one; its head is not used
         self.forward = choose_forward(model, precision, device, max_length)
+        self.forward.pad_token_id = pad_token_id
         self.forward.train(True)
         table: Any = word_embeddings(model).weight
         self.table: nn.Parameter = table
@@ -379,7 +383,15 @@ def train_masked(
     read_head(folder, backbone.config.model_type, head)
     updates = -(-len(ids) // params.batch_size)
     trainer = MaskedTrainer(
-        backbone, head.to(device), params, updates * params.epochs, precision, device, max_length, seed
+        backbone,
+        head.to(device),
+        params,
+        updates * params.epochs,
+        precision,
+        device,
+        max_length,
+        seed,
+        masking.nothing,
     )
     losses = []
     with Progress("adapt", total=len(ids) * params.epochs, unit="texts") as progress:

@@ -26,6 +26,8 @@ class Adaptation:
     licence: str | None
     first_new_token: int | None  # the tokens from this id on are new; None: none is
     new_tokens: int
+    translated: int  # new tokens that start from their meaning in the glossary
+    redefined: int  # tokens of the original that start from their meaning in the glossary
     texts: int  # different ones that it was adapted to
     masked_loss: list[float]  # mean over each epoch's masked tokens
 

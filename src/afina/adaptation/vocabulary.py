@@ -11,7 +11,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,11 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, models, trainers
 
+from afina.adaptation.pieces import EXTENDABLE, piece_ids, vocabulary_kind
 from afina.errors import UserError
-
-# Pieces a running word from which a vocabulary is of another language: English models cut English words into
-# 1.1 to 1.3 pieces, and Spanish ones into 2.
-MANY_PIECES = 1.5
 
 # Share of running words in the Spanish glossary from which texts are Spanish.
 SPANISH = 0.5
@@ -38,79 +35,106 @@ class Extended:
     """A tokenizer with more tokens, and the whole embedding table that goes with it."""
 
     tokenizer_json: str
-    embeddings: Floats  # (V + new, H); the first V rows are the given ones
+    embeddings: Floats  # (V + new, H)
     tokens: list[str]  # the new ones, in the order of their ids
     translated: int  # how many of them began from a meaning in the glossary
+    redefined: int  # words that were tokens before, and now begin from a meaning in the glossary
+
+
+def choose_tokens(
+    tokenizer_json: str,
+    counts: Mapping[str, int],
+    min_count: int = 4,
+    max_size: int = 20_000,
+    glossary: Mapping[str, Sequence[str]] | None = None,
+) -> list[str]:
+    """The words of texts, and frequent parts of words, that a WordPiece vocabulary lacks.
+
+    Of a glossary all words, for a word that the training texts lack may well be in those to come.
+
+    Args:
+        tokenizer_json: contents of a ``tokenizer.json``.
+        counts: of the training texts' words, from `afina.adaptation.pieces.word_counts`.
+        min_count: times a word must occur to become a token.
+        max_size: most tokens that are added, the most frequent ones.
+        glossary: words whose meaning is known.
+
+    Raises:
+        UserError: the tokenizer is not a WordPiece one.
+    """
+    kind = vocabulary_kind(tokenizer_json)
+    if kind != EXTENDABLE:
+        raise UserError(
+            f"adapt.vocabulary: the backbone's tokenizer is a {kind} one; only {EXTENDABLE} vocabularies "
+            "(BERT, DistilBERT) can be extended; set it to none"
+        )
+    settings = json.loads(tokenizer_json)
+    prefix, vocabulary = settings["model"]["continuing_subword_prefix"], _vocabulary(settings)
+    tokens = new_tokens(counts, vocabulary, prefix, min_count, max_size)
+    known = vocabulary.keys() | set(tokens)
+    meanings = folded(Tokenizer.from_str(tokenizer_json), glossary or {})
+    further = sorted(
+        (word for word in meanings if word.isalpha() and word not in known),
+        key=lambda word: (-counts.get(word, 0), word),
+    )
+    return [*tokens, *further][:max_size]
 
 
 def extend_vocabulary(
     tokenizer_json: str,
     embeddings: Floats,
-    texts: Sequence[str],
-    min_count: int = 4,
-    max_size: int = 20_000,
+    tokens: Sequence[str],
     glossary: Mapping[str, Sequence[str]] | None = None,
 ) -> Extended:
-    """Add the words of texts, and frequent parts of words, to a WordPiece vocabulary.
+    """Add tokens to a WordPiece vocabulary, and rows for them to its embedding table.
 
     A new token starts from the mean of its meanings' embeddings where the glossary has it (after WECHSEL:
     Minixhofer, Paischer and Rekabsaz, NAACL 2022, with a glossary in place of aligned word vectors), else
-    from the mean of the pieces it was cut into.
+    from the mean of the pieces it was cut into. A word of the glossary that is a token already starts from
+    its meanings too: to an English model "son" is a child, and "de" next to nothing.
 
     Args:
         tokenizer_json: contents of a ``tokenizer.json``.
         embeddings: (V, H) table of the backbone.
-        texts: the training texts, cleaned.
-        min_count: times a word must occur to become a token.
-        max_size: most tokens that are added, the most frequent ones.
+        tokens: new ones, from `choose_tokens`.
         glossary: meanings of each word in the language that the backbone knows, the best first.
-
-    Raises:
-        UserError: the tokenizer is not a WordPiece one.
     """
     settings = json.loads(tokenizer_json)
-    if not _is_wordpiece(settings):
-        raise UserError(
-            f"adapt.vocabulary: the backbone's tokenizer is a {settings['model']['type']} one; only "
-            "WordPiece vocabularies (BERT, DistilBERT) can be extended; set it to none"
-        )
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    # Added tokens that the model does not list are numbered after it, and would move as it grows.
-    added = {token["content"]: token["id"] for token in settings.get("added_tokens", ())}
-    vocabulary: dict[str, int] = settings["model"]["vocab"] | added
+    vocabulary = _vocabulary(settings)
     prefix: str = settings["model"]["continuing_subword_prefix"]
-    counts = word_counts(tokenizer, texts)
-    new = new_tokens(counts, vocabulary, prefix, min_count, max_size)
     meanings = folded(tokenizer, glossary or {})
     rows, translated = [], 0
-    for token in new:
+    for token in tokens:
         row = _from_meaning(token, meanings, tokenizer, embeddings)
         translated += row is not None
         rows.append(_from_pieces(token, vocabulary, prefix, embeddings) if row is None else row)
+    redefined = {
+        vocabulary[word]: row
+        for word, found in meanings.items()
+        if word in vocabulary
+        and word not in found  # what is spelt alike means the same
+        and (row := _from_meaning(word, meanings, tokenizer, embeddings)) is not None
+    }
     first = len(embeddings)
-    settings["model"]["vocab"] = vocabulary | {token: first + number for number, token in enumerate(new)}
-    table = np.concatenate([embeddings, np.stack(rows)]) if rows else embeddings
-    return Extended(json.dumps(settings, ensure_ascii=False), table.astype(np.float32), new, translated)
+    settings["model"]["vocab"] = vocabulary | {token: first + number for number, token in enumerate(tokens)}
+    table = np.concatenate([embeddings, *(row[None] for row in rows)]).astype(np.float32)
+    for number, row in redefined.items():
+        table[number] = row
+    extended = json.dumps(settings, ensure_ascii=False)
+    return Extended(extended, table, list(tokens), translated, len(redefined))
 
 
-def _is_wordpiece(settings: Mapping[str, Any]) -> bool:
-    """Of the contents of a ``tokenizer.json``."""
-    return bool(settings["model"].get("type", "WordPiece") == "WordPiece")
+def _vocabulary(settings: Mapping[str, Any]) -> dict[str, int]:
+    """Tokens and their ids, from the contents of a ``tokenizer.json``.
 
-
-def word_counts(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
-    """How often each word occurs, words being what the tokenizer cuts into pieces."""
-    parts: Any = tokenizer
-    counts: Counter[str] = Counter()
-    for text in texts:
-        normal = parts.normalizer.normalize_str(text) if parts.normalizer is not None else text
-        if parts.pre_tokenizer is None:
-            counts[normal] += 1
-        else:
-            counts.update(word for word, _ in parts.pre_tokenizer.pre_tokenize_str(normal))
-    return counts
+    Added tokens that the model does not list are numbered after it, and would move as it grows; so they are
+    among them.
+    """
+    known: dict[str, int] = settings["model"]["vocab"]
+    return known | {token["content"]: token["id"] for token in settings.get("added_tokens", ())}
 
 
 def new_tokens(
@@ -179,13 +203,15 @@ def read_glossary(path: Path) -> dict[str, list[str]]:
 
 
 def choose_glossary(
-    asked: str | None, tokenizer_json: str, texts: Sequence[str]
+    asked: str | None, tokenizer: Tokenizer, counts: Mapping[str, int]
 ) -> dict[str, list[str]] | None:
     """The glossary for the first embeddings of new tokens.
 
     Args:
         asked: ``auto``: the Spanish one that comes with afina, if the texts are in Spanish; None: none; else
             the path of a CSV.
+        tokenizer: of the backbone.
+        counts: of the training texts' words, from `afina.adaptation.pieces.word_counts`.
     """
     if asked is None:
         return None
@@ -193,32 +219,10 @@ def choose_glossary(
         return read_glossary(Path(asked))
     with resources.as_file(resources.files("afina.vocabulary") / "es_en.csv") as path:
         glossary = read_glossary(path)
-    tokenizer = Tokenizer.from_str(tokenizer_json)
     known = folded(tokenizer, glossary)
-    counts = word_counts(tokenizer, texts)
     covered = sum(count for word, count in counts.items() if word in known)
     words = sum(count for word, count in counts.items() if word.isalpha())
     return glossary if covered >= SPANISH * words else None
-
-
-def worth_extending(tokenizer_json: str, texts: Sequence[str]) -> bool:
-    """Whether the vocabulary fits the texts badly: a WordPiece one that cuts words into many pieces."""
-    return _is_wordpiece(json.loads(tokenizer_json)) and pieces_per_word(tokenizer_json, texts) > MANY_PIECES
-
-
-def pieces_per_word(tokenizer_json: str, texts: Sequence[str]) -> float:
-    """Mean number of tokens that a running word of letters is cut into; 0 where there is none."""
-    tokenizer = Tokenizer.from_str(tokenizer_json)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    counts = {word: count for word, count in word_counts(tokenizer, texts).items() if word.isalpha()}
-    encodings: Any = tokenizer.encode_batch([[word] for word in counts], is_pretokenized=True)
-    special = len(tokenizer.encode("").ids)
-    pieces = sum(
-        count * (len(encoding.ids) - special)
-        for count, encoding in zip(counts.values(), encodings, strict=True)
-    )
-    return pieces / max(sum(counts.values()), 1)
 
 
 def folded(tokenizer: Tokenizer, glossary: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -245,18 +249,3 @@ def _from_pieces(token: str, vocabulary: Mapping[str, int], prefix: str, embeddi
     ids = piece_ids(token, vocabulary, prefix)
     result: Floats = embeddings[ids].mean(axis=0) if ids else embeddings.mean(axis=0)
     return result
-
-
-def piece_ids(token: str, vocabulary: Mapping[str, int], prefix: str) -> list[int]:
-    """Ids of the pieces that a WordPiece vocabulary cuts a token into; letters it lacks are passed over."""
-    inside = token.startswith(prefix)
-    rest = token[len(prefix) :] if inside else token
-    ids: list[int] = []
-    while rest:
-        lead = prefix if inside else ""
-        size = next((n for n in range(len(rest), 0, -1) if lead + rest[:n] in vocabulary), 0)
-        if size:
-            ids.append(vocabulary[lead + rest[:size]])
-        rest = rest[max(size, 1) :]
-        inside = True
-    return ids

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from afina.modeling.classifier import TextClassifier
 from afina.progress import Progress
@@ -60,23 +61,42 @@ def logits_of_ids(
     if device is not None:
         model.to(device)
     where = next(model.parameters()).device
+
+    def score(batch: Sequence[Ids]) -> Tensor:
+        input_ids, attention_mask = map(torch.from_numpy, pad_batch(batch, pad_token_id))
+        logits: Tensor = model(input_ids.to(where), attention_mask.to(where))
+        return logits
+
     final: Any = model.head[-1]
-    logits = np.zeros((len(ids), final.out_features), dtype=np.float32)
     was_training = model.training
     model.eval()
     try:
-        with (
-            torch.inference_mode(),
-            torch.autocast(where.type, dtype=torch.bfloat16, enabled=precision == "bf16"),
-        ):
-            for batch in token_budget_batches([len(row) for row in ids], token_budget):
-                input_ids, attention_mask = pad_batch([ids[index] for index in batch], pad_token_id)
-                output = model(
-                    torch.from_numpy(input_ids).to(where), torch.from_numpy(attention_mask).to(where)
-                )
-                logits[batch] = output.cpu().numpy()
-                if progress is not None:
-                    progress.advance(len(batch))
+        with torch.autocast(where.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            return in_batches(score, ids, final.out_features, token_budget, progress)
     finally:
         model.train(was_training)
+
+
+def in_batches(
+    score: Callable[[Sequence[Ids]], Tensor],
+    ids: Sequence[Ids],
+    label_count: int,
+    token_budget: int = TOKEN_BUDGET,
+    progress: Progress | None = None,
+) -> npt.NDArray[np.float32]:
+    """Logits of texts, float32 (n, L), in the order of the texts, computed in batches of similar length.
+
+    Args:
+        score: logits (B, L) of a batch; called without gradients.
+        ids: token ids of n texts.
+        label_count: L.
+        token_budget: most tokens in a batch, padding included.
+        progress: advanced by the number of texts of each batch.
+    """
+    logits = np.zeros((len(ids), label_count), dtype=np.float32)
+    with torch.inference_mode():
+        for batch in token_budget_batches([len(row) for row in ids], token_budget):
+            logits[batch] = score([ids[index] for index in batch]).cpu().numpy()
+            if progress is not None:
+                progress.advance(len(batch))
     return logits

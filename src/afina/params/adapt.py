@@ -77,8 +77,9 @@ class AdaptParams(Section):
     vocabulary_max_size: int = Field(20_000, ge=1, description="new tokens at most, the most frequent ones")
     glossary: str | None = Field(
         "auto",
-        description="CSV with the columns word and meaning (in the backbone's language) for the first "
-        "vectors of new tokens; auto = the Spanish-English one of afina where the texts are Spanish",
+        description="CSV with the columns word and meaning (in the backbone's language): where the "
+        "vocabulary is extended, all its words become tokens whose vectors start from their meanings; auto = "
+        "the Spanish-English one of afina where the texts are Spanish",
     )
 
     @property

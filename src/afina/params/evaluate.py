@@ -26,9 +26,9 @@ class EvaluateParams(Section):
         "none",
         description="none, or tau from 0 to 100: takes tau times the log of each label's share of the "
         "training data off its logit, in favour of rare labels (Menon 2021); fit = tau by macro-F1 on "
-        "validation. Class weights count as data, so balance.weights balanced leaves nothing to adjust; "
-        "train.loss logit_adjusted has done it already. multilabel with fitted thresholds: probabilities "
-        "change, decisions hardly do",
+        "validation. Class weights count as data, so balance.weights balanced leaves nothing to adjust; a "
+        "train.loss for imbalance, or a train.sampler other than shuffle, has corrected it already, and the "
+        "stage warns. multilabel with fitted thresholds: probabilities change, decisions hardly do",
     )
     bootstrap_samples: int = Field(
         2_000, ge=100, description="resamples behind the confidence intervals of the headline metrics"

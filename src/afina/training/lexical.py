@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
-from afina.adaptation.vocabulary import piece_ids
+from afina.adaptation.pieces import piece_ids
 from afina.labels import LabelSet
 from afina.modeling.backbone import load_tokenizer
+from afina.modeling.inference import in_batches
 from afina.modeling.lexical import LexicalScorer, fit_lexical
 from afina.params.train import TrainParams
-from afina.runtime.encoding import TOKEN_BUDGET, Ids, pad_batch, token_budget_batches
+from afina.runtime.encoding import Ids, pad_batch
 from afina.training.engine import Examples
 
 
@@ -77,12 +79,12 @@ def lexical_logits(
     scorer: LexicalScorer, tokens: Sequence[Ids], pad_token_id: int
 ) -> npt.NDArray[np.float32]:
     """Logits (n, L) of the lexical model."""
-    logits = np.zeros((len(tokens), len(scorer.bias)), dtype=np.float32)
-    with torch.inference_mode():
-        for batch in token_budget_batches([len(row) for row in tokens], TOKEN_BUDGET):
-            arrays = pad_batch([tokens[row] for row in batch], pad_token_id)
-            logits[batch] = scorer(*(torch.from_numpy(array) for array in arrays)).numpy()
-    return logits
+
+    def score(batch: Sequence[Ids]) -> Tensor:
+        logits: Tensor = scorer(*map(torch.from_numpy, pad_batch(batch, pad_token_id)))
+        return logits
+
+    return in_batches(score, tokens, len(scorer.bias))
 
 
 def cut(examples: Examples, length: int) -> Examples:
