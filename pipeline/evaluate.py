@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import astuple
 from pathlib import Path
 
 from afina import table
 from afina.evaluation.adjustment import training_prior
+from afina.evaluation.corrections import double_adjustments
 from afina.evaluation.curves import Curve
 from afina.evaluation.metrics import FloatArray
 from afina.evaluation.predictions import write_predictions
-from afina.evaluation.report import Scored, evaluate
+from afina.evaluation.report import Evaluation, Scored, evaluate
 from afina.evaluation.scoring import score_classifier, score_untrained
 from afina.evaluation.tables import CONFUSION_HEADER, MISTAKES_HEADER, PER_CLASS_HEADER
 from afina.files import read_json, write_csv, write_json
@@ -45,9 +47,17 @@ def read_prior(label_set: LabelSet) -> FloatArray:
     return training_prior(read_json(BALANCED / "balance.json"), rows, label_set)
 
 
+def warn(result: Evaluation, train: TrainParams) -> None:
+    """Say what else corrects the imbalance that the logits were adjusted for."""
+    tau = result.metrics["logit_adjustment"]["tau"]
+    offsets, balance = result.decision["logit_offsets"], read_json(BALANCED / "balance.json")
+    for line in double_adjustments(tau, offsets, train.loss, train.sampler, balance):
+        print(f"evaluate: warning: {line}", file=sys.stderr)
+
+
 @stage("evaluate")
 def main() -> str:
-    params, seed = load_section(EvaluateParams), load_seed()
+    params, train, seed = load_section(EvaluateParams), load_section(TrainParams), load_seed()
     label_set = read_label_set(LABELS)
     baseline = read_json(REPORTS / "baseline.json")
     prior = None if params.logit_adjustment == "none" else read_prior(label_set)
@@ -60,8 +70,7 @@ def main() -> str:
     if params.untrained:
         # Validation matters to thresholds alone.
         known = texts[0] if label_set.task == "multilabel" else []
-        trained = load_section(TrainParams)
-        backbone = resolve_backbone(trained.backbone, trained.revision)
+        backbone = resolve_backbone(train.backbone, train.revision)
         scored = score_untrained(CLASSIFIER, [known, texts[1]], params.token_budget, seed, backbone)
         untrained = (scored[0], scored[1])
     validation, test = (
@@ -74,6 +83,8 @@ def main() -> str:
         for rows, lines, values in zip(splits, texts, logits, strict=True)
     )
     result = evaluate(validation, test, label_set, baseline, params, seed, untrained, prior)
+    if params.logit_adjustment != "none":
+        warn(result, train)
 
     write_csv(REPORTS / "per_class.csv", PER_CLASS_HEADER, result.per_class)
     write_csv(REPORTS / "confusion.csv", CONFUSION_HEADER, result.confusion)

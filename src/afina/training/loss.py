@@ -189,8 +189,7 @@ def double_corrections(
         balance_strategy: ``balance.strategy``.
         class_weights: as in `build_objective`.
     """
-    loss, strategy = params.loss, balance_strategy
-    sampler = str(getattr(params, "sampler", "shuffle"))
+    loss, sampler, strategy = params.loss, params.sampler, balance_strategy
     resampled = strategy in ("oversample", "undersample")
     weighted = class_weights is not None and any(weight != 1 for weight in class_weights.values())
     found = []
