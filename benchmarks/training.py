@@ -5,8 +5,9 @@
 Both sides train the same classifier (`afina.modeling.classifier.TextClassifier`, the backbone's own dropout)
 on the same token ids with AdamW at the same learning rates, in batches of 32 texts of at most 128 tokens.
 
-Speed is that of passes over a sample after one pass to warm up. The settings take turns, so that a machine
-whose speed drifts treats all alike, and the median over the rounds counts. Loading the model, tokenisation,
+Speed is that of passes over a sample after one pass to warm up. Each setting has a process of its own, as a
+user's run would; they take turns, one at a time, so that a machine whose speed drifts treats all alike, and
+the median over the rounds counts. Loading the model, tokenisation,
 set-up, logging, validation and checkpoints are left out on both sides. The Trainer's group_by_length sorts
 pools of a quarter of all batches, 50 at most: on a sample far fewer than on a data set, with more padding. So
 the Trainer gets the order that its own function gives with pools of 50; --literal-grouping takes it as it is.
@@ -22,6 +23,7 @@ import argparse
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import statistics
 import sys
@@ -29,6 +31,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -408,33 +411,76 @@ def trainer_pass(job: Job, setting: Setting, part: Part, repeats: int, literal: 
     )
 
 
-def engine_pass(job: Job, engine: Engine, examples: Examples, lengths: Ints, repeats: int) -> Pass:
+def engine_pass(job: Job, part: Part, repeats: int, turns: int) -> Pass:
     """Turns of afina."""
+    updates = math.ceil(len(part.tokens) / job.params.batch_size) * repeats * turns
+    engine, examples = build_engine(job, part, np.ones(updates), 0)
     number = itertools.count()
     return lambda turn: run_engine(
-        job, engine, examples, lengths, range(turn * repeats, (turn + 1) * repeats), number, 0
+        job, engine, examples, part.lengths, range(turn * repeats, (turn + 1) * repeats), number, 0
     )
+
+
+def serve(connection: Connection, job: Job, part: Part, name: str, rounds: int, literal: bool) -> None:
+    """In a process of its own: answer every turn's number with the seconds that it took."""
+    logging: Any = transformers.logging
+    logging.set_verbosity_error()
+    repeats = GPU_REPEATS if job.device.type == "cuda" else 1
+    setting = next((setting for setting in SETTINGS if setting.name == name), None)
+    if setting is None:
+        one_pass = engine_pass(job, part, repeats, rounds + 1)
+    else:
+        one_pass = trainer_pass(job, setting, part, repeats, literal)
+    while (turn := connection.recv()) is not None:
+        connection.send(one_pass(turn) / repeats)
+
+
+class Contender:
+    """A setting in a process of its own, which waits while others have their turns."""
+
+    def __init__(self, job: Job, part: Part, name: str, rounds: int, literal: bool) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.name = name
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(
+            target=serve, args=(theirs, job, part, name, rounds, literal), daemon=True
+        )
+        self.process.start()
+        theirs.close()  # or the end of the process would not be seen from here
+
+    def turn(self, number: int) -> float:
+        """Seconds of one pass."""
+        self.connection.send(number)
+        try:
+            seconds: float = self.connection.recv()
+        except EOFError:
+            raise SystemExit(f"training: {self.name} failed; its error is above") from None
+        return seconds
+
+    def close(self) -> None:
+        """Let the process end."""
+        self.connection.send(None)
+        self.process.join()
 
 
 def measure_speed(job: Job, part: Part, rounds: int, literal: bool) -> dict[str, Any]:
     """Speed of every setting; a turn of each to warm up, then ``rounds`` turns, of matrix products too."""
-    repeats = GPU_REPEATS if job.device.type == "cuda" else 1
-    passes = {setting.name: trainer_pass(job, setting, part, repeats, literal) for setting in SETTINGS}
-    updates = math.ceil(len(part.tokens) / job.params.batch_size) * repeats * (rounds + 1)
-    engine, examples = build_engine(job, part, np.ones(updates), 0)
-    passes[OURS] = engine_pass(job, engine, examples, part.lengths, repeats)
-    seconds: dict[str, list[float]] = {name: [] for name in passes}
+    names = [*(setting.name for setting in SETTINGS), OURS]
+    contenders = [Contender(job, part, name, rounds, literal) for name in names]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     peaks: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for turn in range(rounds + 1):
-        for name, one_pass in passes.items():
-            took = one_pass(turn) / repeats
-            say(f"{job.backbone}: turn {turn}, {name}: {len(part.tokens) / took:.1f} examples/s")
+        for contender in contenders:
+            took = contender.turn(turn)
+            say(f"{job.backbone}: turn {turn}, {contender.name}: {len(part.tokens) / took:.1f} examples/s")
             if turn:
-                seconds[name].append(took)
+                seconds[contender.name].append(took)
         if turn:
             for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
                 peaks[precision].append(matmul_speed(job.device, dtype))
-    return speed_report(part.lengths, seconds, peaks, shape_of(engine.model))
+    for contender in contenders:
+        contender.close()
+    return speed_report(part.lengths, seconds, peaks, shape_of(build_model(job, "eager", 0)))
 
 
 def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:

@@ -1,0 +1,262 @@
+"""What each means against a badly fitting vocabulary brings, beside a linear model, on five real data sets.
+
+    python benchmarks/quality.py --data FOLDER [SET ...] [--variants NAME ...] [--seeds 3] [--jobs 2]
+
+Every run is the stages of the pipeline, with the default backbone, on one split of its set; seeds are those
+of training. Runs are kept in a JSON file as they finish, and one that is there, made with the same
+parameters, is not made again: stop it at any time. The table has macro-F1 on the test rows, the mean over
+the seeds and the 95 % interval of that mean (Student's t).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import yaml
+from recipes import FILES as RECIPE_FILES
+from recipes import RECIPES, ROOT
+from scipy import stats
+
+SIB200 = {
+    "seed": 42,
+    "extract": {
+        "sources": [
+            {"path": f"data/source/{name}.tsv", "text": "text", "label": "category", "split_as": split}
+            for name, split in (("train", "train"), ("dev", "validation"), ("test", "test"))
+        ]
+    },
+    "clean": {"task": "multiclass"},
+    "split": {"method": "given"},
+}
+FILES = {name: RECIPE_FILES[name] for name in ("emotions", "medical", "topics_es", "subtitles_es")} | {
+    "sib200": {f"sib200_es/{name}.tsv": f"data/source/{name}.tsv" for name in ("train", "dev", "test")}
+}
+# set -> what its training wants beside the defaults: epochs by validation, and the length of its texts
+TRAIN: dict[str, dict[str, Any]] = {
+    "emotions": {"epochs": 3, "max_length": 64},
+    "medical": {"epochs": 4, "max_length": 128},
+    "topics_es": {"epochs": 3, "max_length": 160},
+    "subtitles_es": {"epochs": 5, "max_length": 48},
+    "sib200": {"epochs": 10, "max_length": 128},
+}
+# variant -> what it changes in the defaults; only the last two leave the vocabulary's choice to afina
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {"train.lexical": False, "adapt.vocabulary": "none"},
+    "lexical": {"adapt.vocabulary": "none"},
+    "tokens": {"train.lexical": False, "adapt.vocabulary": "extend", "adapt.glossary": None},
+    "pretraining": {"train.lexical": False, "adapt.vocabulary": "none", "adapt.epochs": 5},
+    "glossary": {"train.lexical": False},
+    "together": {},
+}
+# Sets in the backbone's own language, where new tokens have nothing to mend and afina adds none.
+ENGLISH = ("emotions", "medical")
+NOT_FOR_ENGLISH = ("tokens", "glossary")
+
+PREPARE = ("extract", "clean", "analyze", "split", "balance", "baseline")
+STAGES = ("adapt", "train", "evaluate")
+LIMIT = 20.0  # minutes of adapting and training that a run may take
+
+
+def main() -> None:
+    """Parse the command line, run what is missing, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("sets", nargs="*", default=list(FILES), metavar="SET")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, the processors shared out")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("AFINA_REAL_DATA", "../shared/data")),
+        help="folder with the real data sets",
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "quality.json")
+    arguments = parser.parse_args()
+    for name in arguments.sets:
+        if name not in FILES:
+            parser.error(f"no data is known for {name!r}; choose from {', '.join(FILES)}")
+    runs: list[dict[str, Any]] = json.loads(arguments.out.read_text()) if arguments.out.is_file() else []
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
+        threads = max((os.cpu_count() or 1) // arguments.jobs, 1)
+        futures = []
+        for name in arguments.sets:
+            missing = [file for file in FILES[name] if not (arguments.data / file).is_file()]
+            if missing:
+                print(f"{name}: skipped, {arguments.data / missing[0]} is absent", file=sys.stderr)
+                continue
+            plans = [plan for plan in plans_of(name, arguments) if not done(runs, plan)]
+            if plans:
+                prepared = prepare(name, arguments.data, Path(folder) / name)
+                futures += [pool.submit(run, plan, prepared, threads) for plan in plans]
+        for future in as_completed(futures):
+            found = future.result()
+            runs = [old for old in runs if identity(old) != identity(found)] + [found]
+            runs.sort(key=lambda row: (list(FILES).index(row["set"]), *identity(row)))
+            arguments.out.write_text(json.dumps(runs, indent=2) + "\n")
+            print(f"{' '.join(map(str, identity(found)))}: {found['macro_f1']:.3f}", file=sys.stderr)
+    print(table(runs))
+    print(closing(runs))
+
+
+def identity(row: dict[str, Any]) -> tuple[str, str, int]:
+    """What there is one run of."""
+    return row["set"], row["variant"], row["seed"]
+
+
+def plans_of(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The runs of a set, seed by seed, so that an interrupted benchmark has whole seeds."""
+    return [
+        {
+            "set": name,
+            "variant": variant,
+            "seed": seed,
+            "params": params_of(name, VARIANTS[variant], seed),
+        }
+        for seed in range(42, 42 + arguments.seeds)
+        for variant in arguments.variants
+        if not (name in ENGLISH and variant in NOT_FOR_ENGLISH)
+    ]
+
+
+def params_of(name: str, changes: dict[str, Any], seed: int) -> dict[str, Any]:
+    """A set's parameters: data as its recipe says, training as the project's params.yaml does."""
+    params = SIB200 if name == "sib200" else yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    default = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params = params | {"seed": seed, "train": default["train"] | TRAIN[name], "adapt": dict(default["adapt"])}
+    for key, value in changes.items():
+        section, parameter = key.split(".")
+        params[section][parameter] = value
+    return params
+
+
+def done(runs: list[dict[str, Any]], plan: dict[str, Any]) -> bool:
+    """Whether a run was made, and with the parameters of this plan."""
+    return any(identity(row) == identity(plan) and row["params"] == plan["params"] for row in runs)
+
+
+def prepare(name: str, data: Path, folder: Path) -> Path:
+    """The stages before training, once for all runs of a set."""
+    for file, target in FILES[name].items():
+        (folder / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(data / file, folder / target)
+    write_params(folder, params_of(name, {}, 42))
+    for stage in PREPARE:
+        run_stage(stage, folder, None)
+    return folder
+
+
+def run(plan: dict[str, Any], prepared: Path, threads: int) -> dict[str, Any]:
+    """Adapt, train and evaluate in a copy of the prepared folder."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "run"
+        shutil.copytree(prepared, folder)
+        write_params(folder, plan["params"])
+        seconds = {stage: run_stage(stage, folder, threads) for stage in STAGES}
+        metrics = json.loads((folder / "reports" / "metrics.json").read_text())
+        adapted = json.loads((folder / "models" / "adapted" / "adaptation.json").read_text())
+        history = (folder / "reports" / "training.csv").read_text().splitlines()[1:]
+    test = metrics["test"]
+    second = "micro_f1" if "micro_f1" in test else "accuracy"
+    return plan | {
+        "macro_f1": test["macro_f1"],
+        second: test[second],
+        "validation_macro_f1": metrics["validation"]["macro_f1"],
+        "validation_by_epoch": [float(line.split(",")[4]) for line in history],
+        "linear_macro_f1": metrics["baseline"]["tfidf_macro_f1"],
+        f"linear_{second}": metrics["baseline"][f"tfidf_{second}"],
+        "test_rows": metrics["rows"]["test"],
+        "new_tokens": adapted["new_tokens"],
+        "minutes": round((seconds["adapt"] + seconds["train"]) / 60, 1),
+        "threads": threads,
+        "revision": subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip(),
+    }
+
+
+def write_params(folder: Path, params: dict[str, Any]) -> None:
+    """params.yaml of a folder."""
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False, allow_unicode=True))
+
+
+def run_stage(stage: str, folder: Path, threads: int | None) -> float:
+    """Run a stage's script in a folder; gives the seconds it took."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    if threads is not None:
+        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    started = time.perf_counter()
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "pipeline" / f"{stage}.py")],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if result.returncode:
+        raise SystemExit(f"{folder.name}: {stage} failed: {result.stderr[-2000:]}")
+    return time.perf_counter() - started
+
+
+def interval(values: list[float]) -> float:
+    """Half the width of the 95 % interval of a mean, after Student; nan for one value."""
+    if len(values) < 2:
+        return float("nan")
+    return float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+
+
+def column(runs: list[dict[str, Any]], name: str, variant: str) -> list[float]:
+    """Test macro-F1 of a set's runs of a variant."""
+    return [row["macro_f1"] for row in runs if (row["set"], row["variant"]) == (name, variant)]
+
+
+def shown(values: list[float]) -> str:
+    """A cell: mean and interval, or the one value."""
+    if not values:
+        return "–"
+    return f"{mean(values):.3f}" + (f" ± {interval(values):.3f}" if len(values) > 1 else "")
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """The results as a Markdown table."""
+    header = f"| set | test rows | linear | {' | '.join(VARIANTS)} | minutes at most |"
+    lines = [header, "|" + "---|" * (header.count("|") - 1)]
+    for name in FILES:
+        rows = [row for row in runs if row["set"] == name]
+        if rows:
+            cells = [shown(column(runs, name, variant)) for variant in VARIANTS]
+            lines.append(
+                f"| {name} | {rows[0]['test_rows']:,} | {rows[0]['linear_macro_f1']:.3f} "
+                f"| {' | '.join(cells)} | {max(row['minutes'] for row in rows)} |"
+            )
+    return "\n".join(lines)
+
+
+def closing(runs: list[dict[str, Any]]) -> str:
+    """The last line: on how many sets the defaults beat the linear model, and plain fine-tuning."""
+    names = [name for name in FILES if column(runs, name, "together")]
+    linear = {row["set"]: row["linear_macro_f1"] for row in runs}
+    above_linear = sum(mean(column(runs, name, "together")) > linear[name] for name in names)
+    compared = [name for name in names if column(runs, name, "plain")]
+    above_plain = sum(
+        mean(column(runs, name, "together")) > mean(column(runs, name, "plain")) for name in compared
+    )
+    minutes = max((row["minutes"] for row in runs if row["variant"] == "together"), default=0.0)
+    return (
+        f"quality: sets={len(names)} above_linear={above_linear} above_plain={above_plain} "
+        f"of {len(compared)} minutes_max={minutes} (limit {LIMIT:.0f})"
+    )
+
+
+if __name__ == "__main__":
+    main()

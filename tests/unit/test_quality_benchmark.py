@@ -1,0 +1,115 @@
+"""What `benchmarks/quality.py` plans, and what it computes from its runs; nothing is trained here."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from afina.params.adapt import AdaptParams
+from afina.params.clean import CleanParams
+from afina.params.extract import ExtractParams
+from afina.params.split import SplitParams
+from afina.params.train import TrainParams
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "quality.py"
+
+
+@pytest.fixture(scope="module")
+def quality() -> Iterator[Any]:
+    """The script as a module; it finds the one of recipes beside it."""
+    sys.path.insert(0, str(SCRIPT.parent))
+    spec = importlib.util.spec_from_file_location("benchmark_quality", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.path.remove(str(SCRIPT.parent))
+
+
+def run(name: str, variant: str, seed: int, score: float, minutes: float = 1.0) -> dict[str, Any]:
+    return {
+        "set": name,
+        "variant": variant,
+        "seed": seed,
+        "params": {"seed": seed},
+        "macro_f1": score,
+        "linear_macro_f1": 0.7,
+        "test_rows": 1204,
+        "minutes": minutes,
+    }
+
+
+def plans(quality: Any, name: str, seeds: int) -> list[tuple[str, int]]:
+    arguments = argparse.Namespace(seeds=seeds, variants=list(quality.VARIANTS))
+    return [(plan["variant"], plan["seed"]) for plan in quality.plans_of(name, arguments)]
+
+
+def test_seeds_are_planned_one_after_the_other(quality: Any) -> None:
+    assert plans(quality, "sib200", 2) == [
+        (variant, seed) for seed in (42, 43) for variant in quality.VARIANTS
+    ]
+
+
+def test_new_tokens_are_not_tried_in_the_language_of_the_backbone(quality: Any) -> None:
+    assert {variant for variant, _ in plans(quality, "emotions", 1)} == {
+        "plain",
+        "lexical",
+        "pretraining",
+        "together",
+    }
+
+
+def test_parameters_of_every_run_are_valid(quality: Any) -> None:
+    for name in quality.FILES:
+        for changes in quality.VARIANTS.values():
+            params = quality.params_of(name, changes, 43)
+            assert params["seed"] == 43
+            sections = {"extract": ExtractParams, "clean": CleanParams, "split": SplitParams}
+            for section, model in (sections | {"adapt": AdaptParams, "train": TrainParams}).items():
+                model.model_validate(params[section])
+            for key, value in changes.items():
+                section, parameter = key.split(".")
+                assert params[section][parameter] == value
+
+
+def test_variants_do_not_change_each_other(quality: Any) -> None:
+    before = yaml.safe_dump(quality.params_of("sib200", {}, 42))
+    quality.params_of("sib200", quality.VARIANTS["plain"], 42)
+    assert yaml.safe_dump(quality.params_of("sib200", {}, 42)) == before
+
+
+def test_a_run_with_other_parameters_is_made_again(quality: Any) -> None:
+    runs = [run("sib200", "plain", 42, 0.7)]
+    assert quality.done(runs, {"set": "sib200", "variant": "plain", "seed": 42, "params": {"seed": 42}})
+    assert not quality.done(runs, {"set": "sib200", "variant": "plain", "seed": 42, "params": {"seed": 1}})
+    assert not quality.done(runs, {"set": "sib200", "variant": "plain", "seed": 43, "params": {"seed": 42}})
+
+
+def test_interval_is_students(quality: Any) -> None:
+    # t of 2 degrees of freedom
+    assert quality.interval([0.6, 0.7, 0.8]) == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)
+    assert math.isnan(quality.interval([0.6]))
+
+
+def test_table_and_closing_line(quality: Any) -> None:
+    runs = [run("sib200", "plain", seed, 0.6 + seed / 100) for seed in (1, 2, 3)]
+    runs += [run("sib200", "together", seed, 0.8, minutes=seed) for seed in (1, 2, 3)]
+    runs += [run("medical", "plain", 1, 0.9), run("medical", "together", 1, 0.69)]
+    lines = quality.table(runs).splitlines()
+    assert "medical" in lines[2]  # in the order of the sets
+    cells = [cell.strip() for cell in lines[3].split("|")[1:-1]]
+    assert cells[:4] == ["sib200", "1,204", "0.700", "0.620 ± 0.025"]
+    assert cells[-2:] == ["0.800 ± 0.000", "3"]
+    assert cells[4:-2] == ["–"] * 4
+    assert quality.closing(runs) == (
+        "quality: sets=2 above_linear=1 above_plain=1 of 2 minutes_max=3 (limit 20)"
+    )
