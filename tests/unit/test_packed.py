@@ -19,6 +19,7 @@ from afina.modeling.inference import logits_of_ids
 from afina.modeling.packed import (
     PACKABLE,
     SHORT,
+    WIDE,
     Attention,
     DropoutPool,
     PackedEncoder,
@@ -28,6 +29,7 @@ from afina.modeling.packed import (
     fused_attention,
     pack,
     round_up,
+    round_width,
 )
 from afina.runtime.encoding import Ids, pad_batch
 from afina.training.forward import PackedForward, PaddedForward, all_logits, choose_forward
@@ -35,18 +37,19 @@ from afina.training.forward import PackedForward, PaddedForward, all_logits, cho
 CPU = torch.device("cpu")
 VOCABULARY, HIDDEN, HEADS = 61, 32, 2
 
-# Widths below SHORT, at it and above it; texts of one token; one text alone; no padding at all.
+# Widths below SHORT, at it, above it and above WIDE; texts of one token; one text alone; no padding at all.
 BATCHES = {
     "short": [1, 3, 8, 23],
     "at the limit": [31, 1, 32, 2],
     "long": [1, 47, 48, 7, 33],
+    "wide": [54, 3, 50],
     "one token": [1],
     "one short text": [5],
     "one long text": [48],
     "equal lengths": [40, 40, 40],
 }
 SHORT_AND_LONG = pytest.mark.parametrize(
-    "lengths", [BATCHES["short"], BATCHES["long"]], ids=["short", "long"]
+    "lengths", [BATCHES[name] for name in ("short", "long", "wide")], ids=["short", "long", "wide"]
 )
 
 
@@ -182,7 +185,8 @@ def test_bfloat16_is_no_further_off_than_transformers_in_bfloat16(
         expected = torch.cat([gradients[names[id(source)]] for source in sources])
         by_them = torch.cat([of_low[names[id(source)]].grad for source in sources])
         assert leaf.grad is not None
-        assert distance(leaf.grad, expected) < max(1.5 * distance(by_them, expected), 0.01)
+        # Both are rounding noise, of some vectors of few numbers.
+        assert distance(leaf.grad, expected) < max(2 * distance(by_them, expected), 0.01)
 
 
 def test_dropout_is_where_transformers_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,17 +440,21 @@ def test_a_pool_is_drawn_once_for_each_seed_rate_and_precision(monkeypatch: pyte
         pool.mask((3,), 0.1, single)
     kinds = [(0.5, torch.float32), (0.5, torch.bfloat16), (0.1, torch.float32)]
     assert drawn == [(4096, *kind) for kind in kinds * 2]
-    # What is large against the pool is drawn for itself: a stretch of the pool would hardly vary.
+    # A stretch that is a large part of the pool would hardly vary: it comes from a larger one, or is drawn
+    # for itself.
     drawn.clear()
     pool.mask((1024,), 0.5, single)
     assert not drawn
-    torch.manual_seed(1)
-    large = pool.mask((5, 1000), 0.5, single)
-    assert drawn == [(5000, 0.5, torch.float32)]
-    assert (large == 0).double().mean().item() == pytest.approx(0.5, abs=0.04)
-    assert not torch.equal(large, pool.mask((5, 1000), 0.5, single))
-    torch.manual_seed(1)
-    assert torch.equal(large, pool.mask((5, 1000), 0.5, single))
+    for shape, size in (((5, 1000), 8 * 4096), ((5, 5000), 25_000)):
+        torch.manual_seed(1)
+        large = pool.mask(shape, 0.5, single)
+        assert drawn == [(size, 0.5, torch.float32)]
+        assert large.shape == shape
+        assert (large == 0).double().mean().item() == pytest.approx(0.5, abs=0.04)
+        assert not torch.equal(large, pool.mask(shape, 0.5, single))
+        torch.manual_seed(1)
+        assert torch.equal(large, pool.mask(shape, 0.5, single))
+        drawn.clear()
 
 
 @SHORT_AND_LONG
@@ -527,9 +535,8 @@ def test_packing_has_every_token_once_and_in_order(tokens: list[list[int]], pad:
     assert not index.positions[total:].any()
     assert not index.to_packed[total:].any()
     longest = max(map(len, tokens))
-    assert width % 8 == 0
-    assert longest <= width < longest + 8
-    padded, mask = pad_batch(ids, pad, 8)
+    assert width == round_width(longest)
+    padded, mask = pad_batch(ids, pad, width)
     assert index.mask.numpy().tolist() == mask.tolist()
     # To the rectangle and back.
     assert index.token_ids[index.to_padded].view(batch, width).numpy().tolist() == padded.tolist()
@@ -537,6 +544,17 @@ def test_packing_has_every_token_once_and_in_order(tokens: list[list[int]], pad:
     assert (index.to_padded[~index.mask.view(-1).bool()] >= total).all()
 
 
+@given(st.integers(1, 512))
+def test_widths_hold_the_longest_text_and_suit_the_kernels(longest: int) -> None:
+    width = round_width(longest)
+    assert longest <= width < longest + 32
+    if width >= WIDE:
+        assert width % 32 == 0
+    else:
+        assert width % 8 == 0
+        assert width < longest + 8
+
+
 def test_sizes_of_the_widths_above_are_on_both_sides_of_the_limit() -> None:
     widths = {name: pack(make_texts(lengths), 0).mask.shape[1] for name, lengths in BATCHES.items()}
-    assert widths["short"] < SHORT == widths["at the limit"] < widths["long"]
+    assert widths["short"] < SHORT == widths["at the limit"] < widths["long"] < WIDE <= widths["wide"]

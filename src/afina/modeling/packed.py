@@ -32,6 +32,9 @@ MASKED = -1e4
 # Texts shorter than this attend in float32: the products are too small for bfloat16 to pay.
 SHORT = 32
 
+# From this length on softmax is in bfloat16, which is the faster one on rows of a multiple of `WIDE_STEP`.
+WIDE, WIDE_STEP = 64, 32
+
 
 @dataclass(frozen=True)
 class PackedIndex:
@@ -67,11 +70,17 @@ def round_up(size: int) -> int:
     return -(-size // step) * step
 
 
+def round_width(longest: int) -> int:
+    """Width of the rectangle for a longest text of so many tokens."""
+    step = WIDE_STEP if longest > WIDE - WIDE_STEP // 2 else 8
+    return -(-longest // step) * step
+
+
 def pack(ids: Sequence[Ids], pad_token_id: int) -> PackedIndex:
     """Lay the tokens of texts, none of them empty, one after another."""
     lengths = np.fromiter((len(row) for row in ids), dtype=np.int64, count=len(ids))
     total = int(lengths.sum())
-    rows, width = round_up(total + 1), -(-int(lengths.max()) // 8) * 8
+    rows, width = round_up(total + 1), round_width(int(lengths.max()))
     starts = np.cumsum(lengths) - lengths
     token_ids = np.full(rows, pad_token_id, dtype=np.int64)
     token_ids[:total] = np.concatenate(ids)
@@ -129,10 +138,11 @@ class DropoutPool:
     """
 
     SIZE = 2**23
+    LARGER = 8  # times as large is a second pool, for masks that would be a large part of the first
 
     def __init__(self) -> None:
         self._seed = 0
-        self._pools: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
+        self._pools: dict[tuple[int, float, torch.dtype, torch.device], Tensor] = {}
 
     def refresh(self, seed: int) -> None:
         """Forget the factors unless they are those of ``seed``."""
@@ -143,13 +153,14 @@ class DropoutPool:
     def mask(self, shape: tuple[int, ...], rate: float, like: Tensor) -> Tensor:
         """Factors of a shape, in the precision and on the device of ``like``."""
         count = math.prod(shape)
-        if count * 4 > self.SIZE:
+        size = self.SIZE if count * 4 <= self.SIZE else self.SIZE * self.LARGER
+        if count * 2 > size:
             return draw_factors(count, rate, like.dtype, None).to(like.device).view(shape)
-        key = (rate, like.dtype, like.device)
+        key = (size, rate, like.dtype, like.device)
         if key not in self._pools:
             generator = torch.Generator().manual_seed(self._seed)
-            self._pools[key] = draw_factors(self.SIZE, rate, like.dtype, generator).to(like.device)
-        start = int(torch.randint(self.SIZE - count, ()))
+            self._pools[key] = draw_factors(size, rate, like.dtype, generator).to(like.device)
+        start = int(torch.randint(size - count, ()))
         return self._pools[key][start : start + count].view(shape)
 
 
@@ -157,7 +168,8 @@ class Attention(torch.autograd.Function):
     """Scaled dot-product attention of packed projections (N, 3H), forward and backward by hand.
 
     It keeps the probabilities and the rearranged projections, and no other copy of the rectangle. Softmax is
-    in float32, whose kernels are the faster ones on short rows; so are those of the products of short texts.
+    in float32 where the rows are short, whose kernels are the faster ones there; so are the products of
+    short texts.
     """
 
     @staticmethod
@@ -175,7 +187,7 @@ class Attention(torch.autograd.Function):
         bias = ((1 - index.mask) * MASKED).to(dtype)
         bias = bias[:, None, None, :].expand(batch, heads, 1, width).reshape(batch * heads, 1, width)
         scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=size**-0.5)
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(dtype)
+        weights = torch.softmax(scores, dim=-1, dtype=softmax_dtype(dtype, width)).to(dtype)
         factors = pool.mask(tuple(weights.shape), dropout, weights) if dropout else None
         dropped = weights if factors is None else weights * factors
         context = torch.bmm(dropped, value).view(batch, heads, width, size)
@@ -200,14 +212,19 @@ class Attention(torch.autograd.Function):
         inner = torch.bmm(context, value.transpose(1, 2))
         if rest:
             inner *= rest[0]
-        scores = torch._softmax_backward_data(inner.float(), weights.float(), -1, torch.float32)
-        scores = scores.mul_(size**-0.5).to(weights.dtype)
-        torch.bmm(scores, key, out=grads[0])
-        torch.bmm(scores.transpose(1, 2), query, out=grads[1])
+        exact = softmax_dtype(weights.dtype, width)
+        scores = torch._softmax_backward_data(inner.to(exact), weights.to(exact), -1, exact).to(weights.dtype)
+        torch.baddbmm(grads[0], scores, key, beta=0, alpha=size**-0.5, out=grads[0])
+        torch.baddbmm(grads[1], scores.transpose(1, 2), query, beta=0, alpha=size**-0.5, out=grads[1])
         merged = grads.view(3, batch, heads, width, size).permute(1, 3, 0, 2, 4)
         rows = _merge(merged, index, gradients[0].dtype)
         rows[index.tokens :] = 0
         return rows, None, None, None, None
+
+
+def softmax_dtype(dtype: torch.dtype, width: int) -> torch.dtype:
+    """Precision of softmax on rows of so many scores."""
+    return dtype if width >= WIDE else torch.float32
 
 
 def _merge(parts: Tensor, index: PackedIndex, dtype: torch.dtype) -> Tensor:
