@@ -21,8 +21,6 @@ PARAMETER_READERS: dict[str, set[str]] = {
     "train.revision": {"train", "analyze", "adapt", "evaluate"},
     "train.max_length": {"train", "analyze", "adapt"},
     "train.precision": {"train", "adapt"},
-    "train.loss": {"train", "evaluate"},
-    "train.sampler": {"train", "evaluate"},
 }
 # Another valid value for the parameters whose type does not say one.
 OTHER_VALUES: dict[str, Any] = {
