@@ -17,6 +17,7 @@ and `dvc queue start` do the rest. All variants of a seed have the same rows. Ep
 what oversamples trains longer, what undersamples shorter. A loss other than cross_entropy and logit_adjusted
 runs with strategy none alone, unless --full is given. `late` stands for train.reweight_after 0.8, `post hoc`
 for evaluate.logit_adjustment 1.0 on the plain model. Multilabel decides by thresholds fitted on validation.
+The vocabulary is adapted as by default; without --lexical the backbone is alone, as the losses act on it.
 
 Figures. macro-F1, and the mean F1 of the rare classes: the third with the fewest training rows. Intervals are
 of the paired bootstrap: test rows of each seed are drawn again, within the classes (multilabel: within each
@@ -68,6 +69,8 @@ LOSSES = {
 ALL_LOSSES = tuple(dict.fromkeys(loss for losses in LOSSES.values() for loss in losses))
 CROSSED = ("cross_entropy", "logit_adjusted")  # losses that run with every strategy
 REWEIGHT_AFTER = 0.8
+# A hundred updates in two epochs: high rates, and no dropout, so that the models are past the beginning.
+RATES = {"learning_rate": 5e-4, "head_learning_rate": 2e-3, "backbone_dropout": 0.0}
 TAU = 1.0
 RATIO = 50.0
 VALIDATION, TEST = 0.15, 0.30
@@ -249,9 +252,11 @@ def run_params(task: str, arguments: argparse.Namespace, seed: int) -> dict[str,
     params["clean"] = {"task": task, "steps": []}
     params["split"] = {"method": "given", "near_duplicates": None, "small_classes": "train"}
     params["balance"] = params["balance"] | {"strategy": "none"}
-    params["adapt"] = params["adapt"] | {"epochs": 0, "vocabulary": "none"}
+    params["adapt"] = params["adapt"] | {"epochs": 0, "vocabulary": "auto"}
     # A parameter that an experiment sets has to be there.
-    params["train"] = params["train"] | {
+    params["train"] = {
+        **params["train"],
+        **RATES,
         "epochs": arguments.epochs,
         "max_length": arguments.max_length,
         "lexical": arguments.lexical,

@@ -20,13 +20,13 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import yaml
+from intervals import mean_and_half_width
 from recipes import FILES as RECIPE_FILES
 from recipes import RECIPES, ROOT
-from scipy import stats
 
 SIB200 = {
     "seed": 42,
@@ -207,13 +207,6 @@ def run_stage(stage: str, folder: Path, threads: int | None) -> float:
     return time.perf_counter() - started
 
 
-def interval(values: list[float]) -> float:
-    """Half the width of the 95 % interval of a mean, after Student; nan for one value."""
-    if len(values) < 2:
-        return float("nan")
-    return float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
-
-
 def column(runs: list[dict[str, Any]], name: str, variant: str) -> list[float]:
     """Test macro-F1 of a set's runs of a variant."""
     return [row["macro_f1"] for row in runs if (row["set"], row["variant"]) == (name, variant)]
@@ -223,7 +216,8 @@ def shown(values: list[float]) -> str:
     """A cell: mean and interval, or the one value."""
     if not values:
         return "–"
-    return f"{mean(values):.3f}" + (f" ± {interval(values):.3f}" if len(values) > 1 else "")
+    middle, half = mean_and_half_width(values)
+    return f"{middle:.3f}" + (f" ± {half:.3f}" if len(values) > 1 else "")
 
 
 def table(runs: list[dict[str, Any]]) -> str:

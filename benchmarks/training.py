@@ -39,6 +39,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
+from intervals import mean_and_half_width
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
@@ -611,30 +612,19 @@ def quality_report(scores: Mapping[str, Sequence[float]], other: str) -> dict[st
     differences = [ours - theirs for ours, theirs in zip(scores[OURS], scores[other], strict=True)]
     settings = {}
     for name, values in scores.items():
-        mean, half = interval(values)
+        mean, half = mean_and_half_width(values)
         settings[name] = {
             "macro_f1": round(mean, 4),
             "half_interval": rounded(half),
             "by_seed": [round(value, 4) for value in values],
         }
-    delta, half = interval(differences)
+    delta, half = mean_and_half_width(differences)
     return {"settings": settings, "f1_delta": round(delta, 4), "f1_delta_half_interval": rounded(half)}
 
 
 def rounded(value: float) -> float | None:
     """Four decimals; None where a single value has no interval."""
     return round(value, 4) if math.isfinite(value) else None
-
-
-def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Mean and half the width of its interval by Student's t; the half is NaN for a single value."""
-    from scipy.stats import t
-
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return mean, math.nan
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    return mean, float(t.ppf((1 + level) / 2, len(values) - 1)) * error
 
 
 # The report

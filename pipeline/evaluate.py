@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 from afina import table
 from afina.evaluation.adjustment import training_prior
@@ -41,16 +43,15 @@ def write_curves(path: Path, curves: list[Curve], x: str, y: str) -> None:
     write_csv(path, ("label", x, y), points)
 
 
-def read_prior(label_set: LabelSet) -> FloatArray:
+def find_prior(balance: Mapping[str, Any], label_set: LabelSet) -> FloatArray:
     """The distribution of labels that the classifier was trained on."""
     rows = table.read(BALANCED / "train.parquet", ["weight"]).num_rows
-    return training_prior(read_json(BALANCED / "balance.json"), rows, label_set)
+    return training_prior(balance, rows, label_set)
 
 
-def warn(result: Evaluation, train: TrainParams) -> None:
+def warn(result: Evaluation, train: TrainParams, balance: Mapping[str, Any]) -> None:
     """Say what else corrects the imbalance that the logits were adjusted for."""
-    tau = result.metrics["logit_adjustment"]["tau"]
-    offsets, balance = result.decision["logit_offsets"], read_json(BALANCED / "balance.json")
+    tau, offsets = result.metrics["logit_adjustment"]["tau"], result.decision["logit_offsets"]
     for line in double_adjustments(tau, offsets, train.loss, train.sampler, balance):
         print(f"evaluate: warning: {line}", file=sys.stderr)
 
@@ -60,7 +61,8 @@ def main() -> str:
     params, train, seed = load_section(EvaluateParams), load_section(TrainParams), load_seed()
     label_set = read_label_set(LABELS)
     baseline = read_json(REPORTS / "baseline.json")
-    prior = None if params.logit_adjustment == "none" else read_prior(label_set)
+    balance = None if params.logit_adjustment == "none" else read_json(BALANCED / "balance.json")
+    prior = None if balance is None else find_prior(balance, label_set)
     splits = [
         table.read(SPLITS / f"{name}.parquet", ["id", "text", "labels"]) for name in ("validation", "test")
     ]
@@ -83,8 +85,8 @@ def main() -> str:
         for rows, lines, values in zip(splits, texts, logits, strict=True)
     )
     result = evaluate(validation, test, label_set, baseline, params, seed, untrained, prior)
-    if params.logit_adjustment != "none":
-        warn(result, train)
+    if balance is not None:
+        warn(result, train, balance)
 
     write_csv(REPORTS / "per_class.csv", PER_CLASS_HEADER, result.per_class)
     write_csv(REPORTS / "confusion.csv", CONFUSION_HEADER, result.confusion)

@@ -23,7 +23,8 @@ RATES = {"padded": 10.0, "grouped": 40.0, "grouped_bf16": 50.0, "grouped_bf16_ea
 
 @pytest.fixture(scope="module")
 def training() -> Iterator[Any]:
-    """The script as a module."""
+    """The script as a module; it finds the one of intervals beside it."""
+    sys.path.insert(0, str(SCRIPT.parent))
     spec = importlib.util.spec_from_file_location("benchmark_training", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
@@ -32,6 +33,7 @@ def training() -> Iterator[Any]:
     spec.loader.exec_module(module)
     yield module
     del sys.modules[spec.name]
+    sys.path.remove(str(SCRIPT.parent))
 
 
 @pytest.fixture
@@ -45,13 +47,13 @@ def report(training: Any) -> dict[str, Any]:
 
 
 def test_interval_is_students(training: Any) -> None:
-    mean, half = training.interval([0.6, 0.7, 0.8])
+    mean, half = training.mean_and_half_width([0.6, 0.7, 0.8])
     assert mean == pytest.approx(0.7)
     assert half == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)  # t of 2 degrees of freedom
 
 
 def test_interval_of_one_value_is_unknown(training: Any) -> None:
-    mean, half = training.interval([0.6])
+    mean, half = training.mean_and_half_width([0.6])
     assert mean == 0.6
     assert math.isnan(half)
     assert training.rounded(half) is None

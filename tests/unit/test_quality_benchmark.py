@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,12 +91,6 @@ def test_a_run_with_other_parameters_is_made_again(quality: Any) -> None:
     assert quality.done(runs, {"set": "sib200", "variant": "plain", "seed": 42, "params": {"seed": 42}})
     assert not quality.done(runs, {"set": "sib200", "variant": "plain", "seed": 42, "params": {"seed": 1}})
     assert not quality.done(runs, {"set": "sib200", "variant": "plain", "seed": 43, "params": {"seed": 42}})
-
-
-def test_interval_is_students(quality: Any) -> None:
-    # t of 2 degrees of freedom
-    assert quality.interval([0.6, 0.7, 0.8]) == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)
-    assert math.isnan(quality.interval([0.6]))
 
 
 def test_table_and_closing_line(quality: Any) -> None:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from afina.errors import UserError
 from afina.modeling.classifier import TextClassifier, pool
+from afina.modeling.inference import in_batches
 from afina.modeling.packed import PACKABLE, PackedEncoder, PackedIndex, Unpack, layer_modules, pack
-from afina.runtime.encoding import TOKEN_BUDGET, Ids, pad_batch, token_budget_batches
+from afina.runtime.encoding import TOKEN_BUDGET, Ids, pad_batch
 
 # Widths of padded batches are multiples of this: on a processor every new shape costs the compilation of its
 # kernels, more than a few columns of padding do.
@@ -248,14 +249,14 @@ def all_logits(
     """Logits (n, L) of texts without dropout, in batches of similar length."""
     table = word_embeddings(model).weight
     final: Any = model.head[-1]
-    logits = np.zeros((len(ids), final.out_features), dtype=np.float32)
+
+    def score(batch: Sequence[Ids]) -> Tensor:
+        prepared = forward.prepare(batch).to(table.device)
+        embedded = nn.functional.embedding(prepared.token_ids, table).to(forward.dtype)
+        return forward.logits(embedded, prepared)
+
     forward.train(False)
     try:
-        with torch.inference_mode():
-            for batch in token_budget_batches([len(row) for row in ids], token_budget):
-                prepared = forward.prepare([ids[index] for index in batch]).to(table.device)
-                embedded = nn.functional.embedding(prepared.token_ids, table).to(forward.dtype)
-                logits[batch] = forward.logits(embedded, prepared).cpu().numpy()
+        return in_batches(score, ids, final.out_features, token_budget)
     finally:
         forward.train(True)
-    return logits
