@@ -32,6 +32,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -338,9 +339,26 @@ class Clone:
         """State of each experiment in the queue, and how many workers there are."""
         return parse_status(self.dvc("queue", "status"))
 
+    def start(self, jobs: int) -> None:
+        """Start the queue's workers. They keep its output open, so nothing may wait for the end of that.
+
+        Raises:
+            RuntimeError: it failed.
+        """
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "queue", "start", "--jobs", str(jobs)],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError("dvc queue start: failed")
+
     def finished(self, names: Sequence[str], jobs: int) -> Iterator[tuple[str, bool]]:
         """Run what is queued; each experiment's name as it ends, and whether it succeeded."""
-        self.dvc("queue", "start", "--jobs", str(jobs))
+        self.start(jobs)
         waiting, stalled = set(names), 0
         while waiting:
             time.sleep(POLL_SECONDS)
@@ -351,7 +369,7 @@ class Clone:
                 yield name, states[name] == "Success"
             stalled = 0 if workers or ended else stalled + 1
             if stalled == STALLED_POLLS // 2:
-                self.dvc("queue", "start", "--jobs", str(jobs))
+                self.start(jobs)
             if stalled >= STALLED_POLLS:
                 for name in sorted(waiting):
                     yield name, False
@@ -845,22 +863,23 @@ def main() -> None:
     ).stdout.strip()
     groups: dict[str, list[tuple[dict[str, Any], list[str]]]] = {}  # set -> key of a sample, its variants
     failures = 0
+    pools: dict[str, tuple[Any, Any]] = {}
     for name in arguments.sets:
         missing = [path for path in FILES.get(name, {}) if not (arguments.data / path).is_file()]
         if missing:
             say(f"{name}: skipped, {arguments.data / missing[0]} is absent")
             continue
-        pool, label_set = load_pool(name, arguments.data)
+        pools[name] = load_pool(name, arguments.data)
+    # Seed by seed, so that what is stopped early has all sets.
+    for seed, name in itertools.product(range(1, arguments.seeds + 1), pools):
+        pool, label_set = pools[name]
         grid = variants(label_set.task, arguments.strategies, arguments.losses, arguments.full)
-        for seed in range(1, arguments.seeds + 1):
-            sample = draw_sample(pool, label_set, arguments.rows, RATIO, seed)
-            params = yaml.safe_dump(
-                run_params(sample.task, arguments, seed), sort_keys=False, allow_unicode=True
-            )
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in sample.rows)
-            key = {"set": name, "seed": seed, "settings": settings | {"digest": digest_of([params, text])}}
-            groups.setdefault(name, []).append((key, [variant.name for variant in grid]))
-            failures += run_missing(results, sample, (params, text), key, grid, arguments.jobs, commit)
+        sample = draw_sample(pool, label_set, arguments.rows, RATIO, seed)
+        params = yaml.safe_dump(run_params(sample.task, arguments, seed), sort_keys=False, allow_unicode=True)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in sample.rows)
+        key = {"set": name, "seed": seed, "settings": settings | {"digest": digest_of([params, text])}}
+        groups.setdefault(name, []).append((key, [variant.name for variant in grid]))
+        failures += run_missing(results, sample, (params, text), key, grid, arguments.jobs, commit)
     compared, samples, runs = collect(results, groups)
     commits = sorted({run["commit"] for run in runs})
     text = report(compared, samples, settings, commits)
