@@ -15,7 +15,8 @@ Runs. Every set and seed is a clone of the committed tree with the sample as its
 makes the plain model (cross-entropy, strategy none) and all that the variants share; `dvc exp run --queue`
 and `dvc queue start` do the rest. All variants of a seed have the same rows. Epochs are equal, not updates:
 what oversamples trains longer, what undersamples shorter. A loss other than cross_entropy and logit_adjusted
-runs with strategy none alone, unless --full is given. `late` stands for train.reweight_after 0.8, `post hoc`
+runs with strategy none alone, unless --full is given; resampled to equal shares, logit_adjusted is
+cross_entropy and left out. `late` stands for train.reweight_after 0.8, `post hoc`
 for evaluate.logit_adjustment 1.0 on the plain model. Multilabel decides by thresholds fitted on validation.
 The vocabulary is adapted as by default; without --lexical the backbone is alone, as the losses act on it.
 
@@ -56,6 +57,7 @@ DATA = Path(os.environ.get("AFINA_REAL_DATA", ROOT.parent / "shared" / "data"))
 DEMO = "demo"  # in every clone; its sections are those of params.yaml
 SETS = (DEMO, "emotions", "topics_es", "medical")
 STRATEGIES = ("none", "class_weights", "oversample", "undersample")
+RESAMPLING = ("oversample", "undersample")
 LOSSES = {
     "multiclass": ("cross_entropy", "focal", "class_balanced", "logit_adjusted", "ldam"),
     "multilabel": (
@@ -118,6 +120,8 @@ def variants(task: str, strategies: Sequence[str], losses: Sequence[str], full: 
         for strategy in strategies
         for loss in chosen
         if full or loss in CROSSED or strategy == "none"
+        # Equal shares leave the logit-adjusted loss nothing to adjust: it is cross-entropy then.
+        if not (task == "multiclass" and strategy in RESAMPLING and loss == "logit_adjusted")
     ]
     if "class_weights" in strategies and "ldam" in chosen:
         late = {"train.reweight_after": str(REWEIGHT_AFTER)}
