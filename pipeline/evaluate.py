@@ -10,15 +10,15 @@ from typing import Any
 
 from afina import table
 from afina.evaluation.adjustment import training_prior
-from afina.evaluation.corrections import double_adjustments
+from afina.evaluation.corrections import double_adjustments, undone_adjustment
 from afina.evaluation.curves import Curve
 from afina.evaluation.metrics import FloatArray
 from afina.evaluation.predictions import write_predictions
-from afina.evaluation.report import Evaluation, Scored, evaluate
+from afina.evaluation.report import RELIABILITY_HEADER, Evaluation, Scored, evaluate
 from afina.evaluation.scoring import score_classifier, score_untrained
 from afina.evaluation.tables import CONFUSION_HEADER, MISTAKES_HEADER, PER_CLASS_HEADER
 from afina.files import read_json, write_csv, write_json
-from afina.labels import LabelSet, encode_labels, read_label_set
+from afina.labels import LabelSet, Task, encode_labels, read_label_set
 from afina.modeling.backbone import resolve_backbone
 from afina.params.base import load_section, load_seed
 from afina.params.evaluate import EvaluateParams
@@ -49,10 +49,13 @@ def find_prior(balance: Mapping[str, Any], label_set: LabelSet) -> FloatArray:
     return training_prior(balance, rows, label_set)
 
 
-def warn(result: Evaluation, train: TrainParams, balance: Mapping[str, Any]) -> None:
-    """Say what else corrects the imbalance that the logits were adjusted for."""
+def warn(
+    result: Evaluation, params: EvaluateParams, train: TrainParams, balance: Mapping[str, Any], task: Task
+) -> None:
+    """Say what else corrects the imbalance that the logits were adjusted for, and what takes it back."""
     tau, offsets = result.metrics["logit_adjustment"]["tau"], result.decision["logit_offsets"]
-    for line in double_adjustments(tau, offsets, train.loss, train.sampler, balance):
+    lines = double_adjustments(tau, offsets, train.loss, train.sampler, balance)
+    for line in [*lines, *undone_adjustment(tau, task, params.calibration, params.thresholds)]:
         print(f"evaluate: warning: {line}", file=sys.stderr)
 
 
@@ -86,12 +89,13 @@ def main() -> str:
     )
     result = evaluate(validation, test, label_set, baseline, params, seed, untrained, prior)
     if balance is not None:
-        warn(result, train, balance)
+        warn(result, params, train, balance, label_set.task)
 
     write_csv(REPORTS / "per_class.csv", PER_CLASS_HEADER, result.per_class)
     write_csv(REPORTS / "confusion.csv", CONFUSION_HEADER, result.confusion)
     write_curves(REPORTS / "pr.csv", result.precision_recall, "recall", "precision")
     write_curves(REPORTS / "roc.csv", result.roc, "fpr", "tpr")
+    write_csv(REPORTS / "reliability.csv", RELIABILITY_HEADER, result.reliability)
     write_predictions(result.predictions, REPORTS / "predictions.parquet")
     write_csv(MISTAKES, MISTAKES_HEADER, (astuple(mistake) for mistake in result.mistakes))
     write_json(DECISION, result.decision)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from afina.errors import UserError
-from afina.export.artifact import TestTexts, build_metadata, export_classifier, read_logit_offsets
+from afina.export.artifact import TestTexts, build_metadata, export_classifier, read_calibration
 from afina.files import read_json, write_json
 from afina.labels import encode_labels
 from afina.modeling.store import load_classifier
@@ -39,14 +39,14 @@ def main() -> str:
         encoded=encode_labels(test["labels"], config.labels, config.task),
     )
     decision = read_json(DECISION)
-    offsets = read_logit_offsets(decision, config.labels)
+    calibration = read_calibration(decision, config.labels)
     metadata = build_metadata(
         config,
         (CLASSIFIER / "tokenizer.json").read_text(encoding="utf-8"),
         decision["thresholds"],
         read_json(METRICS),
     )
-    report = export_classifier(classifier, encoder, metadata, offsets, texts, params, MODEL, INT8)
+    report = export_classifier(classifier, encoder, metadata, calibration, texts, params, MODEL, INT8)
     write_json(REPORT, report)
     parity, int8 = report["parity"], report["int8"]
     quantised = f"; int8 agrees on {int8['label_agreement']:.1%}" if int8 else ""

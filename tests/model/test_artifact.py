@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from afina.errors import UserError
+from afina.evaluation.probabilities import Calibration
 from afina.export import artifact, graph
-from afina.export.artifact import TestTexts, build_metadata, export_classifier, read_logit_offsets
+from afina.export.artifact import TestTexts, build_metadata, export_classifier, read_calibration
 from afina.labels import encode_labels
 from afina.modeling.classifier import Pooling, TextClassifier, load_pretrained
 from afina.modeling.inference import predict_logits
@@ -48,7 +49,7 @@ class Trained:
     tokenizer: str
     thresholds: dict[str, float] | None
     texts: TestTexts
-    offsets: Sequence[float] = (0.0, 0.0, 0.0)
+    calibration: Calibration = Calibration.identity(3)  # noqa: RUF009 - frozen
 
     def export(self, folder: Path, **params: Any) -> dict[str, Any]:
         metadata = build_metadata(self.config, self.tokenizer, self.thresholds, METRICS)
@@ -56,7 +57,7 @@ class Trained:
             self.model,
             self.encoder,
             metadata,
-            self.offsets,
+            self.calibration,
             self.texts,
             ExportParams(**params),
             folder / "model.onnx",
@@ -183,22 +184,24 @@ def test_both_outputs_are_what_torch_computes(
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
-def test_offsets_are_part_of_the_probabilities_and_not_of_the_logits(
-    task: Task, train: Callable[..., Trained], tmp_path: Path
+@pytest.mark.parametrize("scale", [(1.0, 1.0, 1.0), (0.5, 2.0, 1.5)])
+def test_calibration_is_part_of_the_probabilities_and_not_of_the_logits(
+    scale: tuple[float, float, float], task: Task, train: Callable[..., Trained], tmp_path: Path
 ) -> None:
     trained = train("bert", task)
-    offsets = np.array([0.0, 1.5, -0.75])
+    calibration = Calibration(np.array(scale), np.array([0.0, 1.5, -0.75]))
     plain, adjusted = tmp_path / "plain", tmp_path / "adjusted"
     first = trained.export(plain, int8=False)
-    report = replace(trained, offsets=offsets.tolist()).export(adjusted)
+    report = replace(trained, calibration=calibration).export(adjusted)
     assert report["graph"] == "fused"
     assert report["parity"]["max_abs_diff"] <= 1e-5
-    assert report["nodes"] == first["nodes"] + 1  # zeros add none
+    added = 1 if scale == (1.0, 1.0, 1.0) else 2  # what changes nothing is not in the graph
+    assert report["nodes"] == first["nodes"] + added
     ids = trained.encoder.encode(trained.texts.cleaned)
     before, unadjusted = Classifier(plain / "model.onnx").forward(ids)
     logits, probabilities = Classifier(adjusted / "model.onnx").forward(ids)
     np.testing.assert_allclose(logits, before, atol=1e-6)
-    shifted = before.astype(np.float64) + offsets
+    shifted = calibration.apply(before)
     expected = 1 / (1 + np.exp(-shifted))
     if task == "multiclass":
         expected = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
@@ -208,17 +211,54 @@ def test_offsets_are_part_of_the_probabilities_and_not_of_the_logits(
     odds = np.log(probabilities[:, 1:]) - np.log(probabilities[:, :1])
     if task == "multilabel":
         odds = (np.log(probabilities) - np.log1p(-probabilities))[:, 1:]
-        np.testing.assert_allclose(odds, logits[:, 1:] + offsets[1:], atol=1e-3)
+        np.testing.assert_allclose(odds, calibration.apply(logits)[:, 1:], rtol=1e-3, atol=1e-3)
     else:
-        np.testing.assert_allclose(odds, logits[:, 1:] - logits[:, :1] + offsets[1:], atol=1e-3)
+        expected = calibration.apply(logits)
+        np.testing.assert_allclose(odds, expected[:, 1:] - expected[:, :1], rtol=1e-3, atol=1e-3)
 
 
-def test_a_decision_without_offsets_is_refused() -> None:
-    offsets = dict(zip(LABELS, (0.0, 0.25, 1.0), strict=True))
-    assert read_logit_offsets({"logit_offsets": offsets}, LABELS[::-1]) == [1.0, 0.25, 0.0]
-    for decision in ({"thresholds": None}, {"logit_offsets": None}, {"logit_offsets": {LABELS[1]: 0.0}}):
-        with pytest.raises(UserError, match=r"no logit offset for label 'agua'; run `dvc repro evaluate`"):
-            read_logit_offsets(decision, LABELS)
+def test_the_calibration_of_a_decision_has_its_offsets_in_it() -> None:
+    decision = {
+        "logit_offsets": dict(zip(LABELS, (0.0, 0.25, 1.0), strict=True)),
+        "calibration": {
+            "scale": dict(zip(LABELS, (1.0, 2.0, 0.5), strict=True)),
+            "shift": dict(zip(LABELS, (0.5, 0.0, -1.0), strict=True)),
+        },
+    }
+    found = read_calibration(decision, LABELS[::-1])
+    assert found.scale.tolist() == [0.5, 2.0, 1.0]
+    assert found.shift.tolist() == [0.5 * 1.0 - 1.0, 2.0 * 0.25, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("decision", "message"),
+    [
+        ({"thresholds": None}, "no logit offset for label 'agua'"),
+        ({"logit_offsets": None}, "no logit offset for label 'agua'"),
+        ({"logit_offsets": {LABELS[1]: 0.0}}, "no logit offset for label 'agua'"),
+        ({"logit_offsets": dict.fromkeys(LABELS, 0.0)}, "no calibration scale for label 'agua'"),
+        (
+            {
+                "logit_offsets": dict.fromkeys(LABELS, 0.0),
+                "calibration": {"scale": dict.fromkeys(LABELS, 1.0), "shift": dict.fromkeys(LABELS, None)},
+            },
+            "no calibration shift for label 'agua'",
+        ),
+        (
+            {
+                "logit_offsets": dict.fromkeys(LABELS, 0.0),
+                "calibration": {
+                    "scale": dict.fromkeys(LABELS, 0.0),
+                    "shift": dict.fromkeys(LABELS, 0.0),
+                },
+            },
+            "a calibration scale is not above 0",
+        ),
+    ],
+)
+def test_a_decision_that_lacks_something_is_refused(decision: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=rf"decision\.json: {message}; run `dvc repro -f evaluate`"):
+        read_calibration(decision, LABELS)
 
 
 def test_padding_on_the_left_is_masked_as_torch_masks_it(

@@ -103,7 +103,7 @@ def test_a_strength_of_zero_changes_nothing(seed: int, task: Task) -> None:
     logits = generator.normal(0, 3, (5, 4)).astype(np.float32)
     offsets = logit_offsets(generator.dirichlet(np.ones(4)), 0.0, task)
     assert not np.signbit(offsets).any()
-    assert np.array_equal(to_probabilities(logits, task, offsets), to_probabilities(logits, task))
+    assert np.array_equal(to_probabilities(logits + offsets, task), to_probabilities(logits, task))
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(TASKS), st.floats(0, 3))
@@ -112,8 +112,8 @@ def test_the_order_of_the_labels_does_not_matter(seed: int, task: Task, tau: flo
     prior = generator.dirichlet(np.ones(6)) * (generator.random(6) < 0.8)
     prior[0] = 0.5
     logits, order = generator.normal(0, 3, (5, 6)), generator.permutation(6)
-    adjusted = to_probabilities(logits, task, logit_offsets(prior, tau, task))
-    reordered = to_probabilities(logits[:, order], task, logit_offsets(prior[order], tau, task))
+    adjusted = to_probabilities(logits + logit_offsets(prior, tau, task), task)
+    reordered = to_probabilities(logits[:, order] + logit_offsets(prior[order], tau, task), task)
     assert reordered == pytest.approx(adjusted[:, order], abs=1e-6)
 
 
@@ -123,12 +123,12 @@ def test_a_strength_of_one_gives_the_posterior_of_equal_priors(seed: int) -> Non
     generator = np.random.default_rng(seed)
     prior, likelihood = generator.dirichlet(np.full(4, 5.0)), generator.random((3, 4)) + 0.01
     adjusted = to_probabilities(
-        np.log(likelihood * prior), "multiclass", logit_offsets(prior, 1.0, "multiclass")
+        np.log(likelihood * prior) + logit_offsets(prior, 1.0, "multiclass"), "multiclass"
     )
     assert adjusted == pytest.approx(likelihood / likelihood.sum(axis=1, keepdims=True), abs=1e-5)
     odds = prior / (1 - prior)
     adjusted = to_probabilities(
-        np.log(likelihood * odds), "multilabel", logit_offsets(prior, 1.0, "multilabel")
+        np.log(likelihood * odds) + logit_offsets(prior, 1.0, "multilabel"), "multilabel"
     )
     assert adjusted == pytest.approx(likelihood / (1 + likelihood), abs=1e-5)
 
@@ -202,7 +202,7 @@ def test_fit_in_multilabel() -> None:
     tau = fit_tau(y, logits, prior, "multilabel")
     assert 0.8 <= tau <= 1.4  # F1 asks for a little more than even odds
     y, logits, prior = multilabel_tail(4000, 1)
-    adjusted = to_probabilities(logits, "multilabel", logit_offsets(prior, tau, "multilabel")) >= 0.5
+    adjusted = to_probabilities(logits + logit_offsets(prior, tau, "multilabel"), "multilabel") >= 0.5
     before = macro_f1(y, (logits >= 0).astype(np.int8), 4)
     assert macro_f1(y, adjusted.astype(np.int8), 4) > before + 0.2
 
@@ -265,7 +265,7 @@ def report(task: Task, validation: Scored, test: Scored, prior: Any, **params: A
         test,
         LabelSet(task, labels),
         BASELINE | {"tfidf_f1": dict.fromkeys(labels, 0.5)},
-        EvaluateParams(bootstrap_samples=100, **params),
+        EvaluateParams(**{"bootstrap_samples": 100, "calibration": "none"} | params),
         42,
         prior=prior,
     )

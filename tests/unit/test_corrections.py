@@ -15,7 +15,7 @@ from afina import table
 from afina.balancing import class_weights
 from afina.evaluation import corrections
 from afina.evaluation.adjustment import logit_offsets, training_prior
-from afina.evaluation.corrections import double_adjustments
+from afina.evaluation.corrections import double_adjustments, undone_adjustment
 from afina.labels import LabelSet
 from afina.params.train import TrainParams
 from tiny import tiny_messages
@@ -128,3 +128,13 @@ def test_the_stage_warns(
     for line, part in zip(warnings, said, strict=True):
         assert line.startswith("evaluate: warning: evaluate.logit_adjustment (tau 0.5) with ")
         assert part in line
+
+
+def test_a_calibration_for_each_label_undoes_the_adjustment_where_thresholds_stay() -> None:
+    (line,) = undone_adjustment(1.0, "multilabel", "fit", 0.5)
+    assert "takes its offset off again" in line
+    assert "set evaluate.thresholds to fit" in line
+    assert undone_adjustment(0.0, "multilabel", "fit", 0.5) == []
+    assert undone_adjustment(1.0, "multiclass", "fit", 0.5) == []
+    assert undone_adjustment(1.0, "multilabel", "none", 0.5) == []
+    assert undone_adjustment(1.0, "multilabel", "fit", "fit") == []

@@ -24,10 +24,19 @@ from afina.evaluation.curves import (
     precision_at_recall,
     recall_at_false_positives,
 )
+from afina.evaluation.intervals import bootstrap_intervals
 from afina.evaluation.metrics import count, one_hot
 from afina.evaluation.predictions import read_predictions, write_predictions
+from afina.evaluation.probabilities import to_probabilities
 from afina.evaluation.report import Scored, choose_thresholds, evaluate
-from afina.evaluation.tables import PER_CLASS_HEADER, confident_mistakes, confusion_pairs, per_class_rows
+from afina.evaluation.tables import (
+    FEW_ROWS,
+    PER_CLASS_HEADER,
+    confident_mistakes,
+    confusion_pairs,
+    per_class_rows,
+)
+from afina.export.artifact import read_calibration
 from afina.labels import LabelSet, Task, encode_labels
 from afina.params.base import load_section
 from afina.params.evaluate import EvaluateParams
@@ -121,7 +130,10 @@ def test_a_label_without_test_rows_has_no_curve_and_no_ranking() -> None:
     precision_recall, _ = curves(truth, probabilities, ("a", "b"))
     assert [curve.label for curve in precision_recall] == ["micro average", "macro average", "a"]
     assert curves(np.zeros_like(truth), probabilities, ("a", "b")) == ([], [])
-    rows = per_class_rows(truth, truth, probabilities, ("a", "b"), "multilabel", [0.5, 0.5], {"a": 0.4})
+    intervals = bootstrap_intervals(truth, truth, 2, "multilabel", samples=100)
+    rows = per_class_rows(
+        truth, truth, probabilities, ("a", "b"), "multilabel", [0.5, 0.5], {"a": 0.4}, intervals
+    )
     first, second = (dict(zip(PER_CLASS_HEADER, row, strict=True)) for row in rows[:2])
     assert (first["average_precision"], first["roc_auc"], first["baseline_f1"]) == (1.0, 1.0, 0.4)
     assert (second["average_precision"], second["roc_auc"], second["baseline_f1"]) == (None, None, None)
@@ -134,7 +146,8 @@ def test_a_label_without_test_rows_has_no_curve_and_no_ranking() -> None:
 def test_per_class_rows_hold_the_averages_too() -> None:
     rows = scored("multiclass", 120, 1)
     predicted = rows.logits.argmax(axis=1)
-    cells = per_class_rows(rows.y, predicted, rows.logits, ABC, "multiclass", None, {})
+    intervals = bootstrap_intervals(rows.y, predicted, 3, "multiclass", samples=100)
+    cells = per_class_rows(rows.y, predicted, rows.logits, ABC, "multiclass", None, {}, intervals)
     assert [row[0] for row in cells] == [*ABC, "(macro average)", "(micro average)", "(weighted average)"]
     by_name = {row[0]: dict(zip(PER_CLASS_HEADER, row, strict=True)) for row in cells}
     report = sklearn_metrics.classification_report(
@@ -148,7 +161,23 @@ def test_per_class_rows_hold_the_averages_too() -> None:
         for column, key in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
             assert by_name[name][column] == pytest.approx(report[expected][key], abs=1e-6)
         assert by_name[name]["support"] == report[expected]["support"]
+    for name, interval in (
+        ("b", intervals.f1[1]),
+        ("(macro average)", intervals.headline["macro_f1"]),
+        ("(micro average)", intervals.headline["accuracy"]),
+    ):
+        edges = by_name[name]["f1_low"], by_name[name]["f1_high"]
+        assert edges == pytest.approx((interval.low, interval.high), abs=1e-6)
+    assert by_name["(weighted average)"]["f1_low"] is None
     assert by_name["a"]["threshold"] is None
+
+
+def test_labels_with_few_test_rows_are_marked() -> None:
+    y = np.repeat([0, 1, 2], (FEW_ROWS - 1, FEW_ROWS, 90))
+    intervals = bootstrap_intervals(y, y, 3, "multiclass", samples=100)
+    cells = per_class_rows(y, y, np.eye(3)[y], ABC, "multiclass", None, {}, intervals)
+    marks = [row[PER_CLASS_HEADER.index("few_rows")] for row in cells]
+    assert marks == ["yes", None, None, None, None, None]
 
 
 def test_confusion_pairs_of_classes_and_of_labels() -> None:
@@ -207,7 +236,7 @@ def test_report_is_small_ordered_and_repeatable(task: Task, tmp_path: Path) -> N
     metrics = first.metrics
     assert metrics == second.metrics
     assert json.dumps(metrics, allow_nan=False)
-    assert sum(len(group) for group in metrics.values()) <= 20
+    assert sum(len(group) for group in metrics.values()) <= 25
     low, high = metrics["interval"]["macro_f1_low"], metrics["interval"]["macro_f1_high"]
     assert low < metrics["test"]["macro_f1"] < high
     assert metrics["untrained"]["macro_f1"] < low
@@ -223,7 +252,8 @@ def test_report_is_small_ordered_and_repeatable(task: Task, tmp_path: Path) -> N
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 def test_predictions_can_be_read_alone(task: Task, tmp_path: Path) -> None:
     validation, test = scored(task, 40, 1), scored(task, 60, 2)
-    result = evaluate(validation, test, label_set(task), baseline(task), QUICK, 42)
+    as_trained = QUICK.model_copy(update={"calibration": "none"})
+    result = evaluate(validation, test, label_set(task), baseline(task), as_trained, 42)
     write_predictions(result.predictions, tmp_path / "predictions.parquet")
     rows = read_predictions(tmp_path / "predictions.parquet")
     assert rows.schema.metadata[b"task"].decode() == task
@@ -240,6 +270,66 @@ def test_predictions_can_be_read_alone(task: Task, tmp_path: Path) -> None:
     logits = test.logits[7]
     expected = np.exp(logits) / np.exp(logits).sum() if task == "multiclass" else 1 / (1 + np.exp(-logits))
     assert found == pytest.approx(expected, abs=1e-6)
+
+
+def overconfident(task: Task, n: int, seed: int) -> Scored:
+    """Logits that are three times as far from 0 as they should be."""
+    part = scored(task, n, seed)
+    return replace(part, logits=3 * part.logits)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_calibration_mends_the_probabilities(task: Task) -> None:
+    validation, test = overconfident(task, 400, 1), overconfident(task, 600, 2)
+    off, on = (
+        evaluate(
+            validation,
+            test,
+            label_set(task),
+            baseline(task),
+            QUICK.model_copy(update={"calibration": how}),
+            42,
+        )
+        for how in ("none", "fit")
+    )
+    assert "uncalibrated_ece" not in off.metrics["calibration"]
+    measures = on.metrics["calibration"]
+    for name in ("ece", "classwise_ece", "brier"):
+        assert measures[f"uncalibrated_{name}"] == off.metrics["calibration"][name]
+        assert measures[name] < measures[f"uncalibrated_{name}"]
+    assert set(off.decision["calibration"]["scale"].values()) == {1.0}
+    assert max(on.decision["calibration"]["scale"].values()) < 0.9
+    if task == "multiclass":  # one temperature decides nothing
+        assert on.metrics["test"] == off.metrics["test"]
+        assert on.confusion == off.confusion
+    states = [row[0] for row in on.reliability]
+    assert states[:2] == ["perfect", "perfect"]
+    assert set(states[2:]) == {"as trained", "calibrated"}
+    assert {row[0] for row in off.reliability} == {"perfect", "as trained"}
+    rows = sum(int(row[3] or 0) for row in on.reliability if row[0] == "calibrated")
+    assert rows == (600 if task == "multiclass" else 600 * 3)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_calibration_never_sees_test(task: Task) -> None:
+    validation, test = overconfident(task, 100, 1), overconfident(task, 100, 2)
+    other = replace(test, y=test.y[::-1].copy())
+    first, second = (
+        evaluate(validation, part, label_set(task), baseline(task), QUICK, 42) for part in (test, other)
+    )
+    assert first.metrics["test"] != second.metrics["test"]
+    assert first.decision == second.decision
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_predictions_have_the_probabilities_that_the_decision_gives(task: Task) -> None:
+    validation, test = overconfident(task, 200, 1), overconfident(task, 50, 2)
+    result = evaluate(validation, test, label_set(task), baseline(task), QUICK, 42)
+    calibration = read_calibration(result.decision, ABC)
+    only = result.predictions.filter(np.array(result.predictions["split"].to_pylist()) == "test")
+    found = dict(zip(only["id"].to_pylist(), only["probabilities"].to_pylist(), strict=True))
+    expected = to_probabilities(test.logits, task, calibration)
+    assert np.array([found[name] for name in test.ids]) == pytest.approx(expected, abs=1e-6)
 
 
 def test_predictions_of_another_version_are_refused(tmp_path: Path) -> None:
@@ -389,14 +479,19 @@ def test_the_stage_writes_what_it_says(
     thresholds = decision["thresholds"]
     assert thresholds is None if task == "multiclass" else list(thresholds) == list(LABELS)
     assert decision["logit_offsets"] == dict.fromkeys(LABELS, 0.0)
+    assert list(decision["calibration"]["scale"]) == list(LABELS)
+    if task == "multiclass":  # one temperature
+        assert set(decision["calibration"]["shift"].values()) == {0.0}
+        assert len(set(decision["calibration"]["scale"].values())) == 1
     written = {}
-    for name in ("per_class", "confusion", "pr", "roc"):
+    for name in ("per_class", "confusion", "pr", "roc", "reliability"):
         with Path(f"reports/{name}.csv").open(encoding="utf-8", newline="") as stream:
             written[name] = list(csv.DictReader(stream))
     assert [row["label"] for row in written["per_class"]][:3] == list(LABELS)
     assert set(written["pr"][0]) == {"label", "recall", "precision"}
     assert set(written["roc"][0]) == {"label", "fpr", "tpr"}
     assert set(written["confusion"][0]) == {"actual", "predicted"}
+    assert {row["label"] for row in written["reliability"]} == {"perfect", "as trained", "calibrated"}
     if task == "multiclass":
         assert len(written["confusion"]) == 40
     with Path("data/evaluated/mistakes.csv").open(encoding="utf-8", newline="") as stream:

@@ -283,9 +283,12 @@ def test_intervals_repeat_with_the_seed_and_surround_the_score(task: str) -> Non
     assert first == bootstrap_intervals(y, predicted, 4, task, samples=500, seed=1)  # type: ignore[arg-type]
     assert first != bootstrap_intervals(y, predicted, 4, task, samples=500, seed=2)  # type: ignore[arg-type]
     scores = prediction_metrics(y, predicted, "abcd", task)  # type: ignore[arg-type]
-    for name, interval in first.items():
+    for name, interval in first.headline.items():
         assert interval.low < scores[name] < interval.high
         assert interval.high - interval.low < 0.15
+    for interval, score in zip(first.f1, count(y, predicted, 4).f1, strict=True):
+        assert interval.low < score < interval.high
+        assert interval.high - interval.low < 0.25
 
 
 def test_intervals_cover_the_true_accuracy_about_as_often_as_they_say() -> None:
@@ -295,6 +298,20 @@ def test_intervals_cover_the_true_accuracy_about_as_often_as_they_say() -> None:
     for trial in range(200):
         y = generator.integers(0, 3, 150)
         predicted = np.where(generator.random(150) < 0.8, y, (y + 1) % 3)
-        interval = bootstrap_intervals(y, predicted, 3, "multiclass", samples=400, seed=trial)["accuracy"]
+        found = bootstrap_intervals(y, predicted, 3, "multiclass", samples=400, seed=trial)
+        interval = found.headline["accuracy"]
         hits += interval.low <= 0.8 <= interval.high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_intervals_of_a_label_cover_its_f1_about_as_often_as_they_say() -> None:
+    """A label of 40 of 120 rows, found at 0.7, wrongly said of the other 80 at 0.1."""
+    generator = np.random.default_rng(12)
+    y = np.repeat([0, 1], (40, 80))
+    true_f1 = 2 * 28 / (40 + 28 + 8)
+    hits = 0
+    for trial in range(200):
+        predicted = np.where(generator.random(120) < np.where(y == 0, 0.7, 0.1), 0, 1)
+        interval = bootstrap_intervals(y, predicted, 2, "multiclass", samples=400, seed=trial).f1[0]
+        hits += interval.low <= true_f1 <= interval.high
     assert 0.88 <= hits / 200 <= 0.99

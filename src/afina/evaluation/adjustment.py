@@ -98,7 +98,8 @@ def fit_tau(
     thresholds = [threshold] * label_count if task == "multilabel" else None
 
     def decide(tau: float) -> IntArray:
-        return predict(to_probabilities(logits, task, logit_offsets(prior, tau, task)), task, thresholds)
+        adjusted = logits + logit_offsets(prior, tau, task)
+        return predict(to_probabilities(adjusted, task), task, thresholds)
 
     scores = np.array([count(y_true, decide(tau), label_count).f1.mean() for tau in TAU_GRID])
     best = int(scores.argmax())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from afina.labels import Task
+
 # What losses have done already. The adjustment takes off the prior of
 # `afina.evaluation.adjustment.training_prior`, which counts rows and class weights and knows of no loss.
 _WITH_LOSSES = {
@@ -59,3 +61,21 @@ def double_adjustments(
             "shares of the table, which are what is taken off, so they are favoured twice"
         )
     return found
+
+
+def undone_adjustment(tau: float, task: Task, calibration: str, thresholds: str | float) -> list[str]:
+    """What takes the logit adjustment back; a line each.
+
+    Args:
+        tau: strength of the adjustment, as given or as fitted; 0: there is none.
+        task: multiclass or multilabel.
+        calibration: ``evaluate.calibration``.
+        thresholds: ``evaluate.thresholds``.
+    """
+    if not tau or task != "multilabel" or calibration == "none" or thresholds == "fit":
+        return []
+    return [
+        f"evaluate.logit_adjustment (tau {tau:g}) with evaluate.calibration: each label's calibration takes "
+        f"its offset off again, and thresholds of {thresholds:g} decide as without it; set "
+        "evaluate.thresholds to fit"
+    ]

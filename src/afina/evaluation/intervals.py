@@ -1,4 +1,4 @@
-"""Confidence intervals of the headline metrics by the percentile bootstrap.
+"""Confidence intervals of the headline metrics and of each label's F1 by the percentile bootstrap.
 
 Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13. Test rows are drawn again with
 replacement; the model and its thresholds stay as they are, so an interval says how much the score owes to
@@ -25,6 +25,14 @@ class Interval:
     high: float
 
 
+@dataclass(frozen=True)
+class Intervals:
+    """Those of one evaluation."""
+
+    headline: dict[str, Interval]  # by metric
+    f1: list[Interval]  # of each label
+
+
 def headline_metrics(task: Task) -> tuple[str, str]:
     """The two metrics that get an interval."""
     return ("macro_f1", "accuracy") if task == "multiclass" else ("macro_f1", "micro_f1")
@@ -38,8 +46,8 @@ def bootstrap_intervals(
     samples: int = 2_000,
     confidence: float = 0.95,
     seed: int = 42,
-) -> dict[str, Interval]:
-    """Percentile intervals of the headline metrics of the task.
+) -> Intervals:
+    """Percentile intervals of the headline metrics of the task, and of the F1 of each label.
 
     Stratified by each row's rarest true label (in multiclass: its class), so that no resample loses a rare
     label; the interval is conditional on the sizes of these strata, and a stratum of one row does not vary.
@@ -56,15 +64,13 @@ def bootstrap_intervals(
     counts = resampled_counts(
         one_hot(y_true, label_count), one_hot(predicted, label_count), samples, np.random.default_rng(seed)
     )
-    values = (
-        counts.f1.mean(axis=1),
-        counts.total().f1[:, 0],
-    )  # micro F1 of a multiclass task is its accuracy
+    f1 = counts.f1
+    # micro F1 of a multiclass task is its accuracy
+    columns = np.column_stack([f1.mean(axis=1), counts.total().f1[:, 0], f1])
     tail = (1 - confidence) / 2
-    return {
-        name: Interval(*(float(edge) for edge in np.quantile(column, (tail, 1 - tail))))
-        for name, column in zip(headline_metrics(task), values, strict=True)
-    }
+    edges = np.quantile(columns, (tail, 1 - tail), axis=0)
+    found = [Interval(float(low), float(high)) for low, high in edges.T]
+    return Intervals(dict(zip(headline_metrics(task), found[:2], strict=True)), found[2:])
 
 
 def resampled_counts(

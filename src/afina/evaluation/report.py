@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,14 @@ import pyarrow as pa
 
 from afina.errors import UserError
 from afina.evaluation.adjustment import fit_tau, logit_offsets
+from afina.evaluation.calibration import (
+    brier_score,
+    classwise_ece,
+    expected_calibration_error,
+    fit_platt,
+    fit_temperature,
+    reliability_curve,
+)
 from afina.evaluation.curves import Curve, curves
 from afina.evaluation.intervals import bootstrap_intervals, headline_metrics
 from afina.evaluation.metrics import (
@@ -23,7 +31,7 @@ from afina.evaluation.metrics import (
     rounded,
 )
 from afina.evaluation.predictions import prediction_table
-from afina.evaluation.probabilities import to_probabilities
+from afina.evaluation.probabilities import Calibration, to_probabilities
 from afina.evaluation.tables import Cell, Mistake, confident_mistakes, confusion_pairs, per_class_rows
 from afina.evaluation.thresholds import fit_thresholds
 from afina.labels import LabelSet, Task
@@ -54,6 +62,9 @@ REPORTED: dict[Task, tuple[str, ...]] = {
     ),
 }
 
+RELIABILITY_HEADER = ("label", "confidence", "accuracy", "rows")
+PERFECT = "perfect"  # the diagonal of a reliability diagram
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -75,6 +86,7 @@ class Evaluation:
     confusion: list[tuple[str, str]]
     precision_recall: list[Curve]
     roc: list[Curve]
+    reliability: list[list[Cell]]
     predictions: pa.Table
     mistakes: list[Mistake]
     summary: str
@@ -110,6 +122,66 @@ def choose_adjustment(
     return tau, logit_offsets(prior, tau, task)
 
 
+def choose_calibration(
+    y_validation: IntArray, adjusted: FloatArray, task: Task, params: EvaluateParams
+) -> Calibration:
+    """The calibration of adjusted logits (n, L), fitted on validation unless none is wanted."""
+    if params.calibration == "none":
+        return Calibration.identity(adjusted.shape[1])
+    if task == "multilabel":
+        return fit_platt(y_validation, adjusted, params.threshold_min_positives).rounded()
+    temperature = fit_temperature(y_validation, adjusted)
+    return Calibration.of_temperature(temperature, adjusted.shape[1]).rounded()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How logits become probabilities, and these labels: what is fitted, on validation alone."""
+
+    task: Task
+    tau: float  # strength of the logit adjustment
+    offsets: FloatArray  # (L,) of it
+    calibration: Calibration  # of adjusted logits
+    thresholds: list[float] | None  # L, multilabel only
+
+    def probabilities(self, logits: FloatArray) -> FloatArray:
+        """Adjusted and calibrated, (n, L)."""
+        return to_probabilities(logits, self.task, self.calibration.after(self.offsets))
+
+    def uncalibrated(self, logits: FloatArray) -> FloatArray:
+        """Adjusted alone, (n, L)."""
+        neutral = Calibration.identity(len(self.offsets))
+        return to_probabilities(logits, self.task, neutral.after(self.offsets))
+
+    def content(self, labels: Sequence[str]) -> dict[str, Any]:
+        """What decision.json holds."""
+
+        def by_label(values: Sequence[float]) -> dict[str, float]:
+            return dict(zip(labels, values, strict=True))
+
+        return {
+            "thresholds": None if self.thresholds is None else by_label(self.thresholds),
+            "logit_offsets": by_label(self.offsets.tolist()),
+            "calibration": {
+                "scale": by_label(self.calibration.scale.tolist()),
+                "shift": by_label(self.calibration.shift.tolist()),
+            },
+        }
+
+
+def fit_decision(
+    validation: Scored, prior: FloatArray | None, task: Task, params: EvaluateParams
+) -> Decision:
+    """Fit to the validation split, in this order: adjustment, calibration, thresholds."""
+    tau, offsets = choose_adjustment(validation.y, validation.logits, prior, task, params)
+    calibration = choose_calibration(validation.y, validation.logits + offsets, task, params)
+    decision = Decision(task, tau, offsets, calibration, None)
+    if not len(validation.y):  # an empty split is reported by the metrics
+        return decision
+    known = decision.probabilities(validation.logits)
+    return replace(decision, thresholds=choose_thresholds(validation.y, known, task, params))
+
+
 def evaluate(
     validation: Scored,
     test: Scored,
@@ -130,7 +202,7 @@ def evaluate(
         params: the stage's parameters.
         seed: of the bootstrap.
         untrained: logits of the model before fine-tuning for validation and test, judged in the same way but
-            never adjusted, as it knows no prior.
+            neither adjusted, as it knows no prior, nor calibrated.
         prior: what the logits are adjusted by, (L,) as `afina.evaluation.adjustment.training_prior` gives it;
             needed unless ``params.logit_adjustment`` is none.
 
@@ -141,18 +213,19 @@ def evaluate(
     task, labels = label_set.task, label_set.labels
     if list(baseline.get("tfidf_f1", ())) != list(labels):
         raise UserError("reports/baseline.json: made with other labels; run `dvc repro -f baseline`")
-    tau, offsets = choose_adjustment(validation.y, validation.logits, prior, task, params)
-    known = to_probabilities(validation.logits, task, offsets)
-    thresholds = None
-    if len(validation.y):  # an empty split is reported by the metrics
-        thresholds = choose_thresholds(validation.y, known, task, params)
+    decision = fit_decision(validation, prior, task, params)
+    thresholds = decision.thresholds
+    known, probabilities = (decision.probabilities(split.logits) for split in (validation, test))
     validation_scores = classification_metrics(validation.y, known, labels, task, thresholds)
-    probabilities = to_probabilities(test.logits, task, offsets)
     scores = classification_metrics(test.y, probabilities, labels, task, thresholds)
     predicted = predict(probabilities, task, thresholds)
     intervals = bootstrap_intervals(
         test.y, predicted, len(labels), task, params.bootstrap_samples, params.confidence, seed
     )
+    # The same probabilities before and after calibration.
+    states = {"as trained": decision.uncalibrated(test.logits), "calibrated": probabilities}
+    if params.calibration == "none":
+        del states["calibrated"]
 
     headline, second = headline_metrics(task)
     metrics: dict[str, Any] = {
@@ -160,7 +233,7 @@ def evaluate(
         "interval": rounded(
             {
                 f"{name}_{edge}": getattr(interval, edge)
-                for name, interval in intervals.items()
+                for name, interval in intervals.headline.items()
                 for edge in ("low", "high")
             }
         ),
@@ -170,34 +243,26 @@ def evaluate(
             f"tfidf_{second}": baseline["tfidf"][second],
             f"majority_{headline}": baseline["majority"][headline],
         },
+        "calibration": _calibration_metrics(test.y, states),
     }
     if untrained is not None:
         before = _scores_of(untrained, validation.y, test.y, label_set, params)
         metrics["untrained"] = rounded({headline: before[headline]})
     if params.logit_adjustment != "none":
-        metrics["logit_adjustment"] = {"tau": tau} | rounded(
-            {
-                f"unadjusted_{name}_{headline}": _scores_of(
-                    (validation.logits, part.logits), validation.y, part.y, label_set, params
-                )[headline]
-                for name, part in (("validation", validation), ("test", test))
-            }
-        )
+        metrics["logit_adjustment"] = _adjustment_metrics(decision.tau, validation, test, label_set, params)
     metrics["rows"] = {"test": len(test.ids)}
 
     precision_recall, roc = curves(one_hot(test.y, len(labels)), probabilities, labels)
     return Evaluation(
         metrics=metrics,
-        decision={
-            "thresholds": None if thresholds is None else dict(zip(labels, thresholds, strict=True)),
-            "logit_offsets": dict(zip(labels, offsets.tolist(), strict=True)),
-        },
+        decision=decision.content(labels),
         per_class=per_class_rows(
-            test.y, predicted, probabilities, labels, task, thresholds, baseline["tfidf_f1"]
+            test.y, predicted, probabilities, labels, task, thresholds, baseline["tfidf_f1"], intervals
         ),
         confusion=list(confusion_pairs(test.y, predicted, labels)),
         precision_recall=precision_recall,
         roc=roc,
+        reliability=reliability_rows(test.y, states),
         predictions=prediction_table(
             label_set,
             {
@@ -210,6 +275,50 @@ def evaluate(
         ),
         summary=_summary(metrics, headline),
     )
+
+
+def _calibration_metrics(y: IntArray, states: Mapping[str, FloatArray]) -> dict[str, float]:
+    """How far probabilities (n, L) are from how often they come true, and their squared error.
+
+    Args:
+        states: the probabilities as trained and, perhaps, calibrated.
+    """
+    found: dict[str, float] = {}
+    for name, probabilities in states.items():
+        before = "uncalibrated_" if name == "as trained" and len(states) > 1 else ""
+        found[f"{before}ece"] = expected_calibration_error(y, probabilities)
+        found[f"{before}classwise_ece"] = classwise_ece(y, probabilities)
+        found[f"{before}brier"] = brier_score(y, probabilities)
+    return rounded(dict(sorted(found.items())))
+
+
+def _adjustment_metrics(
+    tau: float, validation: Scored, test: Scored, label_set: LabelSet, params: EvaluateParams
+) -> dict[str, float]:
+    """Strength of the logit adjustment, and the scores without it."""
+    task, labels = label_set.task, label_set.labels
+    headline, _ = headline_metrics(task)
+    without = params.model_copy(update={"logit_adjustment": "none"})
+    plain = fit_decision(validation, None, task, without)
+    unadjusted = {}
+    for name, part in (("validation", validation), ("test", test)):
+        probabilities = plain.probabilities(part.logits)
+        scores = classification_metrics(part.y, probabilities, labels, task, plain.thresholds)
+        unadjusted[f"unadjusted_{name}_{headline}"] = scores[headline]
+    return {"tau": tau} | rounded(unadjusted)
+
+
+def reliability_rows(y: IntArray, states: Mapping[str, FloatArray]) -> list[list[Cell]]:
+    """Rows as in ``RELIABILITY_HEADER`` of the reliability diagram of probabilities (n, L) by name.
+
+    Ten bins of equally many rows, so that each says something where most probabilities are near 1.
+    """
+    rows: list[list[Cell]] = [[PERFECT, edge, edge, None] for edge in (0.0, 1.0)]
+    for name, probabilities in states.items():
+        curve = reliability_curve(y, probabilities, bins=10, binning="mass")
+        for confidence, accuracy, count in zip(curve.confidence, curve.accuracy, curve.rows, strict=True):
+            rows.append([name, round(float(confidence), 6), round(float(accuracy), 6), int(count)])
+    return rows
 
 
 def _scores_of(

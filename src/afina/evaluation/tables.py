@@ -8,18 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from afina.evaluation.curves import rank_labels
+from afina.evaluation.intervals import Intervals
 from afina.evaluation.metrics import FloatArray, IntArray, count, one_hot, prediction_metrics
 from afina.labels import Task, decode_labels
 
 NONE = "(none)"  # no label: in a confusion table, and a multilabel row without labels
 SEPARATOR = "|"  # between the labels of one row, as in the sources
+# With fewer test rows than this the 95 % interval of a recall of one half is wider than 0.4 points.
+FEW_ROWS = 20
 
 PER_CLASS_HEADER = (
     "label",
     "precision",
     "recall",
     "f1",
+    "f1_low",
+    "f1_high",
     "support",
+    "few_rows",
     "predicted",
     "average_precision",
     "roc_auc",
@@ -40,11 +46,14 @@ def per_class_rows(
     task: Task,
     thresholds: Sequence[float] | None,
     baseline_f1: Mapping[str, float],
+    intervals: Intervals,
 ) -> list[list[Cell]]:
     """One row a label as in ``PER_CLASS_HEADER``, then the macro, micro and weighted averages.
 
-    ``support`` counts the rows that have the label, ``predicted`` those said to have it. A cell without a
-    meaning (the threshold of a multiclass label, the ranking of a label without test rows) is empty.
+    ``support`` counts the rows that have the label, ``predicted`` those said to have it; ``few_rows`` is yes
+    where there are so few (see `FEW_ROWS`) that the label's scores say next to nothing, whatever their
+    interval. A cell without a meaning (the threshold of a multiclass label, the ranking of a label without
+    test rows) is empty.
     """
     counts = count(y_true, predicted, len(labels))
     rankings = rank_labels(one_hot(y_true, len(labels)), probabilities)
@@ -56,7 +65,10 @@ def per_class_rows(
                 _number(counts.precision[index]),
                 _number(counts.recall[index]),
                 _number(counts.f1[index]),
+                _number(intervals.f1[index].low),
+                _number(intervals.f1[index].high),
                 int(counts.support[index]),
+                "yes" if counts.support[index] < FEW_ROWS else None,
                 int(counts.predicted[index]),
                 _number(ranking.average_precision),
                 _number(ranking.roc_auc),
@@ -67,11 +79,17 @@ def per_class_rows(
     scores = prediction_metrics(y_true, predicted, labels, task)
     support, guessed = int(counts.support.sum()), int(counts.predicted.sum())
     for average in ("macro", "micro", "weighted"):
+        # Accuracy, which has an interval, is micro F1.
+        name = "accuracy" if (task, average) == ("multiclass", "micro") else f"{average}_f1"
+        interval = intervals.headline.get(name)
         rows.append(
             [
                 f"({average} average)",
-                *(_number(scores[f"{average}_{name}"]) for name in ("precision", "recall", "f1")),
+                *(_number(scores[f"{average}_{score}"]) for score in ("precision", "recall", "f1")),
+                None if interval is None else _number(interval.low),
+                None if interval is None else _number(interval.high),
                 support,
+                None,
                 guessed,
                 *[None] * 4,
             ]

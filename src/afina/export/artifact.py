@@ -18,7 +18,7 @@ import torch
 from afina import __version__
 from afina.errors import UserError
 from afina.evaluation.metrics import classification_metrics
-from afina.evaluation.probabilities import to_probabilities
+from afina.evaluation.probabilities import Calibration, to_probabilities
 from afina.export import graph as graphs
 from afina.export.graph import Graph, ProbabilityModel
 from afina.export.parity import Agreement, check_cleaning, compare, mixed_probabilities
@@ -89,26 +89,39 @@ def build_metadata(
     )
 
 
-def read_logit_offsets(decision: Mapping[str, Any], labels: Sequence[str]) -> list[float]:
-    """The L offsets of decision.json in the order of ``labels``.
+def read_calibration(decision: Mapping[str, Any], labels: Sequence[str]) -> Calibration:
+    """What decision.json does to the logits, its offsets included, labels in the order of ``labels``.
 
     Raises:
-        UserError: the offset of a label is missing, as in a file of an older version, or is not a number.
+        UserError: a number of a label is missing, as in a file of an older version, or is none.
     """
-    offsets = decision.get("logit_offsets") or {}
-    for label in labels:
-        if not isinstance(offsets.get(label), int | float) or not math.isfinite(offsets[label]):
-            raise UserError(
-                f"models/decision.json: no logit offset for label {label!r}; run `dvc repro evaluate`"
-            )
-    return [float(offsets[label]) for label in labels]
+    parts = decision.get("calibration") or {}
+    columns = {
+        "logit offset": decision.get("logit_offsets") or {},
+        "calibration scale": parts.get("scale") or {},
+        "calibration shift": parts.get("shift") or {},
+    }
+    for name, column in columns.items():
+        for label in labels:
+            if not isinstance(column.get(label), int | float) or not math.isfinite(column[label]):
+                raise UserError(
+                    f"models/decision.json: no {name} for label {label!r}; run `dvc repro -f evaluate`"
+                )
+    offsets, scale, shift = (
+        np.array([column[label] for label in labels], dtype=np.float64) for column in columns.values()
+    )
+    if (scale <= 0).any():
+        raise UserError(
+            "models/decision.json: a calibration scale is not above 0; run `dvc repro -f evaluate`"
+        )
+    return Calibration(scale, shift).after(offsets)
 
 
 def export_classifier(
     classifier: TextClassifier,
     encoder: Encoder,
     metadata: ArtifactMetadata,
-    logit_offsets: Sequence[float],
+    calibration: Calibration,
     texts: TestTexts,
     params: ExportParams,
     model_path: Path,
@@ -124,8 +137,8 @@ def export_classifier(
         classifier: the trained classifier.
         encoder: its tokenizer.
         metadata: what the file says about itself.
-        logit_offsets: (L,) of decision.json; they become part of the graph's probabilities, and leave its
-            logits alone.
+        calibration: of decision.json; it becomes part of the graph's probabilities, and leaves its logits
+            alone.
         texts: the test split.
         params: the stage's parameters.
         model_path: where the file goes.
@@ -140,13 +153,11 @@ def export_classifier(
             of the previous run are then left as they were.
     """
     check_cleaning(texts.ids, texts.raw, texts.cleaned, metadata.cleaning)
-    model = ProbabilityModel(classifier, metadata.task, logit_offsets).eval()
+    model = ProbabilityModel(classifier, metadata.task, calibration).eval()
     logits = predict_logits(
         classifier, encoder, texts.cleaned, token_budget=params.token_budget, device="cpu", precision="fp32"
     )
-    reference = np.asarray(
-        to_probabilities(logits, metadata.task, np.asarray(logit_offsets)), dtype=np.float32
-    )
+    reference = np.asarray(to_probabilities(logits, metadata.task, calibration), dtype=np.float32)
     traced = graphs.trace(model, _example(encoder), params.opset)
     with ExitStack() as stack:
         fp32_file = stack.enter_context(atomic_path(model_path))

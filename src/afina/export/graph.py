@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from afina.errors import UserError
+from afina.evaluation.probabilities import Calibration
 from afina.runtime.classifier import INPUTS, OUTPUTS
 from afina.runtime.encoding import Ids
 
@@ -40,27 +41,31 @@ class ProbabilityModel(nn.Module):
     Args:
         classifier: gives logits (B, L) of token ids and their mask.
         task: multiclass or multilabel.
-        logit_offsets: (L,), added to the logits for the probabilities alone; without any, or with zeros, the
-            graph adds nothing.
+        calibration: of the logits, for the probabilities alone; what changes nothing is not in the graph.
     """
 
-    offsets: Tensor | None
+    scale: Tensor | None
+    shift: Tensor | None
 
     def __init__(
         self,
         classifier: nn.Module,
         task: Literal["multiclass", "multilabel"],
-        logit_offsets: Sequence[float] = (),
+        calibration: Calibration | None = None,
     ) -> None:
         super().__init__()
         self.classifier, self.task = classifier, task
-        offsets = torch.tensor(logit_offsets, dtype=torch.float32) if any(logit_offsets) else None
-        self.register_buffer("offsets", offsets)
+        scale, shift = (None, None) if calibration is None else (calibration.scale, calibration.shift)
+        for name, values, neutral in (("scale", scale, 1), ("shift", shift, 0)):
+            changes = values is not None and bool((values != neutral).any())
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32) if changes else None)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax over the labels (multiclass) or a sigmoid of each (multilabel); (B, L) float32."""
-        if self.offsets is not None:
-            logits = logits + self.offsets
+        if self.scale is not None:
+            logits = logits * self.scale
+        if self.shift is not None:
+            logits = logits + self.shift
         return torch.softmax(logits, dim=-1) if self.task == "multiclass" else torch.sigmoid(logits)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:

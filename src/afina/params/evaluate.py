@@ -30,6 +30,12 @@ class EvaluateParams(Section):
         "train.loss for imbalance, or a train.sampler other than shuffle, has corrected it already, and the "
         "stage warns. multilabel with fitted thresholds: probabilities change, decisions hardly do",
     )
+    calibration: Literal["fit", "none"] = Field(
+        "fit",
+        description="fit: probabilities become as often right as they say, on validation: one temperature "
+        "for all labels (multiclass, Guo 2017), a line for each label's logit (multilabel, Platt 1999); it "
+        "is part of the exported graph and changes no multiclass decision",
+    )
     bootstrap_samples: int = Field(
         2_000, ge=100, description="resamples behind the confidence intervals of the headline metrics"
     )
