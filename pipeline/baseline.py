@@ -6,6 +6,7 @@ from pathlib import Path
 
 from afina import table
 from afina.evaluation.baselines import Texts, score_baselines
+from afina.evaluation.predictions import rival_table, write_predictions
 from afina.files import write_json
 from afina.labels import LabelSet, encode_labels, read_label_set
 from afina.params.base import load_section, load_seed
@@ -15,6 +16,7 @@ from afina.stage import stage
 LABELS = Path("data/clean/labels.json")
 SPLITS = Path("data/splits")
 BASELINE = Path("reports/baseline.json")
+PREDICTIONS = Path("data/baseline/predictions.parquet")
 
 
 def read_split(name: str, label_set: LabelSet) -> Texts:
@@ -27,7 +29,9 @@ def main() -> str:
     params, seed = load_section(BaselineParams), load_seed()
     label_set = read_label_set(LABELS)
     train, validation, test = (read_split(name, label_set) for name in ("train", "validation", "test"))
-    report = score_baselines(train, validation, test, label_set, params, seed)
+    found = score_baselines(train, validation, test, label_set, params, seed)
+    report, ids = found.report, table.read(SPLITS / "test.parquet", ["id"])["id"].to_pylist()
+    write_predictions(rival_table(ids, found.predicted, label_set.labels), PREDICTIONS)
     write_json(BASELINE, report)
     second = "accuracy" if label_set.task == "multiclass" else "micro_f1"
     return (

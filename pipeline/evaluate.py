@@ -15,6 +15,7 @@ from afina.evaluation.curves import Curve
 from afina.evaluation.metrics import FloatArray
 from afina.evaluation.predictions import write_predictions
 from afina.evaluation.report import RELIABILITY_HEADER, Evaluation, Scored, evaluate
+from afina.evaluation.rivals import read_rivals, rival_header
 from afina.evaluation.scoring import score_classifier, score_untrained
 from afina.evaluation.tables import CONFUSION_HEADER, MISTAKES_HEADER, PER_CLASS_HEADER
 from afina.files import read_json, write_csv, write_json
@@ -29,6 +30,7 @@ LABELS = Path("data/clean/labels.json")
 SPLITS = Path("data/splits")
 BALANCED = Path("data/balanced")
 CLASSIFIER = Path("models/classifier")
+RIVALS = Path("data/baseline/predictions.parquet")
 DECISION = Path("models/decision.json")
 REPORTS = Path("reports")
 MISTAKES = Path("data/evaluated/mistakes.csv")
@@ -87,7 +89,8 @@ def main() -> str:
         )
         for rows, lines, values in zip(splits, texts, logits, strict=True)
     )
-    result = evaluate(validation, test, label_set, baseline, params, seed, untrained, prior)
+    rivals = read_rivals(table.read(RIVALS), test.ids, label_set)
+    result = evaluate(validation, test, label_set, baseline, params, seed, untrained, prior, rivals)
     if balance is not None:
         warn(result, params, train, balance, label_set.task)
 
@@ -95,6 +98,7 @@ def main() -> str:
     write_csv(REPORTS / "confusion.csv", CONFUSION_HEADER, result.confusion)
     write_curves(REPORTS / "pr.csv", result.precision_recall, "recall", "precision")
     write_curves(REPORTS / "roc.csv", result.roc, "fpr", "tpr")
+    write_csv(REPORTS / "models.csv", rival_header(label_set), result.rivals)
     write_csv(REPORTS / "reliability.csv", RELIABILITY_HEADER, result.reliability)
     write_predictions(result.predictions, REPORTS / "predictions.parquet")
     write_csv(MISTAKES, MISTAKES_HEADER, (astuple(mistake) for mistake in result.mistakes))

@@ -134,6 +134,49 @@ def inspect(
         print(plain(inspection), end="")
 
 
+@app.command()
+def compare(
+    base: Annotated[
+        str, typer.Option("--base", help="The revision to compare with: commit, branch, tag, experiment.")
+    ],
+    head: Annotated[
+        str | None, typer.Option("--head", help="The revision that is judged; default: the workspace.")
+    ] = None,
+    metric: Annotated[str, typer.Option("--metric", help="What the verdict is on.")] = "macro_f1",
+    max_drop: Annotated[float, typer.Option("--max-drop", help="A drop up to this is tolerated.")] = 0.01,
+    alpha: Annotated[float, typer.Option("--alpha", help="Risk of calling equal models worse.")] = 0.05,
+    detectable: Annotated[
+        float, typer.Option("--detectable", help="A drop that has to be detectable, else data are too few.")
+    ] = 0.05,
+    resamples: Annotated[int, typer.Option("--resamples", help="Of the bootstrap.")] = 10_000,
+    as_markdown: Annotated[bool, typer.Option("--md", help="Write Markdown, for a pull request.")] = False,
+) -> None:
+    """Say whether a revision's model is worse than another's on the test rows of both.
+
+    Reads reports/predictions.parquet of both and pairs rows by id. Exit status 1: worse, that is a drop
+    beyond --max-drop which is more than chance; 0: anything else; 2: it could not be compared. Where labels
+    came or went, or more than a tenth of the test rows have no partner with the same labels, the data
+    changed, and that is never called worse.
+    """
+    try:
+        from afina.comparison import Gate
+        from afina.comparison import compare as compare_predictions
+        from afina.comparison_report import markdown, text
+        from afina.revisions import read_revision, shown
+
+        gate = Gate(metric, max_drop, alpha, detectable, resamples)
+        old, new = read_revision(base, "--base"), read_revision(head, "--head")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"compare: needs the package {error.name}; install it with `pip install 'afina[pipeline]'`"
+        ) from None
+    comparison = compare_predictions(old, new, gate)
+    _write_utf8()
+    print((markdown if as_markdown else text)(comparison, shown(base), shown(head)), end="")
+    if comparison.verdict == "worse":
+        raise typer.Exit(1)
+
+
 def _check_options(
     text: list[str] | None,
     file: Path | None,

@@ -15,6 +15,7 @@ from sklearn.model_selection import train_test_split
 from afina import table
 from afina.errors import UserError
 from afina.evaluation.baselines import Texts, TfidfLinear, majority, score_baselines
+from afina.evaluation.metrics import prediction_metrics
 from afina.labels import LabelSet, encode_labels
 from afina.params.base import load_section
 from afina.params.baseline import BaselineParams
@@ -40,12 +41,16 @@ def test_majority_of_classes_and_of_labels() -> None:
 @pytest.mark.parametrize("label_set", [MULTICLASS, MULTILABEL], ids=lambda item: item.task)
 def test_words_that_tell_labels_apart_are_learnt(label_set: LabelSet) -> None:
     parts = [toy(label_set, n, seed) for seed, n in enumerate((150, 60, 60))]
-    report = score_baselines(*parts, label_set, BaselineParams(), seed=42)
+    found = score_baselines(*parts, label_set, BaselineParams(), seed=42)
+    report = found.report
     assert report["tfidf"]["macro_f1"] > 0.95
     assert report["majority"]["macro_f1"] < 0.5
     assert list(report["tfidf_f1"]) == list(LABELS)
     assert (report["tfidf_thresholds"] is None) == (label_set.task == "multiclass")
-    assert report == score_baselines(*parts, label_set, BaselineParams(), seed=42)
+    assert report == score_baselines(*parts, label_set, BaselineParams(), seed=42).report
+    for name, predicted in found.predicted.items():
+        scores = prediction_metrics(parts[2].y, predicted, LABELS, label_set.task)
+        assert report[name] == pytest.approx(scores, abs=1e-6)
     json.dumps(report, allow_nan=False)
 
 
@@ -64,7 +69,7 @@ def test_nothing_is_fitted_on_test(label_set: LabelSet, monkeypatch: pytest.Monk
     wrong = toy(label_set, 60, 2)
     shuffled = Texts([text[::-1] for text in wrong.texts], wrong.y[::-1].copy())
     reports = [
-        score_baselines(train, validation, test, label_set, BaselineParams(), 42)
+        score_baselines(train, validation, test, label_set, BaselineParams(), 42).report
         for test in (wrong, shuffled)
     ]
     assert reports[0]["tfidf"] != reports[1]["tfidf"]
@@ -170,7 +175,7 @@ def test_emotions_is_as_hard_to_beat_as_others_find_it(real_data: Path) -> None:
         label_set,
         BaselineParams(char_ngrams=None),
         42,
-    )
+    ).report
     assert report["tfidf"]["accuracy"] > 0.87
     assert report["tfidf"]["macro_f1"] > 0.82
 
@@ -190,6 +195,6 @@ def test_medical_abstracts_are_as_hard_to_beat_as_others_find_them(real_data: Pa
         Texts([texts[row] for row in part], y[part])
         for part in (order[2 * size :], order[:size], order[size : 2 * size])
     ]
-    report = score_baselines(*parts, LabelSet("multilabel", labels), BaselineParams(), 42)
+    report = score_baselines(*parts, LabelSet("multilabel", labels), BaselineParams(), 42).report
     assert report["tfidf"]["micro_f1"] > 0.87
     assert report["tfidf"]["macro_f1"] > 0.86

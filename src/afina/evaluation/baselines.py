@@ -143,14 +143,25 @@ class TfidfLinear:
         return scores
 
 
+@dataclass(frozen=True)
+class Baselines:
+    """What the baselines came to.
+
+    Attributes:
+        report: the content of baseline.json: for ``majority`` and ``tfidf`` the test metrics; under
+            ``tfidf_f1`` each label's test F1 and under ``tfidf_thresholds`` its threshold on the margin (null
+            for multiclass).
+        predicted: by name, what they say of the test rows, (n,) or (n, L).
+    """
+
+    report: dict[str, Any]
+    predicted: dict[str, IntArray]
+
+
 def score_baselines(
     train: Texts, validation: Texts, test: Texts, label_set: LabelSet, params: BaselineParams, seed: int
-) -> dict[str, Any]:
+) -> Baselines:
     """Fit both baselines on train, multilabel thresholds on validation, and score them on test.
-
-    Returns:
-        The content of baseline.json: for ``majority`` and ``tfidf`` the test metrics; under ``tfidf_f1`` each
-        label's test F1 and under ``tfidf_thresholds`` its threshold on the margin (null for multiclass).
 
     Raises:
         UserError: a split has no rows, or train does not suffice to fit.
@@ -165,7 +176,7 @@ def score_baselines(
         thresholds = fit_thresholds(validation.y, model.scores(validation.texts), default=0.0)
     predicted = predict(model.scores(test.texts), task, thresholds)
     constant = majority(train.y, len(test.texts), label_set)
-    return {
+    report = {
         "rows": {"train": len(train.texts), "test": len(test.texts)},
         "majority": rounded(prediction_metrics(test.y, constant, labels, task)),
         "tfidf": rounded(prediction_metrics(test.y, predicted, labels, task)),
@@ -177,3 +188,4 @@ def score_baselines(
             None if thresholds is None else rounded(dict(zip(labels, thresholds, strict=True)))
         ),
     }
+    return Baselines(report, {"majority": constant, "tfidf": predicted})

@@ -59,8 +59,23 @@ def prediction_table(label_set: LabelSet, splits: Mapping[str, Part]) -> pa.Tabl
     )
 
 
+def rival_table(ids: Sequence[str], rivals: Mapping[str, IntArray], labels: Sequence[str]) -> pa.Table:
+    """What other models say of the same rows: the column ``id``, and one of label lists for each model.
+
+    Args:
+        ids: of n rows.
+        rivals: predictions by model, each (n,) or (n, L).
+        labels: the L label names.
+    """
+    columns = {
+        name: pa.array(decode_labels(predicted, labels), type=pa.list_(pa.string()))
+        for name, predicted in rivals.items()
+    }
+    return pa.table({"id": pa.array(list(ids), type=pa.string())} | columns).sort_by("id").combine_chunks()
+
+
 def write_predictions(table: pa.Table, path: Path) -> None:
-    """Write a table made by `prediction_table`; equal content gives equal bytes."""
+    """Write a table made by `prediction_table` or `rival_table`; equal content gives equal bytes."""
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=65_536, write_statistics=False)
 

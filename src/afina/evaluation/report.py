@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,12 @@ from afina.evaluation.metrics import (
     classification_metrics,
     one_hot,
     predict,
+    prediction_metrics,
     rounded,
 )
 from afina.evaluation.predictions import prediction_table
 from afina.evaluation.probabilities import Calibration, to_probabilities
+from afina.evaluation.rivals import rival_rows
 from afina.evaluation.tables import Cell, Mistake, confident_mistakes, confusion_pairs, per_class_rows
 from afina.evaluation.thresholds import fit_thresholds
 from afina.labels import LabelSet, Task
@@ -87,6 +90,7 @@ class Evaluation:
     precision_recall: list[Curve]
     roc: list[Curve]
     reliability: list[list[Cell]]
+    rivals: list[list[Cell]]
     predictions: pa.Table
     mistakes: list[Mistake]
     summary: str
@@ -191,6 +195,7 @@ def evaluate(
     seed: int,
     untrained: tuple[FloatArray, FloatArray] | None = None,
     prior: FloatArray | None = None,
+    rivals: Mapping[str, IntArray] = MappingProxyType({}),
 ) -> Evaluation:
     """Evaluate logits: whatever is fitted is fitted on ``validation``; ``test`` is only scored.
 
@@ -205,6 +210,7 @@ def evaluate(
             neither adjusted, as it knows no prior, nor calibrated.
         prior: what the logits are adjusted by, (L,) as `afina.evaluation.adjustment.training_prior` gives it;
             needed unless ``params.logit_adjustment`` is none.
+        rivals: what simpler models say of the test rows, by name, (n,) or (n, L).
 
     Raises:
         UserError: a split is empty, a logit is not a number, or the baseline was made with other labels.
@@ -245,8 +251,10 @@ def evaluate(
         },
         "calibration": _calibration_metrics(test.y, states),
     }
+    others = dict(rivals)
     if untrained is not None:
-        before = _scores_of(untrained, validation.y, test.y, label_set, params)
+        others["untrained"] = _untrained_predictions(untrained, validation.y, task, params)
+        before = prediction_metrics(test.y, others["untrained"], labels, task)
         metrics["untrained"] = rounded({headline: before[headline]})
     if params.logit_adjustment != "none":
         metrics["logit_adjustment"] = _adjustment_metrics(decision.tau, validation, test, label_set, params)
@@ -263,6 +271,16 @@ def evaluate(
         precision_recall=precision_recall,
         roc=roc,
         reliability=reliability_rows(test.y, states),
+        rivals=rival_rows(
+            test.ids,
+            test.y,
+            predicted,
+            others,
+            label_set,
+            params.bootstrap_samples,
+            params.confidence,
+            seed,
+        ),
         predictions=prediction_table(
             label_set,
             {
@@ -321,17 +339,12 @@ def reliability_rows(y: IntArray, states: Mapping[str, FloatArray]) -> list[list
     return rows
 
 
-def _scores_of(
-    logits: tuple[FloatArray, FloatArray],
-    y_validation: IntArray,
-    y: IntArray,
-    label_set: LabelSet,
-    params: EvaluateParams,
-) -> dict[str, float]:
-    """Metrics of logits as they are: the second are judged, thresholds chosen on the first, of validation."""
-    known, probabilities = (to_probabilities(part, label_set.task) for part in logits)
-    thresholds = choose_thresholds(y_validation, known, label_set.task, params)
-    return classification_metrics(y, probabilities, label_set.labels, label_set.task, thresholds)
+def _untrained_predictions(
+    logits: tuple[FloatArray, FloatArray], y_validation: IntArray, task: Task, params: EvaluateParams
+) -> IntArray:
+    """What logits as they are say of test; the first ones, of validation, choose the thresholds."""
+    known, probabilities = (to_probabilities(part, task) for part in logits)
+    return predict(probabilities, task, choose_thresholds(y_validation, known, task, params))
 
 
 def _summary(metrics: Mapping[str, Any], headline: str) -> str:

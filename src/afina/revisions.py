@@ -1,0 +1,186 @@
+"""Reading the predictions that a revision of the repository holds, in git or in DVC's cache."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from afina.comparison import Predictions
+from afina.errors import UserError
+from afina.evaluation.predictions import SCHEMA, SCHEMA_VERSION
+from afina.labels import TASKS, Task, encode_labels
+
+PREDICTIONS = "reports/predictions.parquet"
+WORKSPACE = "workspace"  # what the files on disk are called
+
+
+def read_revision(revision: str | None, option: str) -> Predictions:
+    """Read the test rows of a revision's predictions.parquet.
+
+    Args:
+        revision: a commit, branch, tag or DVC experiment; None: the file in the workspace.
+        option: of the command line, which a message names.
+
+    Raises:
+        UserError: there is no such revision, it has no such file or its content is not in cache or remote,
+            this is no git and DVC repository, or `parse_predictions` refuses the file.
+    """
+    if revision is None:
+        path = _root() / PREDICTIONS
+        try:
+            return parse_predictions(path.read_bytes(), PREDICTIONS)
+        except FileNotFoundError:
+            raise UserError(
+                f"compare: {PREDICTIONS}: no such file; make it with `dvc repro`, bring it back with `dvc "
+                f"checkout`, or name a commit with {option}"
+            ) from None
+    return parse_predictions(_read(revision, option), f"{PREDICTIONS} of {option} {revision}")
+
+
+def shown(revision: str | None) -> str:
+    """A revision's name for people: a full hash is cut."""
+    if revision is None:
+        return WORKSPACE
+    return revision[:8] if re.fullmatch(r"[0-9a-f]{40}", revision) else revision
+
+
+def parse_predictions(content: bytes, name: str) -> Predictions:
+    """The test rows of the bytes of a predictions.parquet.
+
+    Args:
+        content: of the file.
+        name: what messages call it.
+
+    Raises:
+        UserError: it is not Parquet, has another schema version, lacks a column, holds a value that is none,
+            or has no test rows.
+    """
+
+    def refuse(what: str) -> UserError:
+        return UserError(f"compare: {name}: {what}")
+
+    again = "run `dvc repro -f evaluate` there"
+    try:
+        # Not pq.read_table: its threads may hold the bytes when Python ends, and abort it then.
+        table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise refuse(f"not a Parquet file ({_line(error)}); {again}") from None
+    metadata = table.schema.metadata or {}
+    version = metadata.get(b"schema_version", b"none").decode(errors="replace")
+    if version != SCHEMA_VERSION:
+        raise refuse(f"schema version {version}, expected {SCHEMA_VERSION}; {again}")
+    task = metadata.get(b"task", b"").decode(errors="replace")
+    labels = _labels(metadata.get(b"labels", b""))
+    if task not in TASKS or not labels:
+        raise refuse(f"its metadata name no task or no labels; {again}")
+    missing = [column for column in SCHEMA.names if column not in table.column_names]
+    if missing:
+        raise refuse(f"no column {missing[0]!r}; {again}")
+    try:
+        table = table.select(SCHEMA.names).cast(SCHEMA)
+    except (pa.ArrowException, ValueError) as error:
+        raise refuse(f"a column is of another type or has empty cells ({_line(error)}); {again}") from None
+    table = table.filter(pc.equal(table["split"], "test")).combine_chunks()
+    if not table.num_rows:
+        raise refuse("no test rows; give the test split more (section split of params.yaml)")
+    _check_probabilities(table["probabilities"], refuse)
+    ids, count = Counter(table["id"].to_pylist()).most_common(1)[0]
+    if count > 1:
+        raise refuse(
+            f"{count} test rows have the id {ids!r}; rows are paired by id, so each may be there once"
+        )
+    try:
+        truth, predicted = (
+            encode_labels(table[column], labels, cast(Task, task)) for column in ("labels", "predicted")
+        )
+    except UserError:
+        raise refuse(f"a row's labels are not those that its metadata name; {again}") from None
+    return Predictions(cast(Task, task), labels, tuple(table["id"].to_pylist()), truth, predicted)
+
+
+def _labels(written: bytes) -> tuple[str, ...]:
+    """The labels of the metadata; none where they are not a list of different names."""
+    try:
+        labels = json.loads(written)
+    except ValueError:
+        return ()
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        return ()
+    return tuple(labels) if len(set(labels)) == len(labels) else ()
+
+
+def _check_probabilities(column: pa.ChunkedArray, refuse: Any) -> None:
+    values = np.asarray(pc.list_flatten(column).fill_null(np.nan), dtype=np.float32)
+    rows = np.asarray(pc.list_parent_indices(column.combine_chunks()))
+    bad = len(np.unique(rows[~np.isfinite(values)]))
+    if bad:
+        raise refuse(
+            f"{bad} of {len(column)} test rows have a probability that is not a number; the model has "
+            "diverged, lower train.learning_rate"
+        )
+
+
+# ------------------------------------------------------------------------------------------------ DVC
+
+
+def _root() -> Path:
+    """The folder of the DVC repository around the current one."""
+    from dvc.exceptions import NotDvcRepoError  # type: ignore[import-untyped]
+    from dvc.repo import Repo  # type: ignore[import-untyped]
+
+    try:
+        return Path(Repo.find_root())
+    except NotDvcRepoError:
+        raise UserError(
+            f"compare: {Path.cwd()}: not in a DVC repository; run it in the one whose models are compared"
+        ) from None
+
+
+def _read(revision: str, option: str) -> bytes:
+    """The bytes of a revision's predictions, from git, DVC's cache or its remote."""
+    import dvc.api  # type: ignore[import-untyped]
+    from dvc.exceptions import (
+        DvcException,
+        FileMissingError,
+        OutputNotFoundError,
+        PathMissingError,
+    )
+    from dvc.scm import SCM, RevError, SCMError  # type: ignore[import-untyped]
+
+    root = _root()
+    if not revision:
+        raise UserError(f"compare: {option}: the revision has no name; give a commit, branch or tag")
+    try:
+        top = Path(SCM(str(root)).root_dir)
+    except SCMError:
+        raise UserError(
+            f"compare: {root}: not in a git repository, so there is no revision to read"
+        ) from None
+    path = (root.resolve().relative_to(top.resolve()) / PREDICTIONS).as_posix()
+    try:
+        return cast(bytes, dvc.api.read(path, repo=str(root), rev=revision, mode="rb"))
+    except RevError:
+        raise UserError(
+            f"compare: {option}: no revision {revision!r} in git; in a shallow clone, fetch it first"
+        ) from None
+    except (FileMissingError, OutputNotFoundError, PathMissingError):
+        raise UserError(
+            f"compare: {option} {revision}: no {PREDICTIONS} at that revision, or one that is in no cache "
+            "and on no remote; run `dvc repro` and commit there, or `dvc fetch --all-commits` here"
+        ) from None
+    except (DvcException, OSError) as error:
+        raise UserError(
+            f"compare: {option} {revision}: {PREDICTIONS}: DVC cannot read it ({_line(error)})"
+        ) from None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
