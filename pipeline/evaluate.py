@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from afina import table
 from afina.evaluation.adjustment import training_prior
@@ -14,9 +16,16 @@ from afina.evaluation.corrections import double_adjustments, undone_adjustment
 from afina.evaluation.curves import Curve
 from afina.evaluation.metrics import FloatArray
 from afina.evaluation.predictions import write_predictions
-from afina.evaluation.report import RELIABILITY_HEADER, Evaluation, Scored, evaluate
+from afina.evaluation.report import (
+    RELIABILITY_HEADER,
+    RISK_COVERAGE_HEADER,
+    Evaluation,
+    Scored,
+    evaluate,
+)
 from afina.evaluation.rivals import read_rivals, rival_header
-from afina.evaluation.scoring import score_classifier, score_untrained
+from afina.evaluation.scoring import count_tokens, score_classifier, score_untrained
+from afina.evaluation.slices import Column, slice_columns, slices_header
 from afina.evaluation.tables import CONFUSION_HEADER, MISTAKES_HEADER, PER_CLASS_HEADER
 from afina.files import read_json, write_csv, write_json
 from afina.labels import LabelSet, Task, encode_labels, read_label_set
@@ -33,6 +42,7 @@ CLASSIFIER = Path("models/classifier")
 RIVALS = Path("data/baseline/predictions.parquet")
 DECISION = Path("models/decision.json")
 REPORTS = Path("reports")
+COLUMNS = ["id", "source", "text", "labels", "time"]
 MISTAKES = Path("data/evaluated/mistakes.csv")
 
 
@@ -43,6 +53,13 @@ def write_curves(path: Path, curves: list[Curve], x: str, y: str) -> None:
         for a, b in zip(curve.x, curve.y, strict=True)
     )
     write_csv(path, ("label", x, y), points)
+
+
+def columns(rows: pa.Table) -> dict[str, Column]:
+    """What the test rows are sliced by."""
+    texts = rows["text"].to_pylist()
+    tokens, max_length = count_tokens(CLASSIFIER, texts)
+    return slice_columns(rows["source"].to_pylist(), texts, rows["time"].to_pylist(), tokens, max_length)
 
 
 def find_prior(balance: Mapping[str, Any], label_set: LabelSet) -> FloatArray:
@@ -68,9 +85,7 @@ def main() -> str:
     baseline = read_json(REPORTS / "baseline.json")
     balance = None if params.logit_adjustment == "none" else read_json(BALANCED / "balance.json")
     prior = None if balance is None else find_prior(balance, label_set)
-    splits = [
-        table.read(SPLITS / f"{name}.parquet", ["id", "text", "labels"]) for name in ("validation", "test")
-    ]
+    splits = [table.read(SPLITS / f"{name}.parquet", COLUMNS) for name in ("validation", "test")]
     texts = [rows["text"].to_pylist() for rows in splits]
     logits = score_classifier(CLASSIFIER, texts, label_set, params.token_budget)
     untrained = None
@@ -89,6 +104,7 @@ def main() -> str:
         )
         for rows, lines, values in zip(splits, texts, logits, strict=True)
     )
+    test = replace(test, columns=columns(splits[1]))
     rivals = read_rivals(table.read(RIVALS), test.ids, label_set)
     result = evaluate(validation, test, label_set, baseline, params, seed, untrained, prior, rivals)
     if balance is not None:
@@ -98,11 +114,14 @@ def main() -> str:
     write_csv(REPORTS / "confusion.csv", CONFUSION_HEADER, result.confusion)
     write_curves(REPORTS / "pr.csv", result.precision_recall, "recall", "precision")
     write_curves(REPORTS / "roc.csv", result.roc, "fpr", "tpr")
+    write_csv(REPORTS / "risk_coverage.csv", RISK_COVERAGE_HEADER, result.risk_coverage)
+    write_csv(REPORTS / "slices.csv", slices_header(label_set.task), map(astuple, result.slices))
     write_csv(REPORTS / "models.csv", rival_header(label_set), result.rivals)
     write_csv(REPORTS / "reliability.csv", RELIABILITY_HEADER, result.reliability)
     write_predictions(result.predictions, REPORTS / "predictions.parquet")
     write_csv(MISTAKES, MISTAKES_HEADER, (astuple(mistake) for mistake in result.mistakes))
     write_json(DECISION, result.decision)
+    write_json(REPORTS / "evaluation.json", result.details)
     write_json(REPORTS / "metrics.json", result.metrics)
     return result.summary
 

@@ -16,6 +16,7 @@ from afina.balancing import class_weights
 from afina.evaluation import corrections
 from afina.evaluation.adjustment import logit_offsets, training_prior
 from afina.evaluation.corrections import double_adjustments, undone_adjustment
+from afina.evaluation.predictions import rival_table, write_predictions
 from afina.labels import LabelSet
 from afina.params.train import TrainParams
 from tiny import tiny_messages
@@ -122,6 +123,11 @@ def test_the_stage_warns(
         table.write(rows.select(table.SCHEMA.names), Path(f"data/splits/{name}.parquet"))
     logits = np.random.default_rng(0).normal(size=(2, 30, 3)).astype(np.float32)
     monkeypatch.setattr("afina.evaluation.scoring.score_classifier", lambda *_: list(logits))
+    monkeypatch.setattr("afina.evaluation.scoring.count_tokens", lambda *_: ([9] * 30, 8))
+    write_predictions(
+        rival_table(rows["id"].to_pylist(), {"majority": np.zeros(30, dtype=np.int64)}, LABELS),
+        Path("data/baseline/predictions.parquet"),
+    )
     runpy.run_path(str(PIPELINE / "evaluate.py"), run_name="__main__")
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == len(said)

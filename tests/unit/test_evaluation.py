@@ -236,7 +236,7 @@ def test_report_is_small_ordered_and_repeatable(task: Task, tmp_path: Path) -> N
     metrics = first.metrics
     assert metrics == second.metrics
     assert json.dumps(metrics, allow_nan=False)
-    assert sum(len(group) for group in metrics.values()) <= 25
+    assert sum(len(group) for group in metrics.values()) <= 20
     low, high = metrics["interval"]["macro_f1_low"], metrics["interval"]["macro_f1_high"]
     assert low < metrics["test"]["macro_f1"] < high
     assert metrics["untrained"]["macro_f1"] < low
@@ -292,10 +292,10 @@ def test_calibration_mends_the_probabilities(task: Task) -> None:
         )
         for how in ("none", "fit")
     )
-    assert "uncalibrated_ece" not in off.metrics["calibration"]
-    measures = on.metrics["calibration"]
+    assert "uncalibrated_ece" not in off.details["calibration"]
+    measures = on.details["calibration"]
     for name in ("ece", "classwise_ece", "brier"):
-        assert measures[f"uncalibrated_{name}"] == off.metrics["calibration"][name]
+        assert measures[f"uncalibrated_{name}"] == off.details["calibration"][name]
         assert measures[name] < measures[f"uncalibrated_{name}"]
     assert set(off.decision["calibration"]["scale"].values()) == {1.0}
     assert max(on.decision["calibration"]["scale"].values()) < 0.9
@@ -308,6 +308,46 @@ def test_calibration_mends_the_probabilities(task: Task) -> None:
     assert {row[0] for row in off.reliability} == {"perfect", "as trained"}
     rows = sum(int(row[3] or 0) for row in on.reliability if row[0] == "calibrated")
     assert rows == (600 if task == "multiclass" else 600 * 3)
+
+
+def test_abstention_is_fitted_on_validation_and_judged_on_test() -> None:
+    validation, test = scored("multiclass", 400, 1), scored("multiclass", 600, 2)
+    params = QUICK.model_copy(update={"target_accuracy": 0.98})
+    result = evaluate(validation, test, label_set("multiclass"), baseline("multiclass"), params, 42)
+    threshold = result.decision["abstain_below"]
+    only = result.predictions.filter(np.array(result.predictions["split"].to_pylist()) == "test")
+    answered = [max(row) >= threshold for row in only["probabilities"].to_pylist()]
+    right = [a == b for a, b in zip(only["labels"].to_pylist(), only["predicted"].to_pylist(), strict=True)]
+    found = result.details["abstention"]
+    assert 0 < found["coverage"] < 1
+    assert found["coverage"] == pytest.approx(np.mean(answered), abs=1e-6)
+    assert found["accuracy"] == pytest.approx(np.mean(np.array(right)[answered]), abs=1e-6)
+    assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
+    assert result.metrics["abstention"] == {name: found[name] for name in ("coverage", "accuracy")}
+    last = result.risk_coverage[-1]
+    assert last[1:3] == [1.0, pytest.approx(result.metrics["test"]["accuracy"], abs=1e-6)]
+    never = QUICK.model_copy(update={"target_accuracy": 1.0})
+    noise = replace(validation, logits=np.random.default_rng(0).normal(size=validation.logits.shape))
+    none = evaluate(noise, test, label_set("multiclass"), baseline("multiclass"), never, 42)
+    assert none.decision["abstain_below"] is None
+    assert none.metrics["abstention"] == {"coverage": 0.0, "accuracy": None}
+
+
+def test_thresholds_follow_beta_and_the_precision_asked_for() -> None:
+    validation, test = scored("multilabel", 400, 1), scored("multilabel", 400, 2)
+    found = {}
+    for name, update in (
+        ("plain", {}),
+        ("recall", {"threshold_beta": 4.0}),
+        ("precision", {"threshold_precision": 0.95}),
+    ):
+        params = QUICK.model_copy(update=update)
+        result = evaluate(validation, test, label_set("multilabel"), baseline("multilabel"), params, 42)
+        found[name] = result.details["test"]
+    assert found["recall"]["macro_recall"] > found["plain"]["macro_recall"]
+    assert found["precision"]["macro_precision"] > found["plain"]["macro_precision"]
+    with pytest.raises(ValueError, match="thresholds have one aim"):
+        EvaluateParams(threshold_beta=2.0, threshold_precision=0.9)
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
@@ -497,6 +537,10 @@ def test_the_stage_writes_what_it_says(
     assert float(written["models"][0]["macro_f1"]) == metrics["test"]["macro_f1"]
     assert float(written["models"][2]["macro_f1"]) == metrics["baseline"]["tfidf_macro_f1"]
     assert written["models"][2]["fine_tuned_is"] == "worse"
+    details = json.loads(Path("reports/evaluation.json").read_text(encoding="utf-8"))
+    assert details["test"]["macro_f1"] == metrics["test"]["macro_f1"]
+    assert details["abstention"]["coverage"] == metrics["abstention"]["coverage"]
+    assert {"slices.csv", "risk_coverage.csv"} <= {path.name for path in Path("reports").iterdir()}
     assert {row["label"] for row in written["reliability"]} == {"perfect", "as trained", "calibrated"}
     if task == "multiclass":
         assert len(written["confusion"]) == 40

@@ -7,7 +7,9 @@ which rows fell into the test split, not how much another training run would dif
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -102,3 +104,24 @@ def resampled_counts(
             stop = min(start + step, samples)
             totals[start:stop] += generator.multinomial(drawn, share, size=stop - start) @ columns
     return Counts(*np.split(totals, 3, axis=1))
+
+
+def wilson_interval(share: float, rows: float, level: float = 0.95) -> Interval:
+    """Interval of the probability behind a share of rows; it holds the share, and stays within [0, 1].
+
+    Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", Journal of the American
+    Statistical Association 22, 1927. Unlike share +/- standard errors it is sound for few rows and for
+    shares of 0 and 1.
+
+    Args:
+        share: in [0, 1].
+        rows: what it is a share of, not necessarily whole; 0 gives [0, 1].
+        level: for example 0.95.
+    """
+    if rows <= 0:
+        return Interval(0.0, 1.0)
+    squared = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    centre = (share + squared / (2 * rows)) / (1 + squared / rows)
+    variance = share * (1 - share) / rows + squared / (4 * rows**2)
+    half = math.sqrt(squared * variance) / (1 + squared / rows)
+    return Interval(max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from afina.errors import UserError
+from afina.evaluation.abstention import (
+    answered,
+    area_under_risk_coverage,
+    fit_abstention,
+    risk_coverage,
+    row_confidence,
+    rows_right,
+)
 from afina.evaluation.adjustment import fit_tau, logit_offsets
 from afina.evaluation.calibration import (
     brier_score,
@@ -35,37 +44,20 @@ from afina.evaluation.metrics import (
 from afina.evaluation.predictions import prediction_table
 from afina.evaluation.probabilities import Calibration, to_probabilities
 from afina.evaluation.rivals import rival_rows
+from afina.evaluation.slices import Column, Slice, slice_rows
 from afina.evaluation.tables import Cell, Mistake, confident_mistakes, confusion_pairs, per_class_rows
 from afina.evaluation.thresholds import fit_thresholds
 from afina.labels import LabelSet, Task
 from afina.params.evaluate import EvaluateParams
 
-# What metrics.json says about test. Scores that equal another by definition are left out: in multiclass,
-# micro precision, recall, F1 and weighted recall are the accuracy; in multilabel, weighted recall is micro
-# recall. per_class.csv has all the averages.
+# What metrics.json says about test: few, as each is a column of `dvc exp show`; evaluation.json has all.
 REPORTED: dict[Task, tuple[str, ...]] = {
-    "multiclass": (
-        "macro_f1",
-        "accuracy",
-        "weighted_f1",
-        "macro_precision",
-        "macro_recall",
-        "weighted_precision",
-    ),
-    "multilabel": (
-        "macro_f1",
-        "micro_f1",
-        "weighted_f1",
-        "samples_f1",
-        "subset_accuracy",
-        "macro_precision",
-        "macro_recall",
-        "micro_precision",
-        "micro_recall",
-    ),
+    "multiclass": ("macro_f1", "accuracy", "weighted_f1"),
+    "multilabel": ("macro_f1", "micro_f1", "weighted_f1", "subset_accuracy"),
 }
 
 RELIABILITY_HEADER = ("label", "confidence", "accuracy", "rows")
+RISK_COVERAGE_HEADER = ("label", "coverage", "accuracy", "confidence")
 PERFECT = "perfect"  # the diagonal of a reliability diagram
 
 
@@ -77,6 +69,7 @@ class Scored:
     texts: Sequence[str]
     y: IntArray  # class indexes (n,) or multi-hot (n, L)
     logits: FloatArray  # (n, L)
+    columns: Mapping[str, Column] = field(default_factory=dict)  # values of each row, to slice by
 
 
 @dataclass(frozen=True)
@@ -84,13 +77,16 @@ class Evaluation:
     """What the evaluate stage writes."""
 
     metrics: dict[str, Any]
+    details: dict[str, Any]
     decision: dict[str, Any]
     per_class: list[list[Cell]]
     confusion: list[tuple[str, str]]
     precision_recall: list[Curve]
     roc: list[Curve]
     reliability: list[list[Cell]]
+    risk_coverage: list[list[Cell]]
     rivals: list[list[Cell]]
+    slices: list[Slice]
     predictions: pa.Table
     mistakes: list[Mistake]
     summary: str
@@ -103,7 +99,13 @@ def choose_thresholds(
     if task == "multiclass":
         return None
     if params.thresholds == "fit":
-        return fit_thresholds(y_validation, probabilities, params.threshold_min_positives)
+        return fit_thresholds(
+            y_validation,
+            probabilities,
+            params.threshold_min_positives,
+            beta=params.threshold_beta,
+            precision_floor=params.threshold_precision,
+        )
     return [float(params.thresholds)] * probabilities.shape[1]
 
 
@@ -146,7 +148,8 @@ class Decision:
     tau: float  # strength of the logit adjustment
     offsets: FloatArray  # (L,) of it
     calibration: Calibration  # of adjusted logits
-    thresholds: list[float] | None  # L, multilabel only
+    thresholds: list[float] | None = None  # L, multilabel only
+    abstain_below: float | None = None  # confidence; None: no confidence is enough for the accuracy asked for
 
     def probabilities(self, logits: FloatArray) -> FloatArray:
         """Adjusted and calibrated, (n, L)."""
@@ -165,6 +168,7 @@ class Decision:
 
         return {
             "thresholds": None if self.thresholds is None else by_label(self.thresholds),
+            "abstain_below": self.abstain_below,
             "logit_offsets": by_label(self.offsets.tolist()),
             "calibration": {
                 "scale": by_label(self.calibration.scale.tolist()),
@@ -176,14 +180,19 @@ class Decision:
 def fit_decision(
     validation: Scored, prior: FloatArray | None, task: Task, params: EvaluateParams
 ) -> Decision:
-    """Fit to the validation split, in this order: adjustment, calibration, thresholds."""
+    """Fit to the validation split, in this order: adjustment, calibration, thresholds, abstention."""
     tau, offsets = choose_adjustment(validation.y, validation.logits, prior, task, params)
     calibration = choose_calibration(validation.y, validation.logits + offsets, task, params)
-    decision = Decision(task, tau, offsets, calibration, None)
+    decision = Decision(task, tau, offsets, calibration)
     if not len(validation.y):  # an empty split is reported by the metrics
         return decision
     known = decision.probabilities(validation.logits)
-    return replace(decision, thresholds=choose_thresholds(validation.y, known, task, params))
+    thresholds = choose_thresholds(validation.y, known, task, params)
+    predicted = predict(known, task, thresholds)
+    abstain_below = fit_abstention(
+        row_confidence(known, predicted), rows_right(validation.y, predicted), params.target_accuracy
+    )
+    return replace(decision, thresholds=thresholds, abstain_below=abstain_below)
 
 
 def evaluate(
@@ -249,7 +258,6 @@ def evaluate(
             f"tfidf_{second}": baseline["tfidf"][second],
             f"majority_{headline}": baseline["majority"][headline],
         },
-        "calibration": _calibration_metrics(test.y, states),
     }
     others = dict(rivals)
     if untrained is not None:
@@ -258,11 +266,19 @@ def evaluate(
         metrics["untrained"] = rounded({headline: before[headline]})
     if params.logit_adjustment != "none":
         metrics["logit_adjustment"] = _adjustment_metrics(decision.tau, validation, test, label_set, params)
-    metrics["rows"] = {"test": len(test.ids)}
+    calibration = _calibration_metrics(test.y, states)
+    confidence, right = row_confidence(probabilities, predicted), rows_right(test.y, predicted)
+    abstention = _abstention_metrics(confidence, right, decision.abstain_below, params)
+    metrics |= {
+        "calibration": {"ece": calibration["ece"], "brier": calibration["brier"]},
+        "abstention": {name: abstention[name] for name in ("coverage", "accuracy")},
+        "rows": {"test": len(test.ids)},
+    }
 
     precision_recall, roc = curves(one_hot(test.y, len(labels)), probabilities, labels)
     return Evaluation(
         metrics=metrics,
+        details={"test": rounded(scores), "calibration": calibration, "abstention": abstention},
         decision=decision.content(labels),
         per_class=per_class_rows(
             test.y, predicted, probabilities, labels, task, thresholds, baseline["tfidf_f1"], intervals
@@ -271,6 +287,8 @@ def evaluate(
         precision_recall=precision_recall,
         roc=roc,
         reliability=reliability_rows(test.y, states),
+        risk_coverage=_risk_coverage_rows(confidence, right),
+        slices=slice_rows(test.y, predicted, test.columns, len(labels), task, level=params.confidence),
         rivals=rival_rows(
             test.ids,
             test.y,
@@ -308,6 +326,38 @@ def _calibration_metrics(y: IntArray, states: Mapping[str, FloatArray]) -> dict[
         found[f"{before}classwise_ece"] = classwise_ece(y, probabilities)
         found[f"{before}brier"] = brier_score(y, probabilities)
     return rounded(dict(sorted(found.items())))
+
+
+def _abstention_metrics(
+    confidence: FloatArray, right: npt.NDArray[np.bool_], threshold: float | None, params: EvaluateParams
+) -> dict[str, float | None]:
+    """What is answered, and how often rightly, where rows below the threshold go to a person.
+
+    Args:
+        confidence: of the test rows (n,).
+        right: whether each is judged rightly (n,).
+        threshold: fitted on validation; None: everything goes to a person.
+    """
+    found = answered(confidence, right, np.inf if threshold is None else threshold, params.confidence)
+    accuracy = None if found.accuracy is None else round(found.accuracy, 6)
+    return {
+        "target_accuracy": params.target_accuracy,
+        "threshold": threshold,
+        "coverage": round(found.coverage, 6),
+        "accuracy": accuracy,
+        "accuracy_low": round(found.interval.low, 6),
+        "accuracy_high": round(found.interval.high, 6),
+        "area_under_risk_coverage": round(area_under_risk_coverage(confidence, right), 6),
+    }
+
+
+def _risk_coverage_rows(confidence: FloatArray, right: npt.NDArray[np.bool_]) -> list[list[Cell]]:
+    """Rows as in ``RISK_COVERAGE_HEADER``."""
+    curve = risk_coverage(confidence, right)
+    return [
+        ["test", *(round(float(value), 6) for value in point)]
+        for point in zip(curve.coverage, curve.accuracy, curve.confidence, strict=True)
+    ]
 
 
 def _adjustment_metrics(

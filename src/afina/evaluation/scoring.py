@@ -13,7 +13,7 @@ from afina.labels import LabelSet
 from afina.modeling.backbone import BackboneFiles, load_tokenizer
 from afina.modeling.classifier import TextClassifier, load_pretrained
 from afina.modeling.inference import predict_logits
-from afina.modeling.store import ClassifierConfig, load_classifier, read_config
+from afina.modeling.store import TOKENIZER, ClassifierConfig, load_classifier, read_config
 from afina.progress import Progress
 from afina.runtime.encoding import Encoder
 
@@ -36,6 +36,21 @@ def score_classifier(
     if (config.task, tuple(config.labels)) != (label_set.task, label_set.labels):
         raise UserError(f"{folder}: trained for another task or other labels; run `dvc repro train`")
     return _logits(model, encoder, splits, token_budget, "evaluate")
+
+
+def count_tokens(folder: Path, texts: Sequence[str]) -> tuple[list[int], int]:
+    """How many tokens the classifier's tokenizer makes of texts, and how many the backbone takes.
+
+    Counting ends one token after that: enough to tell which texts are cut off.
+
+    Args:
+        folder: the saved classifier.
+        texts: cleaned.
+    """
+    config = read_config(folder)
+    tokenizer_json = (folder / TOKENIZER).read_text(encoding="utf-8")
+    encoder = Encoder(tokenizer_json, config.max_length + 1, config.pad_token_id)
+    return [len(ids) for ids in encoder.encode(texts)], config.max_length
 
 
 def score_untrained(

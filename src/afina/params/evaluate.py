@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from afina.params.base import Section
 
@@ -21,6 +21,26 @@ class EvaluateParams(Section):
     )
     threshold_min_positives: int = Field(
         5, ge=1, description="a label with fewer positives in validation keeps the threshold 0.5"
+    )
+    threshold_beta: float = Field(
+        1.0,
+        gt=0,
+        le=10,
+        description="fitted thresholds maximise F-beta: above 1 in favour of recall, below 1 of precision",
+    )
+    threshold_precision: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="fitted thresholds keep this precision on validation, at the highest recall there is; "
+        "null = F-beta is maximised",
+    )
+    target_accuracy: float = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="how often an answer should be right: rows less sure than validation says that takes "
+        "are for a person, and the coverage, what is left to answer, is reported",
     )
     logit_adjustment: Literal["none", "fit"] | float = Field(
         "none",
@@ -47,6 +67,12 @@ class EvaluateParams(Section):
     token_budget: int = Field(
         2048, ge=16, description="tokens, padding included, scored at once; on a GPU more is faster"
     )
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> Self:
+        if self.threshold_precision is not None and self.threshold_beta != 1:
+            raise ValueError("threshold_beta and threshold_precision: thresholds have one aim; leave one out")
+        return self
 
     @field_validator("thresholds", mode="before")
     @classmethod

@@ -1,0 +1,282 @@
+"""Scores by slice of the test rows: by source, length of the text, month, or any other column.
+
+What is comparable between slices is accuracy (multiclass) or micro-F1 (multilabel), in which every row, or
+every label of a row, counts the same. Macro-F1 over all labels is not: a label without a row in the slice
+would count as 0. Here it runs over the labels that the slice has, and tells one model from another on the
+same slice, but hardly one slice from another.
+
+A slice may score low because its labels are the hard ones. So each has its expected score beside its own:
+what it would be if each label were found, and wrongly predicted, as often in the slice as in all rows
+(indirect standardisation, as of death rates for age). A score far below it is due to something else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from statistics import NormalDist
+
+import numpy as np
+
+from afina.evaluation.intervals import Interval, headline_metrics, wilson_interval
+from afina.evaluation.metrics import Counts, IntArray, count, one_hot, ratio
+from afina.evaluation.tables import FEW_ROWS
+from afina.labels import Task
+
+NO_VALUE = "(none)"
+OTHER = "(other)"  # the values with too few rows, together
+MIN_ROWS = 10  # none of ten rows right: still a score of up to 0.28
+
+Column = Sequence[str | None]  # the value of each row
+
+
+# --------------------------------------------------------------------------------------- columns
+
+
+def slice_columns(
+    sources: Sequence[str],
+    texts: Sequence[str],
+    times: Sequence[datetime | None],
+    tokens: Sequence[int] | None = None,
+    max_length: int | None = None,
+) -> dict[str, Column]:
+    """The columns there are for any data: source, length, truncated and month.
+
+    Args:
+        sources: n names.
+        texts: n texts.
+        times: n times, or None.
+        tokens: of each text, before truncation, where they are known.
+        max_length: longest sequence in tokens that the model sees; truncated needs both.
+    """
+    columns: dict[str, Column] = {
+        "source": list(sources),
+        "length": length_column([len(text.split()) for text in texts]),
+        "month": month_column(times),
+    }
+    if tokens is not None and max_length is not None:
+        columns["truncated"] = truncated_column(tokens, max_length)
+    return columns
+
+
+def length_column(lengths: Sequence[int], unit: str = "words") -> list[str]:
+    """The quarter of the rows, by length, that each row is in, as "12-25 words".
+
+    The names hold the shortest and the longest in the quarter. Equal lengths are never parted, so quarters
+    may be uneven, or fewer than four.
+
+    Args:
+        lengths: of n texts, 0 or more.
+        unit: what they are counted in, in the plural.
+    """
+    values = np.asarray(lengths, dtype=np.int64)
+    if not len(values):
+        return []
+    edges = np.unique(np.quantile(values, (0.25, 0.5, 0.75), method="inverted_cdf"))
+    place = np.searchsorted(edges, values, side="left")  # a quarter holds its upper edge
+    names = {}
+    for number in np.unique(place).tolist():
+        members = values[place == number]
+        names[number] = _range_name(int(members.min()), int(members.max()), unit)
+    return [names[number] for number in place.tolist()]
+
+
+def truncated_column(tokens: Sequence[int], max_length: int) -> list[str]:
+    """Whether each text lost its end: yes where it has more tokens than the model sees, else no.
+
+    Args:
+        tokens: of n texts, special ones included, before truncation.
+        max_length: longest sequence in tokens.
+    """
+    return ["yes" if length > max_length else "no" for length in tokens]
+
+
+def month_column(times: Sequence[datetime | None]) -> list[str | None]:
+    """The month of each time as YYYY-MM, None where there is none."""
+    return [None if time is None else f"{time.year:04d}-{time.month:02d}" for time in times]
+
+
+def _range_name(shortest: int, longest: int, unit: str) -> str:
+    if shortest == longest:
+        return f"1 {unit.removesuffix('s')}" if longest == 1 else f"{longest} {unit}"
+    return f"{shortest}-{longest} {unit}"
+
+
+# ---------------------------------------------------------------------------------------- scores
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The rows with one value of one column, as in `slices_header`."""
+
+    column: str
+    value: str
+    rows: int
+    few_rows: str | None  # yes where there are fewer than `FEW_ROWS`
+    score: float | None  # accuracy or micro-F1; None where no row has a label, nor was one predicted
+    low: float | None  # interval of the score
+    high: float | None
+    expected: float | None  # score if each label went as in all rows
+    macro_f1: float | None  # over the labels present; None without one
+    labels: int  # labels present: with a row in the slice
+
+
+def slices_header(task: Task) -> tuple[str, ...]:
+    """The names of the fields of `Slice` in a table, with the score's own."""
+    _, score = headline_metrics(task)
+    return (
+        "column",
+        "value",
+        "rows",
+        "few_rows",
+        score,
+        f"{score}_low",
+        f"{score}_high",
+        f"expected_{score}",
+        "macro_f1",
+        "labels",
+    )
+
+
+def slice_rows(
+    y_true: IntArray,
+    predicted: IntArray,
+    columns: Mapping[str, Column],
+    label_count: int,
+    task: Task,
+    min_rows: int = MIN_ROWS,
+    level: float = 0.95,
+) -> list[Slice]:
+    """Scores of the slices of every column, the one most surely bad first.
+
+    That is the order of the upper ends of the intervals: of two slices with the same score the larger comes
+    first. A row without a value is in the slice "(none)". Values with fewer than ``min_rows`` rows are one
+    slice, "(other)", unless there is but one of them; slices that are still smaller come last. A column
+    that leaves all rows in one slice gives nothing.
+
+    The interval is Wilson's (see `wilson_interval`). For micro-F1 it takes as many rows as would be worth
+    the rows at hand if each were right or wrong as a whole, see `_effective_rows`.
+
+    Args:
+        y_true: class indexes (n,) or multi-hot (n, L).
+        predicted: the same shape.
+        columns: the value of each row, n, by name; see `slice_columns`.
+        label_count: L.
+        task: multiclass or multilabel.
+        min_rows: values with fewer rows are pooled.
+        level: of the intervals, for example 0.95.
+
+    Raises:
+        ValueError: a column has not one value a row.
+    """
+    truth, guess = one_hot(y_true, label_count), one_hot(predicted, label_count)
+    overall = count(truth, guess, label_count)
+    found = []
+    for column, values in columns.items():
+        if len(values) != len(truth):
+            raise ValueError(f"column {column}: {len(values)} values for {len(truth)} rows")
+        pooled = _pool(values, min_rows)
+        places = {name: place for place, name in enumerate(sorted(set(pooled)))}
+        if len(places) < 2:
+            continue
+        where = np.array([places[name] for name in pooled])
+        for name, place in places.items():
+            rows = where == place
+            found.append(
+                _score_slice(column, name, truth[rows], guess[rows], overall, len(truth), task, level)
+            )
+    return sorted(found, key=lambda part: (part.rows < min_rows, *_surely_bad(part)))
+
+
+def _surely_bad(part: Slice) -> tuple[float, float, str, str]:
+    high, score = (math.inf if edge is None else edge for edge in (part.high, part.score))
+    return high, score, part.column, part.value
+
+
+def _pool(values: Column, min_rows: int) -> list[str]:
+    """The slice of each row."""
+    named = [NO_VALUE if value is None else value for value in values]
+    small = {value for value, rows in Counter(named).items() if rows < min_rows}
+    return [OTHER if value in small else value for value in named] if len(small) > 1 else named
+
+
+def _score_slice(
+    column: str,
+    value: str,
+    truth: IntArray,
+    guess: IntArray,
+    overall: Counts,
+    total: int,
+    task: Task,
+    level: float,
+) -> Slice:
+    """Score the rows of a slice, multi-hot (m, L), beside the counts of all ``total`` rows."""
+    rows, label_count = truth.shape
+    counts = count(truth, guess, label_count)
+    present = counts.support > 0
+    score, interval = _micro_f1(truth, guess, level)
+    return Slice(
+        column,
+        value,
+        rows,
+        "yes" if rows < FEW_ROWS else None,
+        _number(score),
+        None if interval is None else _number(interval.low),
+        None if interval is None else _number(interval.high),
+        _number(_expected(counts.support, rows, overall, total, task)),
+        _number(float(counts.f1[present].mean())) if present.any() else None,
+        int(present.sum()),
+    )
+
+
+def _expected(support: IntArray, rows: int, overall: Counts, total: int, task: Task) -> float | None:
+    """Micro-F1 of rows with this support (L,) if each label went as in all rows; None where that is 0/0."""
+    correct = float(np.sum(support * overall.recall))
+    if task == "multiclass":  # one label a row, predicted and true: micro-F1 is accuracy
+        return correct / rows
+    false_rate = ratio(overall.predicted - overall.correct, total - overall.support)
+    size = float(np.sum(support)) + correct + float(np.sum((rows - support) * false_rate))
+    return 2 * correct / size if size else None
+
+
+def _micro_f1(truth: IntArray, guess: IntArray, level: float) -> tuple[float | None, Interval | None]:
+    """Micro-F1 of multi-hot rows (m, L), and its interval."""
+    hits = 2 * (truth & guess).sum(axis=1, dtype=np.int64)
+    sizes = truth.sum(axis=1, dtype=np.int64) + guess.sum(axis=1, dtype=np.int64)
+    if not sizes.any():
+        return None, None
+    score = int(hits.sum()) / int(sizes.sum())
+    return score, wilson_interval(score, _effective_rows(hits, sizes, level), level)
+
+
+def _effective_rows(hits: IntArray, sizes: IntArray, level: float) -> float:
+    """The rows, each right or wrong as a whole, whose share of right ones varies like hits over sizes.
+
+    Micro-F1 is the ratio of two sums over the rows; its variance is that of the linearised ratio. A few rows
+    that happen to agree have none, so z^2 / 2 rows of a usual size are added that are right, and as many
+    that are wrong, as Agresti & Coull do ("Approximate Is Better than 'Exact' for Interval Estimation of
+    Binomial Proportions", The American Statistician 52, 1998). Where rows are right or wrong as a whole, and
+    of one size, the result is their number, and the interval exactly Wilson's.
+
+    Args:
+        hits: twice the labels found of each row (m,).
+        sizes: labels true plus labels predicted of each row (m,), not all 0; a row with none has no weight.
+        level: of the interval.
+    """
+    added = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    # Sums of whole numbers, so that the order of the rows changes nothing.
+    total, squares = int(sizes.sum()), int(np.square(sizes).sum())
+    usual = squares / total  # the mean over the labels, so that one long row among short ones counts as one
+    weight = total + added * usual
+    share = (int(hits.sum()) + added / 2 * usual) / weight
+    spread = int(np.square(hits).sum()) + added / 2 * usual**2
+    spread -= 2 * share * (int((hits * sizes).sum()) + added / 2 * usual**2)
+    spread += share**2 * (squares + added * usual**2)
+    return share * (1 - share) * weight**2 / spread - added
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
