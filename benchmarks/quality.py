@@ -59,6 +59,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "glossary": {"train.lexical": False},
     "together": {},
 }
+# The defaults but for how fast, and with how much dropout, the backbone learns: for the choice of these, by
+# validation. Run where they are named.
+RATES: dict[str, dict[str, Any]] = {
+    "1e-4": {"train.learning_rate": 1e-4},
+    "5e-4": {"train.learning_rate": 5e-4},
+    "5e-4 no dropout": {"train.learning_rate": 5e-4, "train.backbone_dropout": 0.0},
+}
+ALL_VARIANTS = VARIANTS | RATES
 # Sets in the backbone's own language, where new tokens have nothing to mend and afina adds none.
 ENGLISH = ("emotions", "medical")
 NOT_FOR_ENGLISH = ("tokens", "glossary")
@@ -72,7 +80,7 @@ def main() -> None:
     """Parse the command line, run what is missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("sets", nargs="*", default=list(FILES), metavar="SET")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(ALL_VARIANTS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, the processors shared out")
     parser.add_argument(
@@ -106,6 +114,8 @@ def main() -> None:
             arguments.out.write_text(json.dumps(runs, indent=2) + "\n")
             print(f"{' '.join(map(str, identity(found)))}: {found['macro_f1']:.3f}", file=sys.stderr)
     print(table(runs))
+    if any(row["variant"] in RATES for row in runs):
+        print(f"\nBy validation macro-F1:\n\n{rates_table(runs)}\n")
     print(closing(runs))
 
 
@@ -121,7 +131,7 @@ def plans_of(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
             "set": name,
             "variant": variant,
             "seed": seed,
-            "params": params_of(name, VARIANTS[variant], seed),
+            "params": params_of(name, ALL_VARIANTS[variant], seed),
         }
         for seed in range(42, 42 + arguments.seeds)
         for variant in arguments.variants
@@ -207,9 +217,9 @@ def run_stage(stage: str, folder: Path, threads: int | None) -> float:
     return time.perf_counter() - started
 
 
-def column(runs: list[dict[str, Any]], name: str, variant: str) -> list[float]:
-    """Test macro-F1 of a set's runs of a variant."""
-    return [row["macro_f1"] for row in runs if (row["set"], row["variant"]) == (name, variant)]
+def column(runs: list[dict[str, Any]], name: str, variant: str, score: str = "macro_f1") -> list[float]:
+    """A score of a set's runs of a variant: test macro-F1, or another one by its name."""
+    return [row[score] for row in runs if (row["set"], row["variant"]) == (name, variant)]
 
 
 def shown(values: list[float]) -> str:
@@ -232,6 +242,17 @@ def table(runs: list[dict[str, Any]]) -> str:
                 f"| {name} | {rows[0]['test_rows']:,} | {rows[0]['linear_macro_f1']:.3f} "
                 f"| {' | '.join(cells)} | {max(row['minutes'] for row in rows)} |"
             )
+    return "\n".join(lines)
+
+
+def rates_table(runs: list[dict[str, Any]]) -> str:
+    """Validation macro-F1 by learning rate as a Markdown table; "together" has the default rate."""
+    names = ["1e-4", "together", "5e-4", "5e-4 no dropout"]
+    lines = [f"| set | {' | '.join(names)} |", "|" + "---|" * (len(names) + 1)]
+    for name in FILES:
+        cells = [shown(column(runs, name, variant, "validation_macro_f1")) for variant in names]
+        if any(column(runs, name, variant) for variant in RATES):
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -106,3 +106,23 @@ def test_table_and_closing_line(quality: Any) -> None:
     assert quality.closing(runs) == (
         "quality: sets=2 above_linear=1 above_plain=1 of 2 minutes_max=3 (limit 20)"
     )
+
+
+def test_rates_differ_from_the_defaults_in_what_their_names_say(quality: Any) -> None:
+    for name, changes in quality.RATES.items():
+        params = quality.params_of("sib200", changes, 42)
+        assert TrainParams.parse(params["train"]).learning_rate == float(name.split()[0])
+    assert TrainParams().learning_rate not in {
+        changes["train.learning_rate"] for changes in quality.RATES.values()
+    }
+    assert not set(quality.RATES) & set(quality.VARIANTS)
+
+
+def test_rates_are_compared_by_validation(quality: Any) -> None:
+    runs = [
+        run("sib200", variant, 42, 0.5) | {"validation_macro_f1": score}
+        for variant, score in (("together", 0.7), ("5e-4", 0.8))
+    ]
+    lines = quality.rates_table(runs).splitlines()
+    assert lines[2] == "| sib200 | – | 0.700 | 0.800 | – |"
+    assert len(lines) == 3
