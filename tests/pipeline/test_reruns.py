@@ -14,9 +14,12 @@ from pydantic import ValidationError
 from workspace import STAGES, Project, section_models, write_params
 
 # The stages that read each section. A parameter that further stages read stands below with its own name.
-SECTION_READERS = {section: {section} for section in STAGES}
+SECTION_READERS = {section: {section} for section in STAGES} | {
+    "split": {"split", "audit"},
+    "baseline": {"baseline", "audit"},
+}
 PARAMETER_READERS: dict[str, set[str]] = {
-    "seed": {"split", "balance", "adapt", "baseline", "train", "evaluate"},
+    "seed": {"split", "balance", "adapt", "baseline", "train", "evaluate", "audit"},
     "train.backbone": {"train", "analyze", "adapt", "evaluate"},
     "train.revision": {"train", "analyze", "adapt", "evaluate"},
     "train.max_length": {"train", "analyze", "adapt"},
@@ -179,7 +182,7 @@ def test_only_what_depends_on_the_change_runs_again(
 ) -> None:
     """`dvc status` names where the change is read; what then runs is that and what is downstream of it."""
     project, ran = oversampled
-    assert ran == ["balance", "train", "evaluate", "export"]
+    assert ran == ["balance", "train", "evaluate", "export", "audit"]
     unchanged = {stage for stage in STAGES if template.lock[stage] == project.lock[stage]}
     assert unchanged == {"extract", "clean", "analyze", "split", "adapt", "baseline"}
 

@@ -208,7 +208,9 @@ def test_pull_request_is_compared_with_its_merge_base(template: Project, tmp_pat
     runner = run_pipeline(clone, PULL_REQUEST)
     assert not runner.failed, runner.logs
     assert runner.outputs["base"]["revision"] == fork
-    expected = dict.fromkeys(STAGES, "unchanged") | dict.fromkeys(("train", "evaluate", "export"), "ran")
+    expected = dict.fromkeys(STAGES, "unchanged") | dict.fromkeys(
+        ("train", "evaluate", "export", "audit"), "ran"
+    )
     assert stages_table(runner.summary) == expected
     assert f"Compared with `{fork[:7]}" in runner.summary
     metrics = [

@@ -28,6 +28,7 @@ STAGES = (
     "train",
     "evaluate",
     "export",
+    "audit",
 )
 DATA_STAGES = ("extract", "clean", "analyze", "split", "balance")
 

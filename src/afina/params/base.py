@@ -24,6 +24,7 @@ SECTIONS = (
     "train",
     "evaluate",
     "export",
+    "audit",
 )
 TOP_LEVEL = ("seed", *SECTIONS)
 
