@@ -81,6 +81,7 @@ RESAMPLES = 2_000
 SAMPLE = "data/source/sample.jsonl"
 PREDICTIONS = "reports/predictions.parquet"
 POLL_SECONDS = 10.0
+STATUS_ATTEMPTS = 5
 STALLED_POLLS = 6  # without a worker while tasks wait
 
 Ints = npt.NDArray[np.int64]
@@ -341,6 +342,11 @@ class Clone:
 
     def status(self) -> tuple[dict[str, str], int]:
         """State of each experiment in the queue, and how many workers there are."""
+        for _ in range(STATUS_ATTEMPTS - 1):
+            try:
+                return parse_status(self.dvc("queue", "status"))
+            except RuntimeError:  # it may read a message that a worker is just writing
+                time.sleep(1)
         return parse_status(self.dvc("queue", "status"))
 
     def start(self, jobs: int) -> None:

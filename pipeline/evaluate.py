@@ -14,13 +14,13 @@ from afina import table
 from afina.evaluation.adjustment import training_prior
 from afina.evaluation.corrections import double_adjustments, undone_adjustment
 from afina.evaluation.curves import Curve
+from afina.evaluation.decision import Scored
 from afina.evaluation.metrics import FloatArray
 from afina.evaluation.predictions import write_predictions
 from afina.evaluation.report import (
     RELIABILITY_HEADER,
     RISK_COVERAGE_HEADER,
     Evaluation,
-    Scored,
     evaluate,
 )
 from afina.evaluation.rivals import read_rivals, rival_header

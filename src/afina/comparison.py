@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from afina.errors import UserError
-from afina.evaluation.metrics import Counts, FloatArray, IntArray, one_hot, ratio
+from afina.evaluation.metrics import FEW_ROWS, Counts, FloatArray, IntArray, one_hot, ratio
 from afina.labels import Task, decode_labels
 
 Verdict = Literal["worse", "better", "no evidence", "too little data", "the same predictions", "data changed"]
@@ -42,7 +42,6 @@ METRICS: dict[Task, tuple[str, ...]] = {
 }
 
 MOST_CHANGED = 0.1  # share of the larger test split that may have no partner before data count as changed
-SMALL_CLASS = 30  # a class of fewer rows says little of itself, and is marked
 POWER = 0.8  # with which a detectable drop is called worse
 FEW_PAIRS = 25  # discordant pairs below which McNemar's test is exact
 TIE = 1e-12  # differences that are equal but for rounding
@@ -111,7 +110,7 @@ class Change:
 
     @property
     def small(self) -> bool:
-        return self.rows < SMALL_CLASS
+        return self.rows < FEW_ROWS
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from afina.comparison import MOST_CHANGED, POWER, SMALL_CLASS, Change, Comparison
+from afina.comparison import MOST_CHANGED, POWER, Change, Comparison
+from afina.evaluation.metrics import FEW_ROWS
 
 NAMES = {
     "macro_f1": "macro-F1",
@@ -43,7 +44,10 @@ def text(comparison: Comparison, base: str, head: str) -> str:
 
 
 def markdown(comparison: Comparison, base: str, head: str) -> str:
-    """The same as Markdown. Names of labels and revisions are code, so that nothing in them is obeyed."""
+    """The same as Markdown, with a chart in Mermaid's language, which GitHub and GitLab draw.
+
+    Names of labels and revisions are code, so that nothing in them is obeyed.
+    """
     finding = f"**{comparison.verdict}**: {_finding(comparison)}"
     parts = [finding, _setting(comparison, _code(base), _code(head))]
     for title, rows in _tables(comparison, _code):
@@ -54,7 +58,32 @@ def markdown(comparison: Comparison, base: str, head: str) -> str:
     notes = _notes(comparison, _code)
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes))
+    moved = [change for change in comparison.classes if change.base != change.head][:MOST_CLASSES]
+    if moved:
+        parts.append(_chart(moved))
     return "\n\n".join(parts) + "\n"
+
+
+def _chart(changes: Sequence[Change]) -> str:
+    """F1 of classes as a bar chart: head's as bars, base's as a line."""
+
+    def listed(values: Sequence[str]) -> str:
+        return f"[{', '.join(values)}]"
+
+    # A quote ends the name, and "#" begins an entity.
+    names = [_plain(change.name).replace('"', "'").replace("#", "") for change in changes]
+    return "\n".join(
+        [
+            "```mermaid",
+            "xychart-beta horizontal",
+            '    title "F1 of the classes that moved most: head as bars, base as a line"',
+            "    x-axis " + listed([f'"{name}"' for name in names]),
+            "    y-axis 0 --> 1",
+            "    bar " + listed([f"{change.head:.3f}" for change in changes]),
+            "    line " + listed([f"{change.base:.3f}" for change in changes]),
+            "```",
+        ]
+    )
 
 
 def _finding(comparison: Comparison) -> str:
@@ -177,7 +206,7 @@ def _class_notes(comparison: Comparison, shown: Shown) -> list[str]:
         ]
         more = f" and {len(few) - MOST_SMALL} more" if len(few) > MOST_SMALL else ""
         notes.append(
-            f"Fewer than {SMALL_CLASS} test rows, too few to gate anything alone: {', '.join(named)}{more}."
+            f"Fewer than {FEW_ROWS} test rows, too few to gate anything alone: {', '.join(named)}{more}."
         )
     if any(change.base != change.head for change in comparison.classes):
         chance = comparison.gate.alpha * len(comparison.classes)

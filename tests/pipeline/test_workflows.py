@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,9 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 from workspace import ROOT, STAGES, Project, Result
+
+from afina.evaluation.predictions import read_predictions, write_predictions
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
@@ -26,8 +30,8 @@ class Runner:
     """Runs a job's `run` steps in order, as a GitHub runner does; what actions do (`uses`) the test prepares.
 
     Of the expressions, ``${{ steps.ID.outputs.NAME }}`` is what that step wrote, ``${{ secrets.NAME }}`` is
-    in ``secrets`` or empty, and ``always() && steps.ID.outcome != 'skipped'`` is the one condition there is.
-    Any other expression in a run step is an error.
+    in ``secrets`` or empty, ``${{ github.event.number }}`` is 7, and ``always() && steps.ID.outcome !=
+    'skipped'`` is the one condition there is. Any other expression in a run step is an error.
     """
 
     project: Project
@@ -102,6 +106,8 @@ class Runner:
                 return self.outputs[output[1]][output[2]]
             if secret := re.fullmatch(r"secrets\.(\w+)", expression):
                 return self.secrets.get(secret[1], "")
+            if expression == "github.event.number":
+                return "7"
             raise AssertionError(f"expression not understood: {expression}")
 
         return re.sub(r"\$\{\{(.*?)\}\}", value, text)
@@ -147,12 +153,20 @@ def section(summary: str, title: str) -> list[str]:
     return summary.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0].strip().splitlines()
 
 
+def assert_all_but_the_verdict(runner: Runner) -> None:
+    """Nothing failed; or the last step alone did, because the model is worse."""
+    last = "Fail where the model is worse"
+    failed = [name for name, result in runner.logs.items() if result.code != 0]
+    worse = section(runner.summary, "Is the model worse?")[0].startswith("**worse**")
+    assert failed == ([last] if worse else []), runner.logs
+
+
 PUSH = {"GITHUB_EVENT_NAME": "push", "GITHUB_REF_NAME": "main", "GITHUB_BASE_REF": ""}
 PULL_REQUEST = {"GITHUB_EVENT_NAME": "pull_request", "GITHUB_REF_NAME": "7/merge", "GITHUB_BASE_REF": "main"}
 
 
-def test_there_are_two_workflows() -> None:
-    assert [path.name for path in WORKFLOWS] == ["pipeline.yml", "tests.yml"]
+def test_there_are_three_workflows() -> None:
+    assert [path.name for path in WORKFLOWS] == ["comment.yml", "pipeline.yml", "tests.yml"]
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -206,7 +220,7 @@ def test_pull_request_is_compared_with_its_merge_base(template: Project, tmp_pat
     restore_cache(template, clone)
 
     runner = run_pipeline(clone, PULL_REQUEST)
-    assert not runner.failed, runner.logs
+    assert_all_but_the_verdict(runner)
     assert runner.outputs["base"]["revision"] == fork
     expected = dict.fromkeys(STAGES, "unchanged") | dict.fromkeys(
         ("train", "evaluate", "export", "audit"), "ran"
@@ -224,6 +238,153 @@ def test_pull_request_is_compared_with_its_merge_base(template: Project, tmp_pat
     assert "nothing to pull" in runner.logs["Pull data"].out
 
 
+def rewrite_predictions(project: Project, wrong: int) -> None:
+    """Committed predictions that are all right but for the first rows of test, so many of them."""
+    path = project.root / "reports" / "predictions.parquet"
+    rows = read_predictions(path)
+    truth, splits = rows["labels"].to_pylist(), rows["split"].to_pylist()
+    labels = json.loads(rows.schema.metadata[b"labels"])
+    tests = [place for place, split in enumerate(splits) if split == "test"]
+    predicted = list(truth)
+    for place in tests[:wrong]:
+        predicted[place] = [next(label for label in labels if [label] != truth[place])]
+    column = rows.schema.get_field_index("predicted")
+    changed = rows.set_column(column, rows.schema.field(column), pa.array(predicted, pa.list_(pa.string())))
+    write_predictions(changed.replace_schema_metadata(rows.schema.metadata), path)
+
+
+def test_a_worse_model_fails_the_job_after_everything_is_said(template: Project, tmp_path: Path) -> None:
+    origin = template.copy_to(tmp_path / "origin")
+    rewrite_predictions(origin, wrong=0)
+    origin.dvc("commit", "--force", "evaluate")
+    origin.commit("A model that is always right")
+    origin.git("checkout", "--quiet", "-b", "worse")
+    rewrite_predictions(origin, wrong=20)
+    origin.dvc("commit", "--force", "evaluate")
+    origin.commit("A worse one")
+    clone = origin.clone_to(tmp_path / "clone")
+    restore_cache(origin, clone)
+    runner = run_pipeline(clone, PULL_REQUEST)
+    assert runner.failed
+    failures = [name for name, outcome in runner.outcomes.items() if outcome == "failure"]
+    assert len(failures) == 1
+    assert "The model is worse" in runner.logs["Fail where the model is worse"].out
+    assert section(runner.summary, "Is the model worse?")[0].startswith("**worse**: macro-F1 1.000 -> ")
+    comment = runner.temporary / "comment"
+    assert (comment / "number").read_text() == "7"
+    assert (comment / "comment.md").read_text(encoding="utf-8") == runner.summary
+
+
+def test_a_base_without_predictions_is_no_failure(template: Project, tmp_path: Path) -> None:
+    origin = template.copy_to(tmp_path / "origin")
+    origin.git("rm", "--quiet", "--cached", "reports/predictions.parquet")
+    origin.git("commit", "--quiet", "--message", "Without predictions")
+    origin.commit("With them")
+    clone = origin.clone_to(tmp_path / "clone")
+    restore_cache(origin, clone)
+    runner = run_pipeline(clone, PUSH)
+    assert not runner.failed, runner.logs
+    said = section(runner.summary, "Is the model worse?")
+    assert said[0] == "Not compared:"
+    assert "afina: error: compare: " in said[2]
+
+
+GH = """#!{python}
+import json, sys
+from pathlib import Path
+here = Path(__file__).parent
+arguments = sys.argv[1:]
+with (here / "calls").open("a") as log:
+    log.write(json.dumps(arguments) + "\\n")
+if arguments[1].endswith("/pulls/7"):
+    print("abc123")
+elif "--paginate" in arguments:
+    print((here / "comments").read_text(), end="")
+"""
+
+
+def run_comment(
+    folder: Path, number: str = "7", head: str = "abc123", comments: str = ""
+) -> tuple[str, list[list[str]]]:
+    """Run the step that comments, with a stand-in for GitHub's command line; what it said and called."""
+    (folder / "comment").mkdir(parents=True)
+    (folder / "comment" / "comment.md").write_text("## Stages\n" + "ñ" * 40_000, encoding="utf-8")
+    (folder / "comment" / "number").write_text(number)
+    (folder / "gh").write_text(GH.format(python=sys.executable))
+    (folder / "gh").chmod(0o755)
+    (folder / "comments").write_text(comments)
+    (step,) = (step for step in load("comment.yml")["jobs"]["comment"]["steps"] if "run" in step)
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
+        cwd=folder,
+        env={
+            "PATH": f"{folder}:/usr/bin:/bin",
+            "REPOSITORY": "ana/afina",
+            "HEAD_SHA": head,
+            "GH_TOKEN": "t",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    calls = folder / "calls"
+    return done.stdout, [
+        json.loads(line) for line in calls.read_text().splitlines()
+    ] if calls.exists() else []
+
+
+def test_the_comment_is_made_once_and_then_updated(tmp_path: Path) -> None:
+    _, calls = run_comment(tmp_path / "first")
+    assert calls[-1][2:5] == ["--method", "POST", "repos/ana/afina/issues/7/comments"]
+    body = (tmp_path / "first" / "body.md").read_text(encoding="utf-8")  # cut between characters
+    assert body.startswith("<!-- afina pipeline -->\n## Stages\n")
+    assert len(body) < 65_536
+    _, calls = run_comment(tmp_path / "again", comments="123\n456\n")
+    assert calls[-1][2:5] == ["--method", "PATCH", "repos/ana/afina/issues/comments/123"]
+    assert "github-actions[bot]" in calls[1][-1]
+
+
+@pytest.mark.parametrize(("number", "head"), [("7", "another"), ("7; rm -rf /", "another"), ("x", "abc123")])
+def test_what_a_fork_wrote_is_not_trusted(number: str, head: str, tmp_path: Path) -> None:
+    said, calls = run_comment(tmp_path / "run", number, head)
+    assert "has another head by now" in said
+    assert not any("--method" in call for call in calls)
+
+
+def test_no_summary_is_no_comment(tmp_path: Path) -> None:
+    (step,) = (step for step in load("comment.yml")["jobs"]["comment"]["steps"] if "run" in step)
+    done = subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", step["run"]], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "The run left no summary.\n")
+
+
+def test_gitlab_runs_the_same(oversampled: tuple[Project, list[str]], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.gitlab-ci"]
+    done = subprocess.run([*command, str(ROOT / ".gitlab-ci.yml")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    clone = with_environment(oversampled[0].clone_to(tmp_path / "clone"))
+    restore_cache(oversampled[0], clone)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "apt-get").write_text("#!/bin/sh\n")
+    (tools / "apt-get").chmod(0o755)
+    job = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text(encoding="utf-8"))["pipeline"]
+    script = "\n".join(job["script"])
+    result = clone.run(
+        *("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script),
+        check=False,
+        extra={"PATH": f"{tools}:{clone.environment['PATH']}"},
+    )
+    written = (clone.root / "comparison.md").read_text(encoding="utf-8")
+    verdict = re.search(r"^\*\*([a-z ]+)\*\*: macro-F1", written, flags=re.MULTILINE)
+    assert verdict, result.err
+    assert result.code == (1 if verdict[1] == "worse" else 0), result.err
+    assert "| balance.strategy |" in written
+    assert "| reports/metrics.json |" in written
+
+
 def test_push_to_main_is_compared_with_the_commit_before(
     oversampled: tuple[Project, list[str]], tmp_path: Path
 ) -> None:
@@ -234,7 +395,7 @@ def test_push_to_main_is_compared_with_the_commit_before(
     origin.git("commit", "--all", "--quiet", "--amend", "--no-edit")
     clone = origin.clone_to(tmp_path / "clone")
     runner = run_pipeline(clone, PUSH)
-    assert not runner.failed, runner.logs
+    assert_all_but_the_verdict(runner)
     assert runner.outputs["base"]["revision"] == origin.git("rev-parse", "HEAD~1")
     assert stages_table(runner.summary) == dict.fromkeys(STAGES, "unchanged")
     assert any(line.startswith("| reports/metrics.json") for line in section(runner.summary, "Metrics"))

@@ -20,9 +20,10 @@ from afina.evaluation.adjustment import (
     standard_error,
     training_prior,
 )
+from afina.evaluation.decision import Scored
 from afina.evaluation.metrics import count
 from afina.evaluation.probabilities import to_probabilities
-from afina.evaluation.report import Evaluation, Scored, evaluate
+from afina.evaluation.report import Evaluation, evaluate
 from afina.labels import LabelSet, Task
 from afina.params.evaluate import EvaluateParams
 

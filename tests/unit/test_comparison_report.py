@@ -95,6 +95,15 @@ def test_the_whole_markdown() -> None:
         "- Fewer than 30 test rows, too few to gate anything alone: `salud: reembolsos` (12 rows, only a "
         "drop of 0.535 or more would be seen).\n"
         "- Each class's interval is of that class alone: of 3, 0.2 miss the true difference by chance.\n"
+        "\n"
+        "```mermaid\n"
+        "xychart-beta horizontal\n"
+        '    title "F1 of the classes that moved most: head as bars, base as a line"\n'
+        '    x-axis ["salud: reembolsos", "pensiones"]\n'
+        "    y-axis 0 --> 1\n"
+        "    bar [0.500, 0.910]\n"
+        "    line [0.700, 0.900]\n"
+        "```\n"
     )
 
 

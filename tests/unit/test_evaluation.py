@@ -24,13 +24,13 @@ from afina.evaluation.curves import (
     precision_at_recall,
     recall_at_false_positives,
 )
+from afina.evaluation.decision import Scored, choose_thresholds
 from afina.evaluation.intervals import bootstrap_intervals
-from afina.evaluation.metrics import count, one_hot
+from afina.evaluation.metrics import FEW_ROWS, count, one_hot
 from afina.evaluation.predictions import read_predictions, write_predictions
 from afina.evaluation.probabilities import to_probabilities
-from afina.evaluation.report import Scored, choose_thresholds, evaluate
+from afina.evaluation.report import evaluate
 from afina.evaluation.tables import (
-    FEW_ROWS,
     PER_CLASS_HEADER,
     confident_mistakes,
     confusion_pairs,

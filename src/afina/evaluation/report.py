@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -15,24 +15,20 @@ from afina.errors import UserError
 from afina.evaluation.abstention import (
     answered,
     area_under_risk_coverage,
-    fit_abstention,
     risk_coverage,
     row_confidence,
     rows_right,
 )
-from afina.evaluation.adjustment import fit_tau, logit_offsets
 from afina.evaluation.calibration import (
     brier_score,
     classwise_ece,
     expected_calibration_error,
-    fit_platt,
-    fit_temperature,
     reliability_curve,
 )
 from afina.evaluation.curves import Curve, curves
-from afina.evaluation.intervals import bootstrap_intervals, headline_metrics
+from afina.evaluation.decision import Decision, Scored, choose_thresholds, fit_decision
+from afina.evaluation.intervals import Intervals, bootstrap_intervals, headline_metrics
 from afina.evaluation.metrics import (
-    DEFAULT_THRESHOLD,
     FloatArray,
     IntArray,
     classification_metrics,
@@ -42,11 +38,10 @@ from afina.evaluation.metrics import (
     rounded,
 )
 from afina.evaluation.predictions import prediction_table
-from afina.evaluation.probabilities import Calibration, to_probabilities
+from afina.evaluation.probabilities import to_probabilities
 from afina.evaluation.rivals import rival_rows
-from afina.evaluation.slices import Column, Slice, slice_rows
+from afina.evaluation.slices import Slice, slice_rows
 from afina.evaluation.tables import Cell, Mistake, confident_mistakes, confusion_pairs, per_class_rows
-from afina.evaluation.thresholds import fit_thresholds
 from afina.labels import LabelSet, Task
 from afina.params.evaluate import EvaluateParams
 
@@ -59,17 +54,6 @@ REPORTED: dict[Task, tuple[str, ...]] = {
 RELIABILITY_HEADER = ("label", "confidence", "accuracy", "rows")
 RISK_COVERAGE_HEADER = ("label", "coverage", "accuracy", "confidence")
 PERFECT = "perfect"  # the diagonal of a reliability diagram
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One split with a model's logits."""
-
-    ids: Sequence[str]
-    texts: Sequence[str]
-    y: IntArray  # class indexes (n,) or multi-hot (n, L)
-    logits: FloatArray  # (n, L)
-    columns: Mapping[str, Column] = field(default_factory=dict)  # values of each row, to slice by
 
 
 @dataclass(frozen=True)
@@ -90,109 +74,6 @@ class Evaluation:
     predictions: pa.Table
     mistakes: list[Mistake]
     summary: str
-
-
-def choose_thresholds(
-    y_validation: IntArray, probabilities: FloatArray, task: Task, params: EvaluateParams
-) -> list[float] | None:
-    """The L thresholds of a multilabel task, fitted on validation unless a number is set; else None."""
-    if task == "multiclass":
-        return None
-    if params.thresholds == "fit":
-        return fit_thresholds(
-            y_validation,
-            probabilities,
-            params.threshold_min_positives,
-            beta=params.threshold_beta,
-            precision_floor=params.threshold_precision,
-        )
-    return [float(params.thresholds)] * probabilities.shape[1]
-
-
-def choose_adjustment(
-    y_validation: IntArray, logits: FloatArray, prior: FloatArray | None, task: Task, params: EvaluateParams
-) -> tuple[float, FloatArray]:
-    """The logit adjustment: its strength, fitted on validation unless a number is set, and the L offsets."""
-    if params.logit_adjustment == "none":
-        return 0.0, np.zeros(logits.shape[1])
-    if prior is None:
-        raise ValueError(f"evaluate.logit_adjustment is {params.logit_adjustment}, but there is no prior")
-    if params.logit_adjustment != "fit":
-        tau = float(params.logit_adjustment)
-    elif len(y_validation):
-        # Thresholds are fitted to what the adjustment leaves, so none are known yet.
-        threshold = DEFAULT_THRESHOLD if params.thresholds == "fit" else params.thresholds
-        tau = fit_tau(y_validation, logits, prior, task, threshold)
-    else:  # an empty split is reported by the metrics
-        tau = 0.0
-    return tau, logit_offsets(prior, tau, task)
-
-
-def choose_calibration(
-    y_validation: IntArray, adjusted: FloatArray, task: Task, params: EvaluateParams
-) -> Calibration:
-    """The calibration of adjusted logits (n, L), fitted on validation unless none is wanted."""
-    if params.calibration == "none":
-        return Calibration.identity(adjusted.shape[1])
-    if task == "multilabel":
-        return fit_platt(y_validation, adjusted, params.threshold_min_positives).rounded()
-    temperature = fit_temperature(y_validation, adjusted)
-    return Calibration.of_temperature(temperature, adjusted.shape[1]).rounded()
-
-
-@dataclass(frozen=True)
-class Decision:
-    """How logits become probabilities, and these labels: what is fitted, on validation alone."""
-
-    task: Task
-    tau: float  # strength of the logit adjustment
-    offsets: FloatArray  # (L,) of it
-    calibration: Calibration  # of adjusted logits
-    thresholds: list[float] | None = None  # L, multilabel only
-    abstain_below: float | None = None  # confidence; None: no confidence is enough for the accuracy asked for
-
-    def probabilities(self, logits: FloatArray) -> FloatArray:
-        """Adjusted and calibrated, (n, L)."""
-        return to_probabilities(logits, self.task, self.calibration.after(self.offsets))
-
-    def uncalibrated(self, logits: FloatArray) -> FloatArray:
-        """Adjusted alone, (n, L)."""
-        neutral = Calibration.identity(len(self.offsets))
-        return to_probabilities(logits, self.task, neutral.after(self.offsets))
-
-    def content(self, labels: Sequence[str]) -> dict[str, Any]:
-        """What decision.json holds."""
-
-        def by_label(values: Sequence[float]) -> dict[str, float]:
-            return dict(zip(labels, values, strict=True))
-
-        return {
-            "thresholds": None if self.thresholds is None else by_label(self.thresholds),
-            "abstain_below": self.abstain_below,
-            "logit_offsets": by_label(self.offsets.tolist()),
-            "calibration": {
-                "scale": by_label(self.calibration.scale.tolist()),
-                "shift": by_label(self.calibration.shift.tolist()),
-            },
-        }
-
-
-def fit_decision(
-    validation: Scored, prior: FloatArray | None, task: Task, params: EvaluateParams
-) -> Decision:
-    """Fit to the validation split, in this order: adjustment, calibration, thresholds, abstention."""
-    tau, offsets = choose_adjustment(validation.y, validation.logits, prior, task, params)
-    calibration = choose_calibration(validation.y, validation.logits + offsets, task, params)
-    decision = Decision(task, tau, offsets, calibration)
-    if not len(validation.y):  # an empty split is reported by the metrics
-        return decision
-    known = decision.probabilities(validation.logits)
-    thresholds = choose_thresholds(validation.y, known, task, params)
-    predicted = predict(known, task, thresholds)
-    abstain_below = fit_abstention(
-        row_confidence(known, predicted), rows_right(validation.y, predicted), params.target_accuracy
-    )
-    return replace(decision, thresholds=thresholds, abstain_below=abstain_below)
 
 
 def evaluate(
@@ -229,88 +110,100 @@ def evaluate(
     if list(baseline.get("tfidf_f1", ())) != list(labels):
         raise UserError("reports/baseline.json: made with other labels; run `dvc repro -f baseline`")
     decision = fit_decision(validation, prior, task, params)
-    thresholds = decision.thresholds
-    known, probabilities = (decision.probabilities(split.logits) for split in (validation, test))
-    validation_scores = classification_metrics(validation.y, known, labels, task, thresholds)
-    scores = classification_metrics(test.y, probabilities, labels, task, thresholds)
-    predicted = predict(probabilities, task, thresholds)
-    intervals = bootstrap_intervals(
-        test.y, predicted, len(labels), task, params.bootstrap_samples, params.confidence, seed
-    )
+    known, found = (_judge(split, decision, labels, task) for split in (validation, test))
+    others = dict(rivals)
+    if untrained is not None:
+        others["untrained"] = _untrained_predictions(untrained, validation.y, task, params)
+    bootstrap = params.bootstrap_samples, params.confidence, seed
+    intervals = bootstrap_intervals(test.y, found.predicted, len(labels), task, *bootstrap)
     # The same probabilities before and after calibration.
-    states = {"as trained": decision.uncalibrated(test.logits), "calibrated": probabilities}
+    states = {"as trained": decision.uncalibrated(test.logits), "calibrated": found.probabilities}
     if params.calibration == "none":
         del states["calibrated"]
+    confidence = row_confidence(found.probabilities, found.predicted)
+    right = rows_right(test.y, found.predicted)
+    details: dict[str, dict[str, Any]] = {
+        "test": rounded(found.scores),
+        "calibration": _calibration_metrics(test.y, states),
+        "abstention": _abstention_metrics(confidence, right, decision.abstain_below, params),
+    }
+    metrics = _metrics(known, found, intervals, baseline, task) | {
+        "calibration": {name: details["calibration"][name] for name in ("ece", "brier")},
+        "abstention": {name: details["abstention"][name] for name in ("coverage", "accuracy")},
+    }
+    headline, _ = headline_metrics(task)
+    if untrained is not None:
+        before = prediction_metrics(test.y, others["untrained"], labels, task)
+        metrics["untrained"] = rounded({headline: before[headline]})
+    if params.logit_adjustment != "none":
+        metrics["logit_adjustment"] = _adjustment_metrics(decision.tau, validation, test, label_set, params)
+    metrics["rows"] = {"test": len(test.ids)}
 
-    headline, second = headline_metrics(task)
-    metrics: dict[str, Any] = {
-        "test": rounded({name: scores[name] for name in REPORTED[task]}),
-        "interval": rounded(
-            {
-                f"{name}_{edge}": getattr(interval, edge)
-                for name, interval in intervals.headline.items()
-                for edge in ("low", "high")
-            }
+    y, predicted, probabilities = test.y, found.predicted, found.probabilities
+    precision_recall, roc = curves(one_hot(y, len(labels)), probabilities, labels)
+    return Evaluation(
+        metrics=metrics,
+        details=details,
+        decision=decision.content(labels),
+        per_class=per_class_rows(
+            y, predicted, probabilities, labels, task, decision.thresholds, baseline["tfidf_f1"], intervals
         ),
-        "validation": rounded({headline: validation_scores[headline]}),
+        confusion=list(confusion_pairs(y, predicted, labels)),
+        precision_recall=precision_recall,
+        roc=roc,
+        reliability=reliability_rows(y, states),
+        risk_coverage=_risk_coverage_rows(confidence, right),
+        rivals=rival_rows(test.ids, y, predicted, others, label_set, *bootstrap),
+        slices=slice_rows(y, predicted, test.columns, len(labels), task, level=params.confidence),
+        predictions=prediction_table(
+            label_set,
+            {
+                "validation": (validation.ids, validation.y, known.predicted, known.probabilities),
+                "test": (test.ids, y, predicted, probabilities),
+            },
+        ),
+        mistakes=confident_mistakes(
+            test.ids, test.texts, y, predicted, probabilities, labels, params.mistakes
+        ),
+        summary=_summary(metrics, headline),
+    )
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What a decision makes of a split, and how good that is."""
+
+    probabilities: FloatArray  # (n, L)
+    predicted: IntArray  # (n,) or (n, L)
+    scores: dict[str, float]
+
+
+def _judge(split: Scored, decision: Decision, labels: Sequence[str], task: Task) -> _Judged:
+    probabilities = decision.probabilities(split.logits)
+    scores = classification_metrics(split.y, probabilities, labels, task, decision.thresholds)
+    return _Judged(probabilities, predict(probabilities, task, decision.thresholds), scores)
+
+
+def _metrics(
+    validation: _Judged, test: _Judged, intervals: Intervals, baseline: Mapping[str, Any], task: Task
+) -> dict[str, Any]:
+    """The scores of metrics.json, of the model and of the baselines."""
+    headline, second = headline_metrics(task)
+    edges = {
+        f"{name}_{edge}": getattr(interval, edge)
+        for name, interval in intervals.headline.items()
+        for edge in ("low", "high")
+    }
+    return {
+        "test": rounded({name: test.scores[name] for name in REPORTED[task]}),
+        "interval": rounded(edges),
+        "validation": rounded({headline: validation.scores[headline]}),
         "baseline": {
             f"tfidf_{headline}": baseline["tfidf"][headline],
             f"tfidf_{second}": baseline["tfidf"][second],
             f"majority_{headline}": baseline["majority"][headline],
         },
     }
-    others = dict(rivals)
-    if untrained is not None:
-        others["untrained"] = _untrained_predictions(untrained, validation.y, task, params)
-        before = prediction_metrics(test.y, others["untrained"], labels, task)
-        metrics["untrained"] = rounded({headline: before[headline]})
-    if params.logit_adjustment != "none":
-        metrics["logit_adjustment"] = _adjustment_metrics(decision.tau, validation, test, label_set, params)
-    calibration = _calibration_metrics(test.y, states)
-    confidence, right = row_confidence(probabilities, predicted), rows_right(test.y, predicted)
-    abstention = _abstention_metrics(confidence, right, decision.abstain_below, params)
-    metrics |= {
-        "calibration": {"ece": calibration["ece"], "brier": calibration["brier"]},
-        "abstention": {name: abstention[name] for name in ("coverage", "accuracy")},
-        "rows": {"test": len(test.ids)},
-    }
-
-    precision_recall, roc = curves(one_hot(test.y, len(labels)), probabilities, labels)
-    return Evaluation(
-        metrics=metrics,
-        details={"test": rounded(scores), "calibration": calibration, "abstention": abstention},
-        decision=decision.content(labels),
-        per_class=per_class_rows(
-            test.y, predicted, probabilities, labels, task, thresholds, baseline["tfidf_f1"], intervals
-        ),
-        confusion=list(confusion_pairs(test.y, predicted, labels)),
-        precision_recall=precision_recall,
-        roc=roc,
-        reliability=reliability_rows(test.y, states),
-        risk_coverage=_risk_coverage_rows(confidence, right),
-        slices=slice_rows(test.y, predicted, test.columns, len(labels), task, level=params.confidence),
-        rivals=rival_rows(
-            test.ids,
-            test.y,
-            predicted,
-            others,
-            label_set,
-            params.bootstrap_samples,
-            params.confidence,
-            seed,
-        ),
-        predictions=prediction_table(
-            label_set,
-            {
-                "validation": (validation.ids, validation.y, predict(known, task, thresholds), known),
-                "test": (test.ids, test.y, predicted, probabilities),
-            },
-        ),
-        mistakes=confident_mistakes(
-            test.ids, test.texts, test.y, predicted, probabilities, labels, params.mistakes
-        ),
-        summary=_summary(metrics, headline),
-    )
 
 
 def _calibration_metrics(y: IntArray, states: Mapping[str, FloatArray]) -> dict[str, float]:

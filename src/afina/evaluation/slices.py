@@ -22,8 +22,7 @@ from statistics import NormalDist
 import numpy as np
 
 from afina.evaluation.intervals import Interval, headline_metrics, wilson_interval
-from afina.evaluation.metrics import Counts, IntArray, count, one_hot, ratio
-from afina.evaluation.tables import FEW_ROWS
+from afina.evaluation.metrics import FEW_ROWS, Counts, IntArray, count, one_hot, ratio
 from afina.labels import Task
 
 NO_VALUE = "(none)"

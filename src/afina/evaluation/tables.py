@@ -9,13 +9,11 @@ import numpy as np
 
 from afina.evaluation.curves import rank_labels
 from afina.evaluation.intervals import Intervals
-from afina.evaluation.metrics import FloatArray, IntArray, count, one_hot, prediction_metrics
+from afina.evaluation.metrics import FEW_ROWS, FloatArray, IntArray, count, one_hot, prediction_metrics
 from afina.labels import Task, decode_labels
 
 NONE = "(none)"  # no label: in a confusion table, and a multilabel row without labels
 SEPARATOR = "|"  # between the labels of one row, as in the sources
-# With fewer test rows than this the 95 % interval of a recall of one half is wider than 0.4 points.
-FEW_ROWS = 20
 
 PER_CLASS_HEADER = (
     "label",
