@@ -177,6 +177,46 @@ def compare(
         raise typer.Exit(1)
 
 
+@app.command()
+def leaderboard(
+    metric: Annotated[str, typer.Option("--metric", help="What experiments are ordered by.")] = "macro_f1",
+    alpha: Annotated[float, typer.Option("--alpha", help="Risk of calling an equal model worse.")] = 0.05,
+    all_commits: Annotated[
+        bool, typer.Option("--all-commits", help="Experiments of every commit, not of the latest one alone.")
+    ] = False,
+    as_markdown: Annotated[bool, typer.Option("--md", help="Write Markdown.")] = False,
+) -> None:
+    """Order the experiments of `dvc exp` by a score, and say which the best one is really better than.
+
+    The workspace and the latest commit take part. Those marked "tied" are not shown to be worse than the
+    best on the same test rows.
+    """
+    try:
+        from afina.leaderboard import Entry, changed, rank, table
+        from afina.revisions import changed_params, list_experiments, read_revision
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"leaderboard: needs the package {error.name}; install it with `pip install 'afina[pipeline]'`"
+        ) from None
+    entries = []
+    for name, revision, base in [
+        ("workspace", None, "HEAD"),
+        ("HEAD", "HEAD", None),
+        *list_experiments(all_commits),
+    ]:
+        try:
+            predictions = read_revision(revision, name)
+        except UserError as error:
+            print(f"leaderboard: {name} is left out: {error}", file=sys.stderr)
+            continue
+        changes = "" if base is None else changed(changed_params(base, revision or "workspace"))
+        entries.append(Entry(name, changes, predictions))
+    if not entries:
+        raise UserError("leaderboard: nothing here has predictions; run `dvc repro`")
+    _write_utf8()
+    print(table(rank(entries, metric, alpha), metric, alpha, as_markdown), end="")
+
+
 def _check_options(
     text: list[str] | None,
     file: Path | None,

@@ -45,6 +45,32 @@ def read_revision(revision: str | None, option: str) -> Predictions:
     return parse_predictions(_read(revision, option), f"{PREDICTIONS} of {option} {revision}")
 
 
+def list_experiments(all_commits: bool) -> list[tuple[str, str, str]]:
+    """Name, revision and baseline of the experiments of the latest commit, or of every commit.
+
+    Raises:
+        UserError: this is no git and DVC repository.
+    """
+    from dvc.repo import Repo  # type: ignore[import-untyped]
+    from dvc.scm import NoSCMError  # type: ignore[import-untyped]
+
+    try:
+        with Repo(str(_root())) as repo:
+            found = repo.experiments.ls(all_commits=all_commits)
+    except NoSCMError:
+        raise UserError("leaderboard: not in a git repository, so there are no experiments") from None
+    return [(name, revision, base) for base, members in found.items() for name, revision in members]
+
+
+def changed_params(base: str, revision: str) -> dict[str, dict[str, Any]]:
+    """Parameters that differ between two revisions: name -> what it was (old) and is (new)."""
+    from dvc.repo import Repo
+
+    with Repo(str(_root())) as repo:
+        files = repo.params.diff(a_rev=base, b_rev=revision).get("diff", {})
+    return {name: values for changes in files.values() for name, values in changes.items()}
+
+
 def shown(revision: str | None) -> str:
     """A revision's name for people: a full hash is cut."""
     if revision is None:
@@ -134,7 +160,7 @@ def _check_probabilities(column: pa.ChunkedArray, refuse: Any) -> None:
 def _root() -> Path:
     """The folder of the DVC repository around the current one."""
     from dvc.exceptions import NotDvcRepoError  # type: ignore[import-untyped]
-    from dvc.repo import Repo  # type: ignore[import-untyped]
+    from dvc.repo import Repo
 
     try:
         return Path(Repo.find_root())
@@ -153,7 +179,7 @@ def _read(revision: str, option: str) -> bytes:
         OutputNotFoundError,
         PathMissingError,
     )
-    from dvc.scm import SCM, RevError, SCMError  # type: ignore[import-untyped]
+    from dvc.scm import SCM, RevError, SCMError
 
     root = _root()
     if not revision:

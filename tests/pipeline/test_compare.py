@@ -172,3 +172,44 @@ def test_without_git_there_are_no_revisions(tmp_path: Path) -> None:
     made = History(start(tmp_path, "--no-scm"), cached=False)
     write_model(made.project.root / PREDICTIONS, 0.8)
     assert "not in a git repository" in made.error("--base", "main")
+
+
+def test_leaderboard_orders_experiments(tmp_path: Path) -> None:
+    project = start(tmp_path)
+    made = History(project, cached=False)
+    params = project.root / "params.yaml"
+    params.write_text("rate: 1\n", encoding="utf-8")
+    (project.root / "dvc.yaml").write_text("params: [params.yaml]\n", encoding="utf-8")
+    made.commit("first", 0.8)
+    for name, accuracy, rate in (("better", 0.9, 2), ("similar", 0.895, 3), ("poor", 0.5, 4)):
+        write_model(project.root / PREDICTIONS, accuracy)
+        params.write_text(f"rate: {rate}\n", encoding="utf-8")
+        project.dvc("exp", "save", "--name", name)
+    project.git("checkout", "--quiet", "--", ".")
+    lines = project.run("afina", "leaderboard", "--metric", "accuracy").out.splitlines()
+    found = {line.split()[1]: line for line in lines[1:6]}
+    assert [line.split()[1] for line in lines[1:6]] == ["better", "similar", "workspace", "HEAD", "poor"]
+    assert found["better"].split()[-2:] == ["best", "rate=2"]
+    assert found["similar"].split()[-2:] == ["tied", "rate=3"]
+    assert found["HEAD"].split()[-1] == "worse"
+    assert found["poor"].split()[-2:] == ["worse", "rate=4"]
+    assert "| 1 | better | 0.900 |" in project.run("afina", "leaderboard", "--metric", "accuracy", "--md").out
+
+    (project.root / PREDICTIONS).unlink()
+    result = project.run("afina", "leaderboard", "--metric", "accuracy")
+    assert "leaderboard: workspace is left out: " in result.err
+    assert "workspace" not in result.out
+    wrong = project.run("afina", "leaderboard", "--metric", "micro_f1", check=False)
+    assert (wrong.code, wrong.out) == (2, "")
+    assert wrong.err.splitlines()[-1].startswith("afina: error: leaderboard: --metric: ")
+
+
+def test_leaderboard_outside_of_a_repository(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = Project(tmp_path / "empty").run("afina", "leaderboard", check=False)
+    assert result.code == 2
+    assert result.err.splitlines()[-1].startswith("afina: error: ")
+    bare = start(tmp_path / "no-git", "--no-scm")
+    result = bare.run("afina", "leaderboard", check=False)
+    assert result.code == 2
+    assert result.err.splitlines()[-1].startswith("afina: error: ")

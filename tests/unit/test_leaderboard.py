@@ -1,0 +1,81 @@
+"""Experiments in the order of their scores, and which are told apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from afina.comparison import Predictions
+from afina.errors import UserError
+from afina.leaderboard import Entry, changed, rank, table
+
+LABELS = ("a", "b", "c")
+ROWS = 600
+
+
+def entry(
+    name: str, wrong: int, changes: str = "", first: int = 0, labels: tuple[str, ...] = LABELS
+) -> Entry:
+    """A model that is wrong on some rows, one after another from the first of them."""
+    truth = np.arange(ROWS) % 3
+    predicted = truth.copy()
+    predicted[first : first + wrong] = (truth[first : first + wrong] + 1) % 3
+    ids = tuple(f"r{row}" for row in range(ROWS))
+    return Entry(name, changes, Predictions("multiclass", labels, ids, truth, predicted))
+
+
+def test_the_best_comes_first_and_ties_are_marked() -> None:
+    places = rank([entry("worse", 200), entry("close", 62), entry("best", 60)], "accuracy", 0.05)
+    assert [(place.entry.name, place.standing) for place in places] == [
+        ("best", "best"),
+        ("close", "tied"),
+        ("worse", "worse"),
+    ]
+    assert [place.score for place in places] == pytest.approx([0.9, 1 - 62 / 600, 2 / 3])
+    assert places[2].difference == pytest.approx(2 / 3 - 0.9)
+    assert places[2].low < places[2].difference < places[2].high < 0
+    assert places[1].low <= places[1].difference <= places[1].high
+
+
+def test_equal_scores_keep_their_order() -> None:
+    places = rank([entry("one", 60), entry("other", 60), entry("third", 60, first=300)], "macro_f1", 0.05)
+    assert [place.entry.name for place in places] == ["one", "other", "third"]
+    assert places[1].standing == places[2].standing == "tied"
+
+
+def test_other_data_are_said_to_be_other() -> None:
+    places = rank([entry("new", 60), entry("old", 200, labels=("a", "b", "d"))], "accuracy", 0.05)
+    assert places[1].standing == "other data"
+
+
+def test_a_metric_that_the_task_lacks() -> None:
+    with pytest.raises(UserError, match=r"leaderboard: --metric: a multiclass task has no 'micro_f1'"):
+        rank([entry("one", 1)], "micro_f1", 0.05)
+
+
+def test_the_whole_text() -> None:
+    places = rank([entry("best", 60), entry("worse", 200, "train.epochs=1")], "accuracy", 0.05)
+    lines = table(places, "accuracy", 0.05, as_markdown=False).splitlines()
+    assert lines[0].split() == [
+        "experiment",
+        "accuracy",
+        "to",
+        "the",
+        "best",
+        "95",
+        "%",
+        "interval",
+        "changes",
+    ]
+    assert lines[1].split() == ["1", "best", "0.900", "best"]
+    assert lines[2].startswith("2  worse")
+    assert lines[2].endswith("worse  train.epochs=1")
+    assert lines[-1] == "tied: not shown to be worse than the best on its 600 test rows"
+    rows = table(places, "accuracy", 0.05, as_markdown=True).splitlines()
+    assert rows[1] == "|---:|---|---:|---:|---:|---|---|"
+    assert all(row.count("|") == 8 for row in rows[:4])
+
+
+def test_changes_are_sorted_and_short() -> None:
+    found = changed({"train.epochs": {"old": 3, "new": 5}, "balance.strategy": {"old": "none", "new": "x"}})
+    assert found == "balance.strategy=x train.epochs=5"
