@@ -118,7 +118,8 @@ def table(places: Sequence[Place], metric: str, alpha: float, as_markdown: bool)
         )
     note = f"tied: not shown to be worse than the best on its {places[0].rows:,} test rows"
     if as_markdown:
-        lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+        escaped = [tuple(cell.replace("|", "\\|") for cell in row) for row in rows]
+        lines = [f"| {' | '.join(row)} |" for row in escaped]
         lines.insert(1, "|---:|---|---:|---:|---:|---|---|")
         return "\n".join([*lines, "", note]) + "\n"
     widths = [max(len(row[at]) for row in rows) for at in range(len(header))]
