@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from afina.errors import UserError
 from afina.export.artifact import TestTexts, build_metadata, export_classifier, read_calibration
 from afina.files import read_json, write_json
 from afina.labels import encode_labels
@@ -15,7 +11,7 @@ from afina.modeling.store import load_classifier
 from afina.params.base import load_section
 from afina.params.export import ExportParams
 from afina.stage import stage
-from afina.table import read
+from afina.table import read, read_texts
 
 CLASSIFIER = Path("models/classifier")
 DECISION = Path("models/decision.json")
@@ -34,7 +30,7 @@ def main() -> str:
     test = read(TEST, ["id", "text", "labels"])
     texts = TestTexts(
         ids=test["id"].to_pylist(),
-        raw=raw_texts(test["id"].to_pylist()),
+        raw=read_texts(RAW, test["id"].to_pylist()),
         cleaned=test["text"].to_pylist(),
         encoded=encode_labels(test["labels"], config.labels, config.task),
     )
@@ -54,17 +50,6 @@ def main() -> str:
         f"{MODEL}, {report['size_mb']['fp32']} MB, {report['graph']} graph; {parity['texts']} test texts "
         f"within {parity['max_abs_diff']:.1g} of torch, all labels identical{quantised}"
     )
-
-
-def raw_texts(ids: list[str]) -> list[str]:
-    """The texts of these rows as extract found them."""
-    raw = read(RAW, ["id", "text"])
-    rows = pc.index_in(pa.array(ids, pa.string()), value_set=raw["id"])
-    if rows.null_count:
-        missing = ids[rows.is_null().index(True).as_py()]
-        raise UserError(f"{RAW}: no row with id {missing!r}, which {TEST} has; run `dvc repro`")
-    texts: list[str] = raw["text"].take(rows).to_pylist()
-    return texts
 
 
 if __name__ == "__main__":

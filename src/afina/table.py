@@ -51,6 +51,21 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         raise UserError(f"{path}: not a Parquet file ({error}); run `dvc repro -f`") from None
 
 
+def read_texts(path: Path, ids: Sequence[str]) -> list[str]:
+    """The texts of the rows with these ids, in their order.
+
+    Raises:
+        UserError: an id is not in the table.
+    """
+    rows = read(path, ["id", "text"])
+    places = pc.index_in(pa.array(ids, pa.string()), value_set=rows["id"])
+    if places.null_count:
+        missing = ids[places.is_null().index(True).as_py()]
+        raise UserError(f"{path}: no row with id {missing!r}, which a split has; run `dvc repro`")
+    texts: list[str] = rows["text"].take(places).to_pylist()
+    return texts
+
+
 def write(table: pa.Table, path: Path, schema: pa.Schema = SCHEMA) -> None:
     """Write ``table`` as ``schema``, sorted by id, so that equal content gives equal bytes.
 

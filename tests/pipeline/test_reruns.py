@@ -19,7 +19,7 @@ SECTION_READERS = {section: {section} for section in STAGES} | {
     "baseline": {"baseline", "audit"},
 }
 PARAMETER_READERS: dict[str, set[str]] = {
-    "seed": {"split", "balance", "adapt", "baseline", "train", "evaluate", "audit"},
+    "seed": {"split", "balance", "adapt", "baseline", "train", "evaluate", "audit", "behave"},
     "train.backbone": {"train", "analyze", "adapt", "evaluate"},
     "train.revision": {"train", "analyze", "adapt", "evaluate"},
     "train.max_length": {"train", "analyze", "adapt"},
@@ -182,7 +182,7 @@ def test_only_what_depends_on_the_change_runs_again(
 ) -> None:
     """`dvc status` names where the change is read; what then runs is that and what is downstream of it."""
     project, ran = oversampled
-    assert ran == ["balance", "train", "evaluate", "export", "audit"]
+    assert ran == ["balance", "train", "evaluate", "export", "audit", "behave"]
     unchanged = {stage for stage in STAGES if template.lock[stage] == project.lock[stage]}
     assert unchanged == {"extract", "clean", "analyze", "split", "adapt", "baseline"}
 

@@ -29,6 +29,7 @@ STAGES = (
     "evaluate",
     "export",
     "audit",
+    "behave",
 )
 DATA_STAGES = ("extract", "clean", "analyze", "split", "balance")
 
@@ -45,6 +46,7 @@ COPIED = (
     "Makefile",
     "pyproject.toml",
     "constraints.txt",
+    "data/cases",
     "README.md",
     ".github",
 )

@@ -25,6 +25,7 @@ SECTIONS = (
     "evaluate",
     "export",
     "audit",
+    "behave",
 )
 TOP_LEVEL = ("seed", *SECTIONS)
 

@@ -1,0 +1,1 @@
+"""Behaviour tests of a model: altered copies of real messages, and cases whose answer is known."""
