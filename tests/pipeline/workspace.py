@@ -30,6 +30,7 @@ STAGES = (
     "export",
     "audit",
     "behave",
+    "report",
 )
 DATA_STAGES = ("extract", "clean", "analyze", "split", "balance")
 

@@ -26,6 +26,7 @@ SECTIONS = (
     "export",
     "audit",
     "behave",
+    "report",
 )
 TOP_LEVEL = ("seed", *SECTIONS)
 

@@ -1,0 +1,100 @@
+"""The model card: metadata that parse, the files' numbers, names in which nothing is obeyed, code."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+
+from afina.labels import LabelSet
+from afina.reporting.card import escape, render_card
+from afina.reporting.inputs import Inputs
+from afina.reporting.locale import Locale
+from report_inputs import HOSTILE, LABELS, multiclass, multilabel, setting
+
+
+def metadata(card: str) -> dict[str, Any]:
+    """The block before the text."""
+    [block] = re.findall(r"\A---\n(.*?)\n---\n", card, re.DOTALL)
+    found: dict[str, Any] = yaml.safe_load(block)
+    return found
+
+
+def test_the_metadata_are_those_that_a_hub_reads() -> None:
+    inputs = multiclass()
+    found = metadata(render_card(inputs, setting(title="Oficina: de partes"), "es"))
+    assert found["language"] == ["es"]
+    assert found["license"] == "apache-2.0"
+    assert found["base_model"] == "some/backbone"
+    assert found["pipeline_tag"] == "text-classification"
+    assert {"onnx", "multiclass"} <= set(found["tags"])
+    [entry] = found["model-index"]
+    assert entry["name"] == "Oficina: de partes"
+    [result] = entry["results"]
+    assert result["task"]["type"] == "text-classification"
+    assert {"type", "name"} <= set(result["dataset"])
+    test = inputs.metrics["test"]
+    values = [metric["value"] for metric in result["metrics"]]
+    assert values == [test["macro_f1"], test["accuracy"], test["weighted_f1"]]
+
+
+@pytest.mark.parametrize(
+    ("licence", "expected"),
+    [
+        ("MIT", {"license": "mit"}),
+        (None, {"license": "unknown"}),
+        ("Llama: 3", {"license": "other", "license_name": "Llama: 3"}),
+    ],
+)
+def test_a_licence_is_named_as_the_hub_names_it(licence: str | None, expected: dict[str, str]) -> None:
+    inputs = replace(multiclass(), model={"backbone": "./models/mine", "backbone_licence": licence})
+    found = metadata(render_card(inputs, setting(), "es"))
+    assert {key: value for key, value in found.items() if key.startswith("license")} == expected
+    assert "base_model" not in found
+
+
+@pytest.mark.parametrize("language", ["es", "en"])
+@pytest.mark.parametrize("make", [multiclass, multilabel])
+def test_the_card_has_every_label_and_the_metrics_with_their_intervals(make: Any, language: Any) -> None:
+    inputs, locale = make(), Locale(language)
+    card = render_card(inputs, setting(language), "es")
+    for label in LABELS:
+        assert f"| {escape(label)} |" in card
+    for name, value in inputs.metrics["test"].items():
+        assert f"| {locale.decimal(value)} |" in card, name
+    interval = inputs.metrics["interval"]
+    assert f"| {locale.interval(interval['macro_f1_low'], interval['macro_f1_high'])} |" in card
+    assert locale.text("card_limits") in card
+
+
+@pytest.mark.parametrize("make", [multiclass, multilabel])
+def test_no_message_is_quoted_and_no_markup_is_obeyed(make: Any) -> None:
+    card = render_card(make(), setting(), "es")
+    assert "Nadie responde" not in card
+    assert HOSTILE not in card
+    text = re.sub(r"```.*?```", "", card, flags=re.DOTALL)
+    assert not re.search(r"(?<!\\)<", text)
+
+
+def test_tables_keep_their_columns_whatever_a_label_is_called() -> None:
+    label = "a|b\n| c *d*"
+    inputs = Inputs(LabelSet("multiclass", (label, "otra")), {"test": {"macro_f1": 0.5, "accuracy": 0.5}})
+    lines = render_card(inputs, setting(), "es").splitlines()
+    [line] = [line for line in lines if line.startswith(r"| a\|b")]
+    assert len(re.findall(r"(?<!\\)\|", line)) == 6
+
+
+@pytest.mark.parametrize("make", [multiclass, multilabel])
+def test_the_examples_are_python(make: Any) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", render_card(make(), setting("en"), "en"), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        ast.parse(block)
+
+
+def test_equal_inputs_give_equal_text() -> None:
+    assert render_card(multiclass(), setting(), "es") == render_card(multiclass(), setting(), "es")

@@ -1,0 +1,506 @@
+"""The page: complete, well-formed, escaped, its numbers those of the files, in both languages."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from string import Formatter
+
+import pyarrow as pa
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from afina.auditing.label_pairs import _suggestion
+from afina.cleaning import REASONS
+from afina.evaluation.tables import NONE
+from afina.files import write_json
+from afina.labels import LabelSet
+from afina.reporting.background import advice, facts, limit_sentences
+from afina.reporting.card import render_card
+from afina.reporting.charts import nice_ticks
+from afina.reporting.inputs import Inputs, confusion_examples, number, read_optional_json, read_optional_rows
+from afina.reporting.locale import Locale
+from afina.reporting.page import build_sections, render_page
+from afina.reporting.results import MATRIX_LABELS, headline, tiles
+from afina.reporting.setting import shorten
+from afina.reporting.words import EN, ES, WORDS
+from report_inputs import HOSTILE, LABELS, LONG, as_rows, evaluated, multiclass, multilabel, setting
+
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+LANGUAGES = ("es", "en")
+SPACE = "\u202f"
+
+
+class Page(HTMLParser):
+    """What a parser finds: tags that do not balance, text, values, headings, ids, links."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.text: list[str] = []
+        self.values: list[tuple[str, str]] = []
+        self.headings: list[int] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.value: str | None = None
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given_attributes = dict(attrs)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag in ("h1", "h2", "h3"):
+            self.headings.append(int(tag[1]))
+        if tag == "data":
+            self.value = given_attributes.get("value")
+        if given_attributes.get("id"):
+            self.ids.append(str(given_attributes["id"]))
+        if given_attributes.get("href"):
+            self.links.append(str(given_attributes["href"]))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+            if self.value is not None:
+                self.values.append((self.value, data))
+                self.value = None
+
+
+def parse(inputs: Inputs, language: str = "es") -> Page:
+    return Page(render_page(inputs, setting(language)))  # type: ignore[arg-type]
+
+
+def bare(inputs: Inputs) -> Inputs:
+    """Nothing but the labels and the metrics."""
+    return Inputs(LabelSet(inputs.label_set.task, LABELS), inputs.metrics)
+
+
+# --------------------------------------------------------------------------------------------- words
+
+
+def test_both_languages_have_the_same_words_with_the_same_places() -> None:
+    assert set(ES) == set(EN)
+    for key in ES:
+        places = [{name for _, name, _, _ in Formatter().parse(words[key]) if name} for words in (ES, EN)]
+        assert places[0] == places[1], key
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_word_says_something_and_no_place_is_left_open(language: str) -> None:
+    assert all(text.strip() for text in WORDS[language].values())
+    for inputs in (multiclass(), multilabel(), bare(multiclass())):
+        text = " ".join(parse(inputs, language).text)
+        assert not re.search(r"\{[a-z_0-9]*\}", text)
+
+
+def test_every_word_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By some run; names of other stages aside, which have a dot."""
+    asked: set[str] = set()
+
+    class Recorded(dict[str, str]):
+        def __getitem__(self, key: str) -> str:
+            asked.add(key)
+            return super().__getitem__(key)
+
+    monkeypatch.setattr("afina.reporting.locale.WORDS", {"es": Recorded(ES)})
+    whole, several = multiclass(), multilabel()
+    runs = [whole, several, bare(whole), bare(several), many_labels(), *turns(whole), *turns(several)]
+    for inputs in runs:
+        render_page(inputs, setting())
+        render_card(inputs, setting(), "es")
+    assert {key for key in ES if "." not in key} - asked == set()
+
+
+def turns(inputs: Inputs) -> Iterator[Inputs]:
+    """Runs that went another way."""
+    abstention = dict(inputs.evaluation["abstention"])
+    for change in ({"threshold": None, "accuracy": None}, {"threshold": 0.0}, {"threshold": 0.4}):
+        yield replace(inputs, evaluation={"abstention": abstention | change, "calibration": {"ece": 0.1}})
+    for verdict in ("better", "worse", "no evidence"):
+        rows = [dict(row) for row in inputs.models]
+        for row in rows[1:]:
+            row["fine_tuned_is"] = verdict
+        yield replace(inputs, models=rows, issues=(), pairs=())
+    right = [("salud", "salud")] * 5
+    yield replace(inputs, confusion=as_rows(("actual", "predicted"), right), mistakes=(), cleaning={})
+    yield replace(inputs, metrics={"test": inputs.metrics["test"]}, model={"backbone": "b"})
+    worst = {
+        "column": "month",
+        "value": "2026-01",
+        "rows": "50",
+        "accuracy_high": "0.4",
+        "micro_f1_high": "0.4",
+    }
+    worse = worst | {"expected_accuracy": "0.5", "expected_micro_f1": "0.5"}
+    yield replace(inputs, slices=[worse])
+    yield replace(inputs, summary={**inputs.summary, "words": {"max": 5}, "time": {}})
+
+
+def many_labels() -> Inputs:
+    """More labels than a matrix has room for; one of them is often taken for another."""
+    labels = tuple(f"clase {number}" for number in range(60))
+    pairs = [(label, label) for label in labels] + [("clase 50", "clase 3")] * 4
+    return replace(
+        multiclass(),
+        label_set=LabelSet("multiclass", labels),
+        confusion=as_rows(("actual", "predicted"), pairs),
+        per_class=as_rows(("label", "f1", "support"), [(label, 0.5, 40) for label in labels]),
+    )
+
+
+def test_the_reasons_of_the_clean_stage_are_translated() -> None:
+    for reason in REASONS.values():
+        assert f"reason.{reason}" in ES
+
+
+def test_advice_knows_all_that_label_pairs_suggest() -> None:
+    locale = Locale("es")
+    for forth, back in ((0.4, 0.3), (0.4, 0.0), (0.0, 0.4), (0.1, 0.1)):
+        said = _suggestion("uno", "otro", forth, back)
+        shown = advice({"label": "uno", "other": "otro", "suggestion": said}, locale)
+        assert shown != said
+    assert "«otro» se pierde dentro de «uno»" in advice(
+        {"label": "uno", "other": "otro", "suggestion": _suggestion("uno", "otro", 0.0, 0.4)}, locale
+    )
+    assert advice({"label": "a", "other": "b", "suggestion": "something new"}, locale) == "something new"
+
+
+# ------------------------------------------------------------------------------------------- numbers
+
+
+def test_numbers_are_written_as_in_the_language() -> None:
+    es, en = Locale("es"), Locale("en")
+    assert (es.decimal(0.842707), en.decimal(0.842707)) == ("0,843", "0.843")
+    assert (es.integer(1234567), en.integer(1234567)) == ("1.234.567", "1,234,567")
+    assert (es.percent(0.8433, 1), en.percent(0.8433, 1)) == (f"84,3{SPACE}%", "84.3%")
+    assert es.points(-0.0039) == "\u22120,4"
+    assert es.interval(0.8065, 0.876) == "0,806–0,876"
+    assert es.interval(None, 0.876) == es.decimal(None) == "–"
+    assert es.signed(-0.0001) == "+0,000"
+    assert en.scientific(4.77e-7) == "5\u00a0×\u00a010⁻⁷"
+    assert es.count("message", 1) == "1 mensaje"
+    assert es.count("message", 1000) == "1.000 mensajes"
+
+
+def test_a_percentage_that_is_not_all_or_nothing_does_not_look_like_it() -> None:
+    en = Locale("en")
+    assert [en.percent(share) for share in (0, 0.004, 0.996, 0.99996, 1)] == [
+        "0%",
+        "0.4%",
+        "99.6%",
+        "99.996%",
+        "100%",
+    ]
+
+
+@given(st.text(max_size=400), st.integers(20, 120))
+def test_a_text_is_cut_to_its_length_and_begins_as_it_did(text: str, length: int) -> None:
+    cut, line = shorten(text, length), " ".join(text.split())
+    assert len(cut) <= length
+    assert line.startswith(cut.removesuffix("…")) or cut == line
+    assert (cut == line) == (len(line) <= length)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_ticks_cover_the_range(low: float, span: float) -> None:
+    ticks = nice_ticks(low, low + span)
+    assert ticks[0] <= low + 1e-6 * span
+    assert ticks[-1] >= low + span - 1e-6 * span
+    assert 2 <= len(ticks) <= 8
+
+
+# ---------------------------------------------------------------------------------------------- page
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("make", [multiclass, multilabel])
+def test_the_page_is_well_formed(make: object, language: str) -> None:
+    page = parse(make(), language)  # type: ignore[operator]
+    assert page.wrong == []
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert page.headings[0] == 1
+    assert page.headings.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(page.headings, page.headings[1:], strict=False))
+
+
+@pytest.mark.parametrize("make", [multiclass, multilabel])
+def test_nothing_is_loaded_from_anywhere(make: object) -> None:
+    page = parse(make())  # type: ignore[operator]
+    assert all(link.startswith("#") or link == "data:," for link in page.links)
+    assert not [value for name, value in page.attributes if name in ("src", "srcset", "style", "onclick")]
+    text = render_page(make(), setting())  # type: ignore[operator]
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+@pytest.mark.parametrize("make", [multiclass, multilabel])
+def test_every_label_is_named_and_escaped(make: object) -> None:
+    inputs = make()  # type: ignore[operator]
+    text = "".join(parse(inputs).text)
+    for label in LABELS:
+        assert label in text
+    page = render_page(inputs, setting())
+    assert "<script>alert" not in page
+    assert "pagos &amp; &lt;script&gt;" in page
+    assert "<b>mi</b>" not in page
+    assert "<i>número" not in page
+    assert "sistema_&lt;2020&gt;" in page
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("make", [multiclass, multilabel])
+def test_the_numbers_are_those_of_metrics_json(make: object, language: str) -> None:
+    inputs, locale = make(), Locale(language)  # type: ignore[operator, arg-type]
+    shown = parse(inputs, language).values
+    for score in inputs.metrics["test"].values():
+        assert (str(score), locale.decimal(score)) in shown
+    rows = inputs.metrics["rows"]["test"]
+    assert (str(rows), locale.integer(rows)) in shown
+    coverage = inputs.metrics["abstention"]["coverage"]
+    assert (str(coverage), locale.percent(coverage, 1)) in shown
+
+
+def test_the_headline_has_the_score_its_interval_and_the_number_of_messages() -> None:
+    inputs = replace(
+        multiclass(),
+        metrics={
+            "test": {"macro_f1": 0.8427, "accuracy": 0.843284},
+            "interval": {"accuracy_low": 0.8134, "accuracy_high": 0.8731},
+            "rows": {"test": 1536},
+        },
+    )
+    assert headline(inputs, setting()) == (
+        f"El modelo pone la clase correcta a 84 de cada 100 mensajes (entre 81 y 87, con una confianza del "
+        f"95{SPACE}%), según la prueba con 1.536 mensajes que no había visto."
+    )
+    assert headline(inputs, setting("en", level=0.9)) == (
+        "The model gives 84 of every 100 messages the right class (between 81 and 87, with 90% confidence), "
+        "as tested on 1,536 messages it had not seen."
+    )
+
+
+def test_classes_are_sorted_by_f1_and_those_with_few_rows_are_marked() -> None:
+    inputs = multiclass()
+    [section] = [part for part in build_sections(inputs, setting()) if part.identity == "classes"]
+    [table] = [block for block in section.blocks if block.kind == "table"]
+    scores = [row[1].sort for row in table.rows]  # type: ignore[attr-defined]
+    assert scores == sorted(scores, reverse=True)
+    support = {row["label"]: int(row["support"]) for row in inputs.per_class if row["label"] in LABELS}
+    marked = {row[0].sort for row in table.rows if "pocos casos" in row[0].shown}  # type: ignore[attr-defined]
+    assert marked == {label.casefold() for label, rows in support.items() if rows < 30}
+    assert "rara" in marked
+    assert any("rara" in sentence for sentence in limit_sentences(inputs, setting()))
+
+
+def test_the_matrix_counts_the_pairs() -> None:
+    inputs = multiclass()
+    [section] = [part for part in build_sections(inputs, setting()) if part.identity == "confusion"]
+    [matrix] = [block for block in section.blocks if block.kind == "matrix"]
+    found = sum(int(share.count or 0) for row in matrix.rows for share in row)  # type: ignore[attr-defined]
+    assert found == len(inputs.confusion) == 160
+    right = sum(int(row[at].count or 0) for at, row in enumerate(matrix.rows))  # type: ignore[attr-defined]
+    assert right / 160 == pytest.approx(inputs.metrics["test"]["accuracy"], abs=1e-6)
+
+
+def test_many_labels_are_pooled_in_the_matrix_and_named_in_the_table() -> None:
+    inputs = many_labels()
+    [section] = [part for part in build_sections(inputs, setting()) if part.identity == "confusion"]
+    [matrix] = [block for block in section.blocks if block.kind == "matrix"]
+    assert len(matrix.names) == MATRIX_LABELS  # type: ignore[attr-defined]
+    assert {"clase 50", "clase 3", "(las demás)"} <= set(matrix.names)  # type: ignore[attr-defined]
+    assert sum(int(share.count or 0) for row in matrix.rows for share in row) == 64  # type: ignore[attr-defined]
+    text = "".join(parse(inputs).text)
+    assert all(label in text for label in inputs.label_set.labels)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("make", [multiclass, multilabel])
+def test_files_that_are_absent_leave_their_part_out(make: object, language: str) -> None:
+    inputs = bare(make())  # type: ignore[operator]
+    page = parse(inputs, language)
+    assert page.wrong == page.open == []
+    shown = [part.identity for part in build_sections(inputs, setting(), audited=False)]
+    assert shown == ["trust", "data", "limits", "use", "figures", "glossary"]
+    assert not tiles(
+        replace(inputs, metrics={"test": {"macro_f1": 0.5, "accuracy": 0.5, "micro_f1": 0.5}}), setting()
+    )[0].note
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "evaluation, model, export, summary, cleaning, split",
+        "per_class, confusion",
+        "split_classes",
+        "models",
+        "slices",
+        "reliability",
+        "risk_coverage",
+        "training",
+        "lengths",
+        "issues",
+        "pairs",
+        "mistakes",
+        "examples",
+    ],
+)
+def test_any_file_may_be_absent(names: str) -> None:
+    whole, empty = multiclass(), Inputs(LabelSet("multiclass", LABELS), {})
+    page = parse(replace(whole, **{part: getattr(empty, part) for part in names.split(", ")}))
+    assert page.wrong == page.open == []
+
+
+def test_tables_of_older_runs_without_intervals_are_shown() -> None:
+    inputs = multiclass()
+    kept = ("label", "precision", "recall", "f1", "support")
+    rows = [{key: row[key] for key in kept if key in row} for row in inputs.per_class]
+    page = parse(replace(inputs, per_class=rows))
+    assert page.wrong == page.open == []
+
+
+def test_no_confidence_may_be_enough_and_any_may_be() -> None:
+    never, always, some = list(turns(multiclass()))[:3]
+    assert "todos los mensajes van a una persona" in "".join(parse(never).text)
+    assert "puede responder todos los mensajes" in "".join(parse(always).text)
+    assert f"confianza es de 40,0{SPACE}% o más" in "".join(parse(some).text)
+
+
+def test_who_is_better_is_said_as_models_csv_says_it() -> None:
+    runs = list(turns(multiclass()))[3:6]
+    for run, said in zip(runs, ("supera al modelo", "queda por debajo", "no se puede decir"), strict=True):
+        assert said in "".join(parse(run).text)
+
+
+def test_messages_are_cut_and_no_more_are_shown_than_asked_for() -> None:
+    inputs = multiclass()
+    text = "".join(Page(render_page(inputs, setting(examples=3, text_length=60))).text)
+    assert " ".join(LONG.split())[:80] not in text
+    ids = [row["id"] for row in inputs.mistakes]
+    assert len(ids) > 4
+    assert [row_id in text for row_id in ids[:4]] == [True, True, True, False]
+
+
+def test_equal_inputs_give_equal_text() -> None:
+    assert render_page(multiclass(), setting()) == render_page(multiclass(), setting())
+
+
+def test_the_policy_allows_the_style_and_the_script_that_are_there() -> None:
+    import base64
+    import hashlib
+
+    page = render_page(multiclass(), setting())
+    [policy] = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
+    for tag in ("style", "script"):
+        [body] = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+
+
+# -------------------------------------------------------------------------------------------- inputs
+
+
+def test_the_example_of_a_confusion_is_the_one_that_was_surest() -> None:
+    rows = [
+        ("a", "test", ["x"], ["y"], [0.4, 0.6]),
+        ("b", "test", ["x"], ["y"], [0.1, 0.9]),
+        ("c", "validation", ["x"], ["y"], [0.0, 1.0]),
+        ("d", "test", ["y"], ["y"], [0.2, 0.8]),
+        ("e", "test", ["x"], [], [0.3, 0.1]),
+        ("f", "test", [], ["y"], [0.3, 0.7]),
+    ]
+    names = ("id", "split", "labels", "predicted", "probabilities")
+    predictions = pa.table(
+        {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    )
+    test = pa.table({"id": list("abdef"), "text": [f"text {row}" for row in "abdef"]})
+    assert confusion_examples(predictions, ["x", "y"], test) == {
+        ("x", "y"): "text b",
+        ("x", NONE): "text e",
+        (NONE, "y"): "text f",
+    }
+
+
+def test_every_confusion_of_a_run_has_an_example() -> None:
+    for task, inputs in (("multiclass", multiclass()), ("multilabel", multilabel())):
+        found, test = evaluated(task)  # type: ignore[arg-type]
+        examples = confusion_examples(found.predictions, inputs.label_set.labels, test)
+        assert set(examples) == {pair for pair in found.confusion if pair[0] != pair[1]}
+
+
+def test_absent_files_read_as_empty(tmp_path: Path) -> None:
+    assert read_optional_json(tmp_path / "a.json") == {}
+    assert read_optional_rows(tmp_path / "a.csv") == ()
+    (tmp_path / "a.csv").write_text("label,f1\nx,0.5\ny,\n", encoding="utf-8")
+    rows = read_optional_rows(tmp_path / "a.csv")
+    assert [number(row, "f1") for row in rows] == [0.5, None]
+
+
+def test_the_facts_leave_out_what_is_not_known() -> None:
+    assert [name for name, _ in facts(bare(multiclass()), setting("en"))] == [
+        "Task",
+        "Handling of uneven classes",
+    ]
+    known = dict(facts(multiclass(), setting()))
+    assert known["Período de los mensajes"] == "enero de 2020 a junio de 2026"
+    assert known["Mensajes utilizados"] == "1.000 de 5.944 leídos"
+    assert known["Entrenamiento"] == "se conservó la vuelta 2 de 3"
+
+
+# --------------------------------------------------------------------------------------------- stage
+
+
+def run_stage(repository: Path, folder: Path) -> None:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        runpy.run_path(str(repository / "pipeline" / "report.py"), run_name="__main__")
+    finally:
+        os.chdir(before)
+
+
+def test_the_stage_writes_the_same_bytes_again(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = multiclass()
+    for path, content in (
+        ("data/clean/labels.json", {"task": "multiclass", "labels": list(LABELS)}),
+        ("reports/metrics.json", json.loads(json.dumps(inputs.metrics))),
+        ("reports/evaluation.json", inputs.evaluation),
+    ):
+        write_json(tmp_path / path, content)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"seed": 1}), encoding="utf-8")
+    run_stage(repository, tmp_path)
+    files = [tmp_path / "reports" / name for name in ("report.html", "model_card.md")]
+    first = [path.read_bytes() for path in files]
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(tmp_path, elsewhere, ignore=shutil.ignore_patterns("elsewhere"))
+    run_stage(repository, elsewhere)
+    assert [(elsewhere / path.relative_to(tmp_path)).read_bytes() for path in files] == first
+    assert HOSTILE not in first[0].decode()
+    assert "report: reports/report.html and reports/model_card.md, in Spanish" in capsys.readouterr().out
