@@ -39,7 +39,7 @@ class BehaveParams(Section):
         "{text, any_of}, with a name for those that belong together; null = none",
     )
     max_texts: int | None = Field(
-        500, ge=1, description="test messages that are altered, drawn by the seed; null = all"
+        200, ge=1, description="test messages that are altered, drawn by the seed; null = all"
     )
     tests: list[BehaviourTest] = Field(
         default_factory=lambda: list(BEHAVIOUR_TESTS),
