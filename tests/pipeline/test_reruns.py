@@ -17,9 +17,11 @@ from workspace import STAGES, Project, section_models, write_params
 SECTION_READERS = {section: {section} for section in STAGES} | {
     "split": {"split", "audit"},
     "baseline": {"baseline", "audit"},
+    "evaluate": {"evaluate", "report"},
 }
 PARAMETER_READERS: dict[str, set[str]] = {
     "seed": {"split", "balance", "adapt", "baseline", "train", "evaluate", "audit", "behave"},
+    "balance.strategy": {"balance", "report"},
     "train.backbone": {"train", "analyze", "adapt", "evaluate"},
     "train.revision": {"train", "analyze", "adapt", "evaluate"},
     "train.max_length": {"train", "analyze", "adapt"},
@@ -182,7 +184,7 @@ def test_only_what_depends_on_the_change_runs_again(
 ) -> None:
     """`dvc status` names where the change is read; what then runs is that and what is downstream of it."""
     project, ran = oversampled
-    assert ran == ["balance", "train", "evaluate", "export", "audit", "behave"]
+    assert ran == ["balance", "train", "evaluate", "export", "audit", "behave", "report"]
     unchanged = {stage for stage in STAGES if template.lock[stage] == project.lock[stage]}
     assert unchanged == {"extract", "clean", "analyze", "split", "adapt", "baseline"}
 
@@ -194,5 +196,5 @@ def test_without_the_int8_copy_there_is_one_model_file(template: Project, tmp_pa
         "model.onnx",
     ]
     project.set(export__int8=False)
-    assert project.dvc("repro").ran == ["export"]
+    assert project.dvc("repro").ran == ["export", "report"]
     assert [path.name for path in (project.root / "models/onnx").iterdir()] == ["model.onnx"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from afina.labels import LabelSet
 from afina.reporting.card import escape, render_card
 from afina.reporting.inputs import Inputs
 from afina.reporting.locale import Locale
+from afina.runtime import Classifier
 from report_inputs import HOSTILE, LABELS, multiclass, multilabel, setting
+from toy_artifact import write_toy
 
 
 def metadata(card: str) -> dict[str, Any]:
@@ -88,12 +91,20 @@ def test_tables_keep_their_columns_whatever_a_label_is_called() -> None:
     assert len(re.findall(r"(?<!\\)\|", line)) == 6
 
 
-@pytest.mark.parametrize("make", [multiclass, multilabel])
-def test_the_examples_are_python(make: Any) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", render_card(make(), setting("en"), "en"), re.DOTALL)
-    assert len(blocks) == 2
-    for block in blocks:
-        ast.parse(block)
+@pytest.mark.parametrize(("make", "task"), [(multiclass, "multiclass"), (multilabel, "multilabel")])
+def test_the_examples_run_and_agree_with_the_runtime(
+    make: Any, task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runtime = Classifier(write_toy(tmp_path / "model.onnx", task))
+    card = render_card(make(), setting("en"), "en").replace("Write the message here", "agua luz")
+    with_afina, alone = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(with_afina, {})
+    assert str(runtime.predict(["agua luz"])[0].label) in capsys.readouterr().out
+    exec(alone, {})
+    found = ast.literal_eval(capsys.readouterr().out)
+    expected = dict(zip(runtime.labels, runtime.predict_proba(["agua luz"])[0].tolist(), strict=True))
+    assert found == pytest.approx(expected, abs=1e-6)
 
 
 def test_equal_inputs_give_equal_text() -> None:

@@ -198,6 +198,8 @@ def test_numbers_are_written_as_in_the_language() -> None:
     assert es.points(-0.0039) == "\u22120,4"
     assert es.interval(0.8065, 0.876) == "0,806–0,876"
     assert es.interval(None, 0.876) == es.decimal(None) == "–"
+    assert es.percent_between(0.8134, 0.8731, 1) == f"81,3 y 87,3{SPACE}%"
+    assert en.between(0.8134, 0.8731) == "0.813 and 0.873"
     assert es.signed(-0.0001) == "+0,000"
     assert en.scientific(4.77e-7) == "5\u00a0×\u00a010⁻⁷"
     assert es.count("message", 1) == "1 mensaje"
