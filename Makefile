@@ -50,4 +50,4 @@ $(VENV)/.dev: $(VENV)/.pipeline
 	@touch $@
 
 clean:
-	rm -rf $(VENV) data/raw data/clean data/splits data/balanced data/evaluated models/adapted models/classifier models/onnx models/checkpoints
+	rm -rf $(VENV) data/raw data/clean data/splits data/balanced data/baseline data/evaluated models/adapted models/classifier models/onnx models/checkpoints

@@ -74,6 +74,8 @@ CROSSED = ("cross_entropy", "logit_adjusted")  # losses that run with every stra
 REWEIGHT_AFTER = 0.8
 # A hundred updates in two epochs: high rates, and no dropout, so that the models are past the beginning.
 RATES = {"learning_rate": 5e-4, "head_learning_rate": 2e-3, "backbone_dropout": 0.0}
+# Sections of params.yaml that results depend on: a run with the same ones and the same sample is not repeated.
+DECISIVE = ("seed", "clean", "split", "balance", "adapt", "train", "evaluate")
 TAU = 1.0
 RATIO = 50.0
 VALIDATION, TEST = 0.15, 0.30
@@ -885,9 +887,11 @@ def main() -> None:
         pool, label_set = pools[name]
         grid = variants(label_set.task, arguments.strategies, arguments.losses, arguments.full)
         sample = draw_sample(pool, label_set, arguments.rows, RATIO, seed)
-        params = yaml.safe_dump(run_params(sample.task, arguments, seed), sort_keys=False, allow_unicode=True)
+        settled = run_params(sample.task, arguments, seed)
+        params = yaml.safe_dump(settled, sort_keys=False, allow_unicode=True)
+        matters = json.dumps({name: settled[name] for name in DECISIVE}, sort_keys=True, ensure_ascii=False)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in sample.rows)
-        key = {"set": name, "seed": seed, "settings": settings | {"digest": digest_of([params, text])}}
+        key = {"set": name, "seed": seed, "settings": settings | {"digest": digest_of([matters, text])}}
         groups.setdefault(name, []).append((key, [variant.name for variant in grid]))
         failures += run_missing(results, sample, (params, text), key, grid, arguments.jobs, commit)
     compared, samples, runs = collect(results, groups)
