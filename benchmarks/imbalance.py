@@ -74,7 +74,7 @@ CROSSED = ("cross_entropy", "logit_adjusted")  # losses that run with every stra
 REWEIGHT_AFTER = 0.8
 # A hundred updates in two epochs: high rates, and no dropout, so that the models are past the beginning.
 RATES = {"learning_rate": 5e-4, "head_learning_rate": 2e-3, "backbone_dropout": 0.0}
-# Sections of params.yaml that results depend on: a run with the same ones and the same sample is not repeated.
+# Sections of params.yaml that results depend on: with the same ones and the same sample, a run is kept.
 DECISIVE = ("seed", "clean", "split", "balance", "adapt", "train", "evaluate")
 TAU = 1.0
 RATIO = 50.0
