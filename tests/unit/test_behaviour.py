@@ -402,7 +402,10 @@ def test_a_file_of_cases(tmp_path: Path) -> None:
         ("- {text: a, expected: []}", "entry 1: expected: 0 labels, but a multiclass model gives one"),
         ("- {text: a, expected: [agua, luz]}", "entry 1: expected: 2 labels, but a multiclass model"),
         ("- {text: a, expected: 7}", "entry 1: expected: expected labels in quotes, found 7"),
-        ("- {text: a, expected: luz}\n- {text: a, expected: lus}", "entry 2: expected: the model has no label 'lus'; did you mean 'luz'"),
+        (
+            "- {text: a, expected: luz}\n- {text: a, expected: lus}",
+            "entry 2: expected: the model has no label 'lus'; did you mean 'luz'",
+        ),
         ("- {text: a, any_of: [luz, gas]}", "any_of: the model has no label 'gas'; it knows agua, luz"),
         ("- {text: a, expected: luz, name: 3}", "entry 1: name: expected a text, found 3"),
     ],
