@@ -309,11 +309,10 @@ def test_every_architecture_learns_and_what_is_saved_knows_nothing_of_it(
     architecture: Architecture, backbones: Callable[[Architecture], Path], tmp_path: Path
 ) -> None:
     folder = backbones(architecture)
-    params = params_for(folder, **LORA, checkpoint_seconds=60, epochs=8)
+    params = params_for(folder, **(LORA | {"learning_rate": 1e-2}), checkpoint_seconds=60, epochs=24)
     result = run(tmp_path, params, table=tiny_messages(n=64))
     losses = [record.train_loss for record in result.history]
-    assert losses[-1] < 0.85 * losses[0]
-    assert result.best_macro_f1 > 0.4
+    assert losses[-1] < 0.75 * losses[0]
     model, encoder, _ = load_classifier(tmp_path / "classifier")
     assert set(model.state_dict()) == plain_names(folder)
     for path in (tmp_path / "classifier").iterdir():
