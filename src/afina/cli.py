@@ -93,6 +93,8 @@ def predict(
 
     On a terminal each text is followed by its labels, elsewhere the answer is a line a text: label, tab,
     probability; a multilabel model joins its labels with |, and gives none where none reaches its threshold.
+    A CSV and --json also say whether a person should look, because the model is less sure than it has to be
+    to reach evaluate.target_accuracy.
     """
     _check_options(text, file, out, delimiter, prefix, as_json)
     from afina.runtime.classifier import Classifier
@@ -293,6 +295,7 @@ def _as_json(text: str, prediction: Prediction, task: str, top_k: int) -> dict[s
         result |= _score_json(prediction.labels[0])
     else:
         result["labels"] = [_score_json(score) for score in prediction.labels]
+    result["needs_person"] = prediction.needs_person
     if top_k > 1:
         result["top"] = [_score_json(score) for score in prediction.top]
     return result
@@ -335,6 +338,8 @@ def _print_for_people(texts: Sequence[str], predictions: Sequence[Prediction], t
         console.print(Text(shown, style="dim"), no_wrap=True, overflow="ellipsis")
         if not prediction.labels:
             console.print("  –       no label reaches its threshold")
+        if prediction.needs_person:
+            console.print("  for a person: the model is not sure enough", style="yellow")
         others = prediction.top if top_k > 1 else ()
         for score in sorted({*prediction.labels, *others}, key=lambda score: -score.probability):
             style = "bold" if score in prediction.labels else ""
@@ -438,12 +443,12 @@ def _detect_delimiter(header: str, column: str) -> str:
 
 
 def _predict_csv(classifier: Classifier, table: _Csv, out: Path | None, prefix: str, top_k: int) -> None:
-    """Write the rows of a CSV with the columns label and probability added; memory stays constant.
+    """Write the rows of a CSV with label, probability and needs_person added; memory stays constant.
 
     The answer has the delimiter of the question, in UTF-8 (marked as such where the question was).
     """
     top_k = min(top_k, len(classifier.labels))
-    names = ["label", "probability"]
+    names = ["label", "probability", "needs_person"]
     if top_k > 1:
         names += [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in ("label", "probability")]
     added = [prefix + name for name in names]
@@ -466,7 +471,9 @@ def _predict_csv(classifier: Classifier, table: _Csv, out: Path | None, prefix: 
         for rows in _chunks(filter(None, reader), CHUNK):
             predictions = classifier.predict([row[table.text_index] for row in rows], top_k)
             for row, prediction in zip(rows, predictions, strict=True):
-                writer.writerow([*row, *_cells(prediction, top_k)])
+                label, probability, *top = _cells(prediction, top_k)
+                for_person = "yes" if prediction.needs_person else "no"
+                writer.writerow([*row, label, probability, for_person, *top])
             progress.advance(len(rows))
     if out is not None:
         print(f"{out}: {table.rows:,} rows", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -51,8 +52,11 @@ class Trained:
     texts: TestTexts
     calibration: Calibration = Calibration.identity(3)  # noqa: RUF009 - frozen
 
+    def decision(self) -> dict[str, Any]:
+        return {"thresholds": self.thresholds, "abstain_below": 0.75, "target_accuracy": 0.9}
+
     def export(self, folder: Path, **params: Any) -> dict[str, Any]:
-        metadata = build_metadata(self.config, self.tokenizer, self.thresholds, METRICS)
+        metadata = build_metadata(self.config, self.tokenizer, self.decision(), METRICS)
         return export_classifier(
             self.model,
             self.encoder,
@@ -288,6 +292,7 @@ def test_the_file_says_what_it_is(train: Callable[..., Trained], tmp_path: Path)
     assert metadata.backbone_licence == "unknown"
     assert metadata.metrics == {part: METRICS[part] for part in ("test", "interval", "rows")}
     assert metadata.precision == "fp32"
+    assert (metadata.abstain_below, metadata.target_accuracy) == (0.75, 0.9)
     assert Classifier(tmp_path / "model.int8.onnx").metadata.precision == "int8"
     for name in ("model.onnx", "model.int8.onnx"):
         content = (tmp_path / name).read_bytes()
@@ -297,8 +302,16 @@ def test_the_file_says_what_it_is(train: Callable[..., Trained], tmp_path: Path)
 
 def test_multilabel_needs_every_threshold(train: Callable[..., Trained]) -> None:
     trained = train("bert", "multilabel")
+    decision = {"thresholds": {"agua": 0.5, "pagos": 0.5}}
     with pytest.raises(UserError, match="no threshold for label 'luz'"):
-        build_metadata(trained.config, trained.tokenizer, {"agua": 0.5, "pagos": 0.5}, METRICS)
+        build_metadata(trained.config, trained.tokenizer, decision, METRICS)
+
+
+def test_no_confidence_may_be_enough(train: Callable[..., Trained]) -> None:
+    trained = train("bert")
+    decision = {"thresholds": None, "abstain_below": None, "target_accuracy": 0.99}
+    metadata = build_metadata(trained.config, trained.tokenizer, decision, METRICS)
+    assert (metadata.abstain_below, metadata.target_accuracy) == (math.inf, 0.99)
 
 
 def test_optimize_false_writes_standard_operators_alone(

@@ -208,7 +208,9 @@ class Counting:
             scores = sorted(map(Score, self.labels, map(float, row)), key=lambda score: -score.probability)
             kept = [score for score in scores if score.probability > 0.5]
             decisions.append(
-                Prediction(tuple(scores[:1] if self.task == "multiclass" else kept), tuple(scores[:1]))
+                Prediction(
+                    tuple(scores[:1] if self.task == "multiclass" else kept), tuple(scores[:1]), 1.0, False
+                )
             )
         return decisions
 

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from afina import __version__, cli
 from toy_artifact import write_toy
 
+HEADER = "text,label,probability,needs_person\n"
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -93,16 +95,35 @@ def test_multilabel_joins_its_labels(run: Run, multilabel: str) -> None:
 def test_json_lines(run: Run, model: str, multilabel: str) -> None:
     out = run("predict", model, "--text", "luz ñ", "--text", "pagos", "--json")
     assert [json.loads(line) for line in out.splitlines()] == [
-        {"text": "luz ñ", "label": "luz", "probability": 0.576117},
-        {"text": "pagos", "label": "pagos", "probability": 0.576117},
+        {"text": "luz ñ", "label": "luz", "probability": 0.576117, "needs_person": False},
+        {"text": "pagos", "label": "pagos", "probability": 0.576117, "needs_person": False},
     ]
     assert "ñ" in out
     out = run("predict", multilabel, "--text", "agua agua", "--json", "--top-k", "2")
     assert json.loads(out) == {
         "text": "agua agua",
         "labels": [{"label": "agua", "probability": 0.5}],
+        "needs_person": False,
         "top": [{"label": "agua", "probability": 0.5}, {"label": "luz", "probability": 0.119203}],
     }
+
+
+def test_what_is_for_a_person_is_said(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = write_toy(tmp_path / "model.onnx", abstain_below=0.7, target_accuracy=0.95)
+    texts = ["--text", "agua agua", "--text", "luz"]  # 0.79 and 0.58 sure
+    answers = [json.loads(line) for line in run("predict", model, *texts, "--json").splitlines()]
+    assert [answer["needs_person"] for answer in answers] == [False, True]
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("text\nagua agua\nluz\n", encoding="utf-8")
+    run("predict", model, "--file", source, "--out", out)
+    assert [row["needs_person"] for row in read_rows(out)] == ["no", "yes"]
+    pretend_terminal(monkeypatch)
+    assert run("predict", model, "--text", "luz").splitlines() == [
+        "luz",
+        "  for a person: the model is not sure enough",
+        "  0.5761  luz",
+    ]
+    assert "person" not in run("predict", model, "--text", "agua agua")
 
 
 def pretend_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,12 +177,13 @@ def test_stdin_in_another_encoding(run: Run, model: str) -> None:
 # --------------------------------------------------------------------------------------------- --file
 
 
-def test_a_csv_keeps_its_columns_and_gains_two(run: Run, model: str, tmp_path: Path) -> None:
+def test_a_csv_keeps_its_columns_and_gains_three(run: Run, model: str, tmp_path: Path) -> None:
     source, out = tmp_path / "in.csv", tmp_path / "new" / "out.csv"
     source.write_text('id,texto,nota\n1,agua agua,"a, b"\n2,"luz\nluz","=1+1"\n', encoding="utf-8")
     run("predict", model, "--file", source, "--column", "texto", "--out", out)
     assert out.read_text(encoding="utf-8") == (
-        'id,texto,nota,label,probability\n1,agua agua,"a, b",agua,0.786986\n2,"luz\nluz",=1+1,luz,0.786986\n'
+        "id,texto,nota,label,probability,needs_person\n"
+        '1,agua agua,"a, b",agua,0.786986,no\n2,"luz\nluz",=1+1,luz,0.786986,no\n'
     )
     assert list(out.parent.iterdir()) == [out]
 
@@ -175,6 +197,7 @@ def test_top_k_adds_columns(run: Run, model: str, tmp_path: Path) -> None:
         "text",
         "label",
         "probability",
+        "needs_person",
         "label_1",
         "probability_1",
         "label_2",
@@ -195,14 +218,14 @@ def test_multilabel_csv(run: Run, multilabel: str, tmp_path: Path) -> None:
 def test_without_out_the_csv_is_printed(run: Run, model: str, tmp_path: Path) -> None:
     source = tmp_path / "in.csv"
     source.write_text("text\nagua\n", encoding="utf-8")
-    assert run("predict", model, "--file", source) == "text,label,probability\nagua,agua,0.576117\n"
+    assert run("predict", model, "--file", source) == f"{HEADER}agua,agua,0.576117,no\n"
 
 
 def test_out_may_be_the_file_itself(run: Run, model: str, tmp_path: Path) -> None:
     source = tmp_path / "in.csv"
     source.write_text("text\nagua\n", encoding="utf-8")
     run("predict", model, "--file", source, "--out", source)
-    assert source.read_text(encoding="utf-8") == "text,label,probability\nagua,agua,0.576117\n"
+    assert source.read_text(encoding="utf-8") == f"{HEADER}agua,agua,0.576117,no\n"
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
@@ -218,7 +241,9 @@ def test_the_delimiter_can_be_given(run: Run, model: str, tmp_path: Path) -> Non
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_text("id:text\n1:luz\n", encoding="utf-8")
     run("predict", model, "--file", source, "--out", out, "--delimiter", ":")
-    assert out.read_text(encoding="utf-8") == "id:text:label:probability\n1:luz:luz:0.576117\n"
+    assert (
+        out.read_text(encoding="utf-8") == "id:text:label:probability:needs_person\n1:luz:luz:0.576117:no\n"
+    )
     assert "expected one character, found '::'" in run.error(
         "predict", model, "--file", source, "--out", out, "--delimiter", "::"
     )
@@ -395,7 +420,7 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "agua\t0.576117\ntext,label,probability\nagua,agua,0.576117\n"
+    assert result.stdout == "agua\t0.576117\ntext,label,probability,needs_person\nagua,agua,0.576117,no\n"
 
 
 def test_python_m_afina(model: str, tmp_path: Path) -> None:
@@ -427,7 +452,7 @@ def test_out_may_be_a_pipe_or_a_link(run: Run, model: str, tmp_path: Path) -> No
     with ThreadPoolExecutor(1) as pool:
         read = pool.submit(pipe.read_text, encoding="utf-8")
         run("predict", model, "--file", source, "--out", pipe)
-        assert read.result(10).splitlines()[1] == "luz,luz,0.576117"
+        assert read.result(10).splitlines()[1] == "luz,luz,0.576117,no"
     assert pipe.is_fifo()
     (tmp_path / "elsewhere.csv").touch()
     (tmp_path / "link.csv").symlink_to("elsewhere.csv")

@@ -71,6 +71,27 @@ def test_multilabel_may_assign_nothing(multilabel: Classifier) -> None:
     assert len(prediction.top) == 1
 
 
+def test_confidence_is_that_of_the_decision(tmp_path: Path) -> None:
+    """Of every label of the multilabel model: p where it is assigned, 1 - p where it is not."""
+    below = 0.55
+    single = Classifier(write_toy(tmp_path / "single.onnx", abstain_below=below))
+    probabilities = np.array([[0.6, 0.3, 0.1], [0.4, 0.5, 0.1]], dtype=np.float32)
+    decided = single.decide(probabilities)
+    assert [prediction.confidence for prediction in decided] == pytest.approx([0.6, 0.5])
+    assert [prediction.needs_person for prediction in decided] == [False, True]
+    several = Classifier(write_toy(tmp_path / "several.onnx", "multilabel", abstain_below=below))
+    # thresholds 0.5, 0.2, 0.9: the first assigns nothing, the second luz at 0.3, the third agua
+    probabilities = np.array([[0.1, 0.1, 0.4], [0.1, 0.3, 0.0], [0.9, 0.1, 0.2]], dtype=np.float32)
+    decided = several.decide(probabilities)
+    assert [prediction.confidence for prediction in decided] == pytest.approx([0.6, 0.3, 0.8])
+    assert [prediction.needs_person for prediction in decided] == [False, True, False]
+
+
+def test_a_model_that_is_never_sure_enough(tmp_path: Path) -> None:
+    never = Classifier(write_toy(tmp_path / "never.onnx", abstain_below=math.inf))
+    assert never.decide(np.array([[1.0, 0.0, 0.0]], dtype=np.float32))[0].needs_person
+
+
 def test_an_empty_text_is_predicted_from_its_special_tokens(multilabel: Classifier) -> None:
     np.testing.assert_allclose(multilabel.predict_proba([""]), [[1 / (1 + math.exp(-BIAS))] * 3], rtol=1e-6)
 

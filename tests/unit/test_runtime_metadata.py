@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -36,6 +37,20 @@ def test_multiclass_has_no_thresholds() -> None:
     assert ArtifactMetadata.from_properties(properties, "m.onnx").thresholds is None
 
 
+@pytest.mark.parametrize("below", [0.0, 0.925, math.inf])
+def test_when_a_person_is_needed(below: float) -> None:
+    metadata = toy_metadata(abstain_below=below, target_accuracy=0.95)
+    properties = metadata.to_properties()
+    assert "Infinity" not in properties["abstention"]
+    assert ArtifactMetadata.from_properties(properties, "m.onnx") == metadata
+
+
+def test_a_file_that_says_nothing_of_persons_needs_none() -> None:
+    properties = toy_metadata().to_properties()
+    assert properties.pop("abstention") == "null"
+    assert ArtifactMetadata.from_properties(properties, "m.onnx").abstain_below == 0.0
+
+
 def test_keys_always_in_the_same_order() -> None:
     multilabel = toy_metadata("multilabel", thresholds={"pagos": 0.1, "luz": 0.2, "agua": 0.3})
     assert list(toy_metadata().to_properties()) == list(multilabel.to_properties())
@@ -43,7 +58,7 @@ def test_keys_always_in_the_same_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", sorted(set(toy_metadata().to_properties()) - {"schema_version", "thresholds"})
+    "key", sorted(set(toy_metadata().to_properties()) - {"schema_version", "thresholds", "abstention"})
 )
 def test_a_missing_property_is_named(key: str) -> None:
     properties = toy_metadata().to_properties()
@@ -73,6 +88,9 @@ def test_a_missing_property_is_named(key: str) -> None:
         ("thresholds", '{"agua": 0.5, "luz": true, "pagos": 1}', "luz: expected a number"),
         ("thresholds", '{"agua": 1.5, "luz": 0.5, "pagos": 1}', "agua: expected a number"),
         ("thresholds", '{"agua": NaN, "luz": 0.5, "pagos": 1}', "agua: expected a number"),
+        ("abstention", "0.9", "expected a mapping"),
+        ("abstention", '{"below": 1.5}', "below: expected a number from 0 to 1, found 1.5"),
+        ("abstention", '{"below": 0.5, "target_accuracy": "high"}', "target_accuracy: expected a number"),
     ],
 )
 def test_a_garbled_property_is_named(key: str, value: str, message: str) -> None:

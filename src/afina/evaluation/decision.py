@@ -40,6 +40,7 @@ class Decision:
     calibration: Calibration  # of adjusted logits
     thresholds: list[float] | None = None  # L, multilabel only
     abstain_below: float | None = None  # confidence; None: no confidence is enough for the accuracy asked for
+    target_accuracy: float | None = None  # that accuracy
 
     def probabilities(self, logits: FloatArray) -> FloatArray:
         """Adjusted and calibrated, (n, L)."""
@@ -59,6 +60,7 @@ class Decision:
         return {
             "thresholds": None if self.thresholds is None else by_label(self.thresholds),
             "abstain_below": self.abstain_below,
+            "target_accuracy": self.target_accuracy,
             "logit_offsets": by_label(self.offsets.tolist()),
             "calibration": {
                 "scale": by_label(self.calibration.scale.tolist()),
@@ -73,7 +75,7 @@ def fit_decision(
     """Fit to the validation split, in this order: adjustment, calibration, thresholds, abstention."""
     tau, offsets = choose_adjustment(validation.y, validation.logits, prior, task, params)
     calibration = choose_calibration(validation.y, validation.logits + offsets, task, params)
-    decision = Decision(task, tau, offsets, calibration)
+    decision = Decision(task, tau, offsets, calibration, target_accuracy=params.target_accuracy)
     if not len(validation.y):  # an empty split is reported by the metrics
         return decision
     known = decision.probabilities(validation.logits)

@@ -59,14 +59,19 @@ class Written:
 def build_metadata(
     config: ClassifierConfig,
     tokenizer_json: str,
-    thresholds: Mapping[str, float] | None,
+    decision: Mapping[str, Any],
     metrics: Mapping[str, Any],
 ) -> ArtifactMetadata:
     """What the file says about itself, from what training and evaluation wrote down.
 
+    Args:
+        decision: of decision.json.
+        metrics: of metrics.json.
+
     Raises:
         UserError: a multilabel model lacks the threshold of a label.
     """
+    thresholds = decision.get("thresholds")
     if config.task == "multilabel":
         missing = [label for label in config.labels if label not in (thresholds or {})]
         if missing:
@@ -86,7 +91,15 @@ def build_metadata(
         training_data_sha256=config.train_data_sha256,
         metrics={part: metrics[part] for part in HEADLINE if part in metrics},
         afina_version=__version__,
+        abstain_below=_abstain_below(decision),
+        target_accuracy=decision.get("target_accuracy"),
     )
+
+
+def _abstain_below(decision: Mapping[str, Any]) -> float:
+    """Null is that no confidence was enough; a file without it asks for none."""
+    below = decision.get("abstain_below", 0.0)
+    return math.inf if below is None else float(below)
 
 
 def read_calibration(decision: Mapping[str, Any], labels: Sequence[str]) -> Calibration:

@@ -53,10 +53,16 @@ class Prediction:
         labels: the labels assigned, most probable first: exactly one for multiclass; for multilabel those
             whose probability reaches their threshold, perhaps none.
         top: the ``top_k`` most probable labels, assigned or not, most probable first.
+        confidence: the probability of the decision. multiclass: of the label; multilabel: the lowest, over
+            all labels, of p for one that is assigned and 1 - p for one that is not.
+        needs_person: whether the confidence is below what the model needs to be right as often as was
+            asked for when it was made (evaluate.target_accuracy); False for a file that does not say.
     """
 
     labels: tuple[Score, ...]
     top: tuple[Score, ...]
+    confidence: float
+    needs_person: bool
 
     @property
     def label(self) -> str | None:
@@ -180,6 +186,8 @@ class Classifier:
             raise ValueError(f"top_k: expected at least 1, found {top_k}")
         predictions = []
         assigned = None if self.thresholds is None else probabilities >= self.thresholds
+        confidence = _confidence(probabilities, assigned)
+        unsure = confidence < self.metadata.abstain_below
         # Stable: labels of equal probability keep the model's order, and the first wins as in argmax.
         for row, order in enumerate(np.argsort(-probabilities, axis=1, kind="stable")):
             ranked = [Score(self.labels[label], float(probabilities[row, label])) for label in order]
@@ -188,8 +196,18 @@ class Classifier:
                 if assigned is None
                 else [score for score, label in zip(ranked, order, strict=True) if assigned[row, label]]
             )
-            predictions.append(Prediction(tuple(labels), tuple(ranked[:top_k])))
+            predictions.append(
+                Prediction(tuple(labels), tuple(ranked[:top_k]), float(confidence[row]), bool(unsure[row]))
+            )
         return predictions
+
+
+def _confidence(probabilities: Floats, assigned: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float64]:
+    """How probable each decision is, (n,), by probabilities (n, labels) and what is assigned of them."""
+    exact = probabilities.astype(np.float64)
+    if assigned is None:
+        return np.asarray(exact.max(axis=1))
+    return np.asarray(np.where(assigned, exact, 1 - exact).min(axis=1))
 
 
 def _open(file: Path, threads: int | None) -> onnxruntime.InferenceSession:

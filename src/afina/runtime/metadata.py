@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -23,6 +24,9 @@ class ArtifactMetadata:
         labels: the L labels, in the order of the graph's outputs.
         thresholds: multilabel: each label's lowest probability that assigns it; multiclass: None.
         max_length: longest text in tokens, special tokens included; the rest is cut off.
+        abstain_below: a text of lower confidence is for a person, see `afina.runtime.Prediction`; 0: none
+            is, infinity: all are, because no confidence was enough.
+        target_accuracy: how often the other answers were to be right; None where nobody asked.
         pad_token_id: the id that fills short rows of a batch.
         tokenizer: contents of ``tokenizer.json``.
         cleaning: names of the steps of `afina.runtime.text`, in order, that a text goes through first.
@@ -47,6 +51,8 @@ class ArtifactMetadata:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     precision: Literal["fp32", "int8"] = "fp32"
     afina_version: str = ""
+    abstain_below: float = 0.0
+    target_accuracy: float | None = None
 
     def to_properties(self) -> dict[str, str]:
         """The key-value pairs to store in the file, always in the same order."""
@@ -56,6 +62,7 @@ class ArtifactMetadata:
             "task": self.task,
             "labels": _json(list(self.labels)),
             "thresholds": _json(thresholds),
+            "abstention": _json(self._abstention()),
             "max_length": str(self.max_length),
             "pad_token_id": str(self.pad_token_id),
             "cleaning": _json(list(self.cleaning)),
@@ -67,6 +74,13 @@ class ArtifactMetadata:
             "afina_version": self.afina_version,
             "tokenizer": self.tokenizer,
         }
+
+    def _abstention(self) -> dict[str, float | None] | None:
+        """JSON knows no infinity; null is a confidence that does not exist."""
+        if not self.abstain_below and self.target_accuracy is None:
+            return None
+        below = None if math.isinf(self.abstain_below) else self.abstain_below
+        return {"below": below, "target_accuracy": self.target_accuracy}
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, str], where: str) -> ArtifactMetadata:
@@ -91,6 +105,7 @@ class ArtifactMetadata:
         if not labels or len(set(labels)) != len(labels):
             raise read.wrong("labels", "expected different names")
         task = read.choice("task", TASKS)
+        abstain_below, target_accuracy = read.abstention()
         return cls(
             task=cast(Literal["multiclass", "multilabel"], task),
             labels=labels,
@@ -105,7 +120,13 @@ class ArtifactMetadata:
             metrics=read.mapping("metrics"),
             precision=cast(Literal["fp32", "int8"], read.choice("precision", PRECISIONS)),
             afina_version=read.text("afina_version"),
+            abstain_below=abstain_below,
+            target_accuracy=target_accuracy,
         )
+
+
+def _is_share(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value <= 1
 
 
 def _json(value: Any) -> str:
@@ -158,10 +179,23 @@ class _Reader:
             raise self.wrong(key, "expected a mapping")
         return value
 
+    def abstention(self) -> tuple[float, float | None]:
+        """Lowest confidence that needs no person, and the accuracy it is for; older files have neither."""
+        if "abstention" not in self.properties or self.json("abstention") is None:
+            return 0.0, None
+        value = self.mapping("abstention")
+        for name in ("below", "target_accuracy"):
+            if value.get(name) is not None and not _is_share(value[name]):
+                raise self.wrong(
+                    "abstention", f"{name}: expected a number from 0 to 1, found {value[name]!r}"
+                )
+        below, target = value.get("below"), value.get("target_accuracy")
+        return math.inf if below is None else float(below), None if target is None else float(target)
+
     def thresholds(self, labels: tuple[str, ...]) -> dict[str, float]:
         value = self.mapping("thresholds")
         for label in labels:
             number = value.get(label)
-            if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= 1:
+            if not _is_share(number):
                 raise self.wrong("thresholds", f"{label}: expected a number from 0 to 1, found {number!r}")
         return {label: float(value[label]) for label in labels}
