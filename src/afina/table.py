@@ -22,6 +22,7 @@ SCHEMA = pa.schema(
         pa.field("group", pa.string()),  # rows of one group never straddle two splits (split.method: group)
         pa.field("time", pa.timestamp("us")),  # UTC
         pa.field("split", pa.string()),  # train | validation | test where the source gives it
+        pa.field("slices", pa.map_(pa.string(), pa.string())),  # name -> value, sorted; for evaluate
     ]
 )
 BALANCED_SCHEMA = SCHEMA.append(pa.field("weight", pa.float64(), nullable=False))

@@ -156,7 +156,14 @@ def test_a_copy_is_clean_and_differs_from_what_there_is() -> None:
 
 def messages(label_lists: list[list[str]], text: str = TEXT) -> pa.Table:
     rows = [
-        {"id": f"{number:04}", "source": "s", "text": f"{text} {number}", "labels": labels, "group": "g"}
+        {
+            "id": f"{number:04}",
+            "source": "s",
+            "text": f"{text} {number}",
+            "labels": labels,
+            "group": "g",
+            "slices": [("office", f"office of {number:04}")],
+        }
         for number, labels in enumerate(label_lists)
     ]
     return pa.Table.from_pylist(rows, schema=table.SCHEMA)

@@ -22,7 +22,13 @@ METHODS = ("balanced", "inverse_sqrt", "effective_number")
 
 def messages(label_lists: list[list[str]]) -> pa.Table:
     rows = [
-        {"id": f"{number:04}", "source": "s", "text": f"texto {number}", "labels": labels}
+        {
+            "id": f"{number:04}",
+            "source": "s",
+            "text": f"texto {number}",
+            "labels": labels,
+            "slices": [("office", f"office of {number:04}")],
+        }
         for number, labels in enumerate(label_lists)
     ]
     return pa.Table.from_pylist(rows, schema=table.SCHEMA)
@@ -264,6 +270,8 @@ def test_balance_resamples(strategy: str, after: dict[str, int], task: Task, tmp
     assert result.summary["class_weights"] is None
     assert result.summary["after"] == after
     assert result.table.num_rows == sum(after.values())
+    ids = result.table["id"].to_pylist()
+    assert result.table["slices"].to_pylist() == [[("office", f"office of {row_id}")] for row_id in ids]
     assert balancing.imbalance(result.summary["before"]) == 3
     for name in ("one", "two"):
         again = balancing.balance(rows, label_set(task, "a", "b"), params, seed=7)

@@ -409,10 +409,30 @@ def test_multilabel_rows_lose_rare_labels_only() -> None:
 
 
 def test_other_columns_come_along() -> None:
-    rows = messages({"text": "a  b", "labels": ["x"], "group": "g", "split": "test"}, ("c", ["y"]))
-    first = clean(rows, params()).table.to_pylist()[0]
+    slices = [("office", "Sur"), ("region", "3")]
+    rows = messages(
+        {"text": "a  b", "labels": ["x"], "group": "g", "split": "test", "slices": slices}, ("c", ["y"])
+    )
+    first, second = clean(rows, params()).table.to_pylist()
     assert first == {"id": "000", "source": "s", "text": "a b", "labels": ["x"], "group": "g", "time": None,
-                     "split": "test"}  # fmt: skip
+                     "split": "test", "slices": slices}  # fmt: skip
+    assert second["slices"] is None
+
+
+@pytest.mark.parametrize("policy", ["majority", "union"])
+def test_slices_are_those_of_the_row_that_is_kept(policy: str) -> None:
+    def row(row_id: str, text: str, label: str, split: str | None = None) -> dict[str, Any]:
+        slices = [("office", f"office of {row_id}")]
+        return {"id": row_id, "text": text, "labels": [label], "split": split, "slices": slices}
+
+    rows = messages(
+        row("5", "p", "a"), row("3", "p", "a"), row("4", "p", "b"),  # 3 stands for 5, and wins over 4
+        row("1", "q", "b", "train"), row("2", "q", "b", "test"),  # the copy in test stays
+        row("6", "r", "b"),
+    )  # fmt: skip
+    result = clean(rows, params(conflicts=policy, task="multilabel" if policy == "union" else "multiclass"))
+    found = dict(zip(*(result.table[name].to_pylist() for name in ("id", "slices")), strict=True))
+    assert found == {row_id: [("office", f"office of {row_id}")] for row_id in ("3", "2", "6")}
 
 
 def test_what_leaves_nothing_to_learn_is_an_error() -> None:

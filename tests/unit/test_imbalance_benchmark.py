@@ -188,7 +188,7 @@ def test_sample_thins_training_alone_and_is_the_same_for_the_same_seed(imbalance
             "source": ["made"] * len(labels),
             "text": [f"w{number} x{number} y{number} z{number}" for number in range(len(labels))],
             "labels": [[label] for label in labels],
-            **{name: pa.nulls(len(labels)) for name in ("group", "time", "split")},
+            **{name: pa.nulls(len(labels)) for name in ("group", "time", "split", "slices")},
         }
     ).cast(SCHEMA)
     label_set = LabelSet("multiclass", tuple(sizes))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import runpy
 from dataclasses import astuple
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,12 +22,14 @@ from afina.evaluation.slices import (
     Slice,
     length_column,
     month_column,
+    named_columns,
     slice_columns,
     slice_rows,
     slices_header,
     truncated_column,
 )
 from afina.labels import Task
+from afina.table import SCHEMA
 
 TASKS: tuple[Task, ...] = ("multiclass", "multilabel")
 SEEDS = st.integers(0, 2**32 - 1)
@@ -98,6 +103,39 @@ def test_columns_of_any_data() -> None:
     }
     assert slice_columns(*arguments, tokens=[9, 2], max_length=8)["truncated"] == ["yes", "no"]
     assert set(slice_columns([], [], [])) == {"source", "length", "month"}
+
+
+def test_columns_that_the_sources_name() -> None:
+    slices = [[("channel", "web"), ("office", "Sur")], None, [("office", "3")], []]
+    assert named_columns(slices) == {
+        "channel": ["web", None, None, None],
+        "office": ["Sur", None, "3", None],
+    }
+    assert named_columns([None, []]) == {}
+    assert named_columns([]) == {}
+
+
+def test_the_stage_slices_by_what_the_test_split_has(repository: Path) -> None:
+    rows = pa.Table.from_pylist(
+        [
+            {"source": "a", "text": "uno", "slices": [("office", "Sur")]},
+            {"source": "b", "text": "dos", "slices": [("channel", "web"), ("office", "Sur")]},
+            {"source": "b", "text": "dos", "slices": None},
+        ],
+        schema=pa.schema([SCHEMA.field(name) for name in ("source", "text", "time", "slices")]),
+    )
+    columns = runpy.run_path(str(repository / "pipeline" / "evaluate.py"))["columns"]
+    columns.__globals__["count_tokens"] = lambda folder, texts: ([3, 9, 9], 8)
+    assert columns(rows) == {
+        "channel": [None, "web", None],
+        "office": ["Sur", "Sur", None],
+        "source": ["a", "b", "b"],
+        "length": ["1 word"] * 3,
+        "month": [None] * 3,
+        "truncated": ["no", "yes", "yes"],
+    }
+    found = columns(rows.set_column(3, SCHEMA.field("slices"), pa.nulls(3, SCHEMA.field("slices").type)))
+    assert set(found) == {"source", "length", "month", "truncated"}
 
 
 # scores
@@ -274,6 +312,28 @@ def test_small_values_are_pooled_and_keep_their_count() -> None:
     assert {row.value: row.rows for row in rows} == {"a": 19, NO_VALUE: 1}
 
 
+def test_of_very_many_values_the_largest_are_shown() -> None:
+    """60 values of 12 rows, three of 20, and 30 values of one row: 50 with a name, the rest together."""
+    values = [f"v{number:02}" for number in range(60)]
+    column = [value for value in values for _ in range(12)]
+    column += [value for value in ("v57", "v58", "v59") for _ in range(8)]
+    column += [f"once {number}" for number in range(30)]
+    y = np.zeros(len(column), dtype=np.int64)
+    rows = {row.value: row.rows for row in slice_rows(y, y, {"s": column}, 2, "multiclass")}
+    shown = {**dict.fromkeys(values[:47], 12), "v57": 20, "v58": 20, "v59": 20}
+    assert rows == {**shown, OTHER: 10 * 12 + 30}
+    # as many as there is room for
+    rows = {row.value: row.rows for row in slice_rows(y, y, {"s": column}, 2, "multiclass", max_values=60)}
+    assert len(rows) == 61
+    assert rows[OTHER] == 30
+    # one over it is with the others, where there are any and where there are none
+    few = ["a"] * 12 + ["b"] * 11 + ["c"] * 10
+    for extra in ([], ["d", "e"]):
+        y = np.zeros(33 + len(extra), dtype=np.int64)
+        found = slice_rows(y, y, {"s": few + extra}, 2, "multiclass", max_values=2)
+        assert {row.value: row.rows for row in found} == {"a": 12, "b": 11, OTHER: 10 + len(extra)}
+
+
 def test_columns_that_part_nothing_give_nothing() -> None:
     y = np.zeros(6, dtype=np.int64)
     assert slice_rows(y, y, {"s": ["x"] * 6, "m": [None] * 6}, 2, "multiclass") == []
@@ -299,8 +359,10 @@ def test_all_right_and_all_wrong(task: Task, right: bool) -> None:
 def test_the_order_of_the_rows_does_not_matter(seed: int, task: Task) -> None:
     y, predicted, column = drawn(task, 80, seed)
     order = np.random.default_rng(seed + 1).permutation(80)
-    moved = slice_rows(y[order], predicted[order], {"c": [column[row] for row in order]}, 4, task, 15)
-    assert moved == slice_rows(y, predicted, {"c": column}, 4, task, 15)
+    there = {"c": [column[row] for row in order]}
+    for max_values in (50, 2):
+        moved = slice_rows(y[order], predicted[order], there, 4, task, 10, max_values=max_values)
+        assert moved == slice_rows(y, predicted, {"c": column}, 4, task, 10, max_values=max_values)
 
 
 def test_a_slice_is_a_row_of_its_table() -> None:

@@ -12,13 +12,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from afina import table
+from afina.balancing import balance
+from afina.cleaning import clean
 from afina.errors import UserError
+from afina.labels import LabelSet
+from afina.params.balance import BalanceParams
+from afina.params.clean import CleanParams
 from afina.params.extract import ExtractParams
+from afina.params.split import SplitParams
 from afina.sources import Extraction, read_sources
 from afina.sources.encodings import detect_encoding
 from afina.sources.excel import sheet_names
 from afina.sources.values import parse_times
-from afina.table import REJECTED, SCHEMA
+from afina.splitting import split_messages
+from afina.table import BALANCED_SCHEMA, REJECTED, SCHEMA
 
 
 def extract(root: Path, *sources: dict[str, Any]) -> Extraction:
@@ -727,6 +735,243 @@ def test_sql_mistakes(tmp_path: Path, database: str, change: dict[str, Any], mes
     with pytest.raises(UserError, match=message):
         extract(tmp_path, source)
     assert not (tmp_path / "missing.db").exists()
+
+
+# Slices, of every kind of source
+
+
+def slices(root: Path, *sources: dict[str, Any]) -> list[dict[str, str] | None]:
+    """The slices of each row, checked to be in the order of their names."""
+    found = extract(root, *sources).table["slices"].to_pylist()
+    for row in found:
+        assert row is None or row == sorted(row)
+    return [None if row is None else dict(row) for row in found]
+
+
+def test_slices_of_a_csv(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        "a.csv",
+        "text;label;zona;canal;age;version\n"
+        "a;x; Sur ;web;31.0;1.0\nb;x;;\u00a0;;\nc;y;Sur;;28;2.5\nd;y;Norte;Web;-1.00;1.0\n",
+    )
+    source = {"path": "a.csv", **BASIC}
+    mapping = {"region": "zona", "channel": "canal", "age": "age", "version": "version"}
+    assert slices(tmp_path, {**source, "slices": mapping}) == [
+        {"age": "31", "channel": "web", "region": "Sur", "version": "1.0"},
+        None,
+        {"age": "28", "region": "Sur", "version": "2.5"},
+        {"age": "-1", "channel": "Web", "region": "Norte", "version": "1.0"},
+    ]
+    assert slices(tmp_path, {**source, "slices": ["zona", "label"]}) == [
+        {"label": "x", "zona": "Sur"}, {"label": "x"}, {"label": "y", "zona": "Sur"},
+        {"label": "y", "zona": "Norte"},
+    ]  # fmt: skip
+    assert slices(tmp_path, {**source, "slices": "zona", "limit": 2}) == [{"zona": "Sur"}, None]
+    assert slices(tmp_path, source) == [None] * 4
+
+
+def test_slices_are_read_chunk_by_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a whole number is does not depend on the chunk: the last one alone tells that these are none."""
+    monkeypatch.setattr("afina.sources.delimited.CHUNK_ROWS", 2)
+    content = "text,label,v,w\n" + "".join(f"t{number},x,{number}.0,{number}.0\n" for number in range(6))
+    put(tmp_path, "a.csv", content + "t,x,1.5,7.0\nlost,x\nt,x,,\n")
+    got = slices(tmp_path, {"path": "a.csv", **BASIC, "slices": ["w", "v"]})
+    rows = [{"v": f"{number}.0", "w": str(number)} for number in range(6)]
+    assert got == [*rows, {"v": "1.5", "w": "7"}, None]
+
+
+def test_slices_of_a_workbook(tmp_path: Path) -> None:
+    cells = [
+        ["text", "label", "office", "age", "open"],
+        ["a", "x", 3, 31.0, True],
+        ["b", "x", "3", 28.5, None],
+        ["c", "y", None, None, False],
+    ]
+    source = {"path": workbook(tmp_path, {"Hoja1": cells}), **BASIC}
+    assert slices(tmp_path, {**source, "slices": ["office", "age", "open"]}) == [
+        {"office": "3", "age": "31", "open": "true"},
+        {"office": "3", "age": "28.5"},
+        {"open": "false"},
+    ]
+
+
+def test_slices_of_json(tmp_path: Path) -> None:
+    documents = [
+        {"text": "a", "label": "x", "client": {"zone": "Sur", "year": 1980.0}, "products": ["agua", "luz"]},
+        {"text": "b", "label": "x", "client": {}, "products": []},
+        {"text": "c", "label": "y", "client": {"zone": None, "year": 7}, "products": "gas"},
+        {"text": "d", "label": "y", "products": [None, 3.0, ""]},
+    ]
+    put(tmp_path, "a.jsonl", "".join(json.dumps(document) + "\n" for document in documents))
+    put(tmp_path, "b.json", json.dumps(documents))
+    mapping = {"zone": "client.zone", "year": "client.year", "product": "products", "first": "products.0"}
+    expected = [
+        {"zone": "Sur", "year": "1980", "product": "agua, luz", "first": "agua"},
+        None,
+        {"year": "7", "product": "gas"},
+        {"product": "3"},
+    ]
+    assert slices(tmp_path, {"path": "a.jsonl", **BASIC, "slices": mapping}) == expected
+    assert slices(tmp_path, {"path": "b.json", **BASIC, "slices": mapping}) == expected
+
+
+def test_slices_of_parquet(tmp_path: Path) -> None:
+    columns = {
+        "text": ["a", "b", "c"],
+        "label": ["x", "x", "y"],
+        "kind": pa.array(["k1", None, "k1"]).dictionary_encode(),
+        "stars": pa.array([4.0, None, 0.5]),
+        "n": pa.array([10, 20, None]),
+        "tags": pa.array([["p", "q"], None, []], pa.list_(pa.string())),
+        "person": pa.array([{"region": " Sur"}, None, {"region": ""}]),
+        "nothing": pa.nulls(3),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    mapping = {
+        "region": "person.region",
+        **{name: name for name in ("kind", "stars", "n", "tags", "nothing")},
+    }
+    got = slices(tmp_path, {"path": "a.parquet", **BASIC, "slices": mapping, "chunk_size": 2})
+    assert got == [
+        {"kind": "k1", "n": "10", "region": "Sur", "stars": "4", "tags": "p, q"},
+        {"n": "20"},
+        {"kind": "k1", "stars": "0.5"},
+    ]
+
+
+def test_slices_of_a_database_and_of_a_folder(tmp_path: Path, database: str) -> None:
+    source = {"url": database, "text": "body", "label": "topic", "chunk_size": 10}
+    recent = {**source, "table": "recent", "slices": {"day": "at", "number": "n"}}
+    assert slices(tmp_path, recent)[0] == {"day": "2020-01-02", "number": "21"}
+    query = "select body, topic, n * 1.0 as half, null as none from messages where n < 2"
+    got = slices(tmp_path, {**source, "query": query, "slices": ["half", "none"]})
+    assert got == [{"half": "0"}, {"half": "1"}]
+    put(tmp_path, "corpus/x/2024/1.txt", "uno")
+    put(tmp_path, "corpus/y/2.txt", "dos")
+    assert slices(tmp_path, {"path": "corpus", "slices": {"place": "folder"}}) == [
+        {"place": "x/2024"}, {"place": "y"},
+    ]  # fmt: skip
+
+
+def test_sources_may_have_other_slices_or_none(tmp_path: Path) -> None:
+    put(tmp_path, "old.csv", "text,label,canal\na,x,web\n")
+    put(tmp_path, "new.jsonl", '{"text": "b", "label": "x", "via": "web", "region": "Sur"}\n')
+    put(tmp_path, "none.csv", "text,label\nc,y\n")
+    sources = (
+        {"path": "old.csv", **BASIC, "slices": {"channel": "canal"}},
+        {"path": "new.jsonl", **BASIC, "slices": {"region": "region", "channel": "via"}},
+        {"path": "none.csv", **BASIC},
+    )
+    assert slices(tmp_path, *sources) == [
+        {"channel": "web"}, {"channel": "web", "region": "Sur"}, None,
+    ]  # fmt: skip
+    assert extract(tmp_path, *sources).table.schema == SCHEMA
+
+
+def test_slices_change_no_id(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "text,label,zona\nhola,x,Sur\nhola,x,Norte\nhola,y,\n")
+    plain = extract(tmp_path, {"path": "a.csv", **BASIC}).table
+    sliced = extract(tmp_path, {"path": "a.csv", **BASIC, "slices": ["zona"]}).table
+    assert sliced["id"] == plain["id"]
+    assert sliced["id"][0].as_py() == "a:420df83f2fc8fd63"
+    assert sliced.drop_columns("slices") == plain.drop_columns("slices")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "text,label,zona\na,x,Sur\n"),
+        ("a.jsonl", '{"text": "a", "label": "x", "zona": "Sur"}\n'),
+        ("a.json", '[{"text": "a", "label": "x", "zona": "Sur"}]'),
+    ],
+)
+def test_a_slice_of_a_missing_column(tmp_path: Path, name: str, content: str) -> None:
+    put(tmp_path, name, content)
+    message = rf"^{name}: no column 'zone'; did you mean 'zona'\? columns: 'text', 'label', 'zona'"
+    with pytest.raises(UserError, match=message):
+        extract(tmp_path, {"path": name, **BASIC, "slices": {"region": "zone"}})
+
+
+def test_a_missing_or_unusable_slice_of_other_kinds(tmp_path: Path, database: str) -> None:
+    path = workbook(tmp_path, {"Hoja1": [["text", "label"], ["a", "x"]]})
+    pq.write_table(pa.table({"text": ["a"], "label": ["x"]}), tmp_path / "a.parquet")
+    put(tmp_path, "corpus/x/1.txt", "uno")
+    for source in (
+        {"path": path, **BASIC},
+        {"path": "a.parquet", **BASIC},
+        {"path": "corpus"},
+        {"url": database, "table": "messages", "text": "body", "label": "topic"},
+    ):
+        with pytest.raises(UserError, match=r"no column 'office'; .*columns: ('text'|'n'), "):
+            extract(tmp_path, {**source, "slices": ["office"]})
+    put(tmp_path, "a.jsonl", '{"text": "a", "label": "x", "client": {"zone": "Sur"}}\n')
+    with pytest.raises(UserError, match=r"column client holds objects.* as client\.zone"):
+        extract(tmp_path, {"path": "a.jsonl", **BASIC, "slices": ["client"]})
+    put(tmp_path, "b.csv", b"text,label,zona\na,x,Sur\nb,x,ni\xf1o\n" + "c,x,ñ\n".encode() * 9)
+    got = extract(tmp_path, {"path": "b.csv", **BASIC, "encoding": "utf-8", "slices": ["zona"]})
+    assert rejected(got) == [(3, "bytes that are not text in this encoding")]
+
+
+def test_equal_slices_are_equal_bytes(tmp_path: Path) -> None:
+    """However the source is cut into chunks, and in whatever order its rows and slices stand."""
+    documents = [
+        {
+            "text": f"t{n}",
+            "label": "xy"[n % 2],
+            "n": n,
+            "a": f" {n % 4}" if n % 3 else "",
+            "b": [n % 5] * (n % 2),
+        }
+        for n in range(40)
+    ]
+    put(tmp_path, "a.jsonl", "".join(json.dumps(document) + "\n" for document in documents))
+    put(tmp_path, "b.jsonl", "".join(json.dumps(document) + "\n" for document in reversed(documents)))
+    pq.write_table(pa.Table.from_pylist(documents), tmp_path / "a.parquet")
+    common = {**BASIC, "id": "n", "name": "a"}
+    for number, source in enumerate(
+        [
+            {"path": "a.jsonl", "slices": {"a": "a", "b": "b"}},
+            {"path": "b.jsonl", "slices": {"b": "b", "a": "a"}},
+            {"path": "a.parquet", "slices": ["b", "a"], "chunk_size": 7},
+        ]
+    ):
+        table.write(extract(tmp_path, {**common, **source}).table, tmp_path / f"{number}.out")
+    assert table.read(tmp_path / "0.out").schema == SCHEMA
+    assert table.read(tmp_path / "0.out")["slices"].null_count == 7  # the even multiples of 3
+    written = [(tmp_path / f"{number}.out").read_bytes() for number in range(3)]
+    assert written[0] == written[1] == written[2]
+
+
+@pytest.mark.parametrize("strategy", ["oversample", "undersample"])
+def test_slices_go_through_the_stages(tmp_path: Path, strategy: str) -> None:
+    """Every row of every split has what its row in the source has, written and read between the stages."""
+    cells = [
+        (f"asunto {n} de {n * 7}", "ab"[n % 5 == 0], n, "Sur" * (n % 2), f"{n % 3}.0") for n in range(60)
+    ]
+    cells += [cells[0], ("", "a", 99, "Sur", "1.0")]  # a copy and an empty text, which clean rejects
+    lines = [",".join(map(str, row)) for row in (("text", "label", "n", "zona", "office"), *cells)]
+    put(tmp_path, "a.csv", "\n".join(lines) + "\n")
+    source = {"path": "a.csv", **BASIC, "id": "n", "slices": {"region": "zona", "office": "office"}}
+    path = tmp_path / "rows.parquet"
+
+    def passed_on(rows: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
+        table.write(rows, path, schema)
+        return table.read(path)
+
+    raw = passed_on(extract(tmp_path, source).table)
+    cleaned = passed_on(clean(raw, CleanParams()).table)
+    label_set = LabelSet("multiclass", ("a", "b"))
+    parts = split_messages(cleaned, label_set, SplitParams.parse({"near_duplicates": None}), 42).tables
+    parts = {name: passed_on(part) for name, part in parts.items()}
+    params = BalanceParams.parse({"strategy": strategy})
+    parts["train"] = passed_on(balance(parts["train"], label_set, params, 42).table, BALANCED_SCHEMA)
+    assert parts["train"].num_rows != cleaned.num_rows - parts["test"].num_rows - parts["validation"].num_rows
+    for part in parts.values():
+        for row in part.to_pylist():
+            number = int(row["id"].removeprefix("a:"))
+            region = [("region", "Sur")] if number % 2 else []
+            assert row["slices"] == [("office", str(number % 3)), *region]
 
 
 # Mistakes that all kinds share

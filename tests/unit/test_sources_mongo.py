@@ -76,6 +76,22 @@ def test_two_collections_with_different_fields_make_one_table(client: Any, tmp_p
     assert got.describe() == "5 rows from 2 sources (mensajes_2020 3, mensajes_2025 2), 0 rejected"
 
 
+def test_slices_of_documents_that_need_not_have_them(client: Any, tmp_path: Path) -> None:
+    got = extract(
+        tmp_path,
+        {**OLD, "slices": {"subject": "asunto", "open": "ok"}},
+        {**NEW, "slices": {"open": "autor.id"}, "chunk_size": 1},
+    )
+    assert got.table["slices"].to_pylist() == [
+        [("open", "true"), ("subject", "Luz")], [("open", "true")], [("open", "false")],
+        [("open", "7")], [("open", "8")],
+    ]  # fmt: skip
+    listed = extract(tmp_path, {**NEW, "slices": {"tags": "etiquetas"}})
+    assert listed.table["slices"].to_pylist() == [[("tags", "elogio, cobro")], [("tags", "corte")]]
+    with pytest.raises(UserError, match=r"no column 'oficina'; columns: "):
+        extract(tmp_path, {**OLD, "slices": ["oficina"]})
+
+
 def test_filter_projection_and_limit(client: Any, tmp_path: Path) -> None:
     good = extract(tmp_path, {**OLD, "filter": {"ok": True}})
     assert good.table.num_rows == 2

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from afina.errors import UserError
-from afina.params.extract import ExtractParams, Source
+from afina.evaluation.slices import slice_columns
+from afina.params.extract import EVALUATE_SLICES, ExtractParams, Source
 from afina.sources.secrets import environment, expand
 
 BASIC = {"text": "text", "label": "label"}
@@ -39,6 +40,30 @@ def test_format_and_name_come_from_the_path(path: str, kind: str, name: str) -> 
 def test_columns_may_be_one_several_or_numbers() -> None:
     got = source(path="a.csv", header=False, text=[0, 2], label=1, id=3)
     assert (got.text, got.label, got.id, got.wanted) == (("0", "2"), ("1",), "3", ("0", "2", "1", "3"))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"channel": "canal", 2: 0}, {"channel": "canal", "2": "0"}),
+        (["canal", "cliente.zona", 3], {"canal": "canal", "cliente.zona": "cliente.zona", "3": "3"}),
+        ("canal", {"canal": "canal"}),
+        (None, {}),
+    ],
+)
+def test_slices_are_columns_with_or_without_a_name_of_their_own(given: Any, expected: dict[str, str]) -> None:
+    got = source(path="a.csv", slices=given, **BASIC)
+    assert got.slices == expected
+    assert got.wanted == ("text", "label", *expected.values())
+
+
+def test_a_column_may_be_a_slice_and_something_else() -> None:
+    got = source(path="a.csv", group="office", slices={"office": "office", "topic": "label"}, **BASIC)
+    assert got.wanted == ("text", "label", "office")
+
+
+def test_the_names_that_evaluate_gives_are_the_ones_that_are_taken() -> None:
+    assert set(slice_columns([], [], [], [], 8)) == set(EVALUATE_SLICES)
 
 
 def test_tsv_is_csv_with_tabs() -> None:
@@ -73,6 +98,17 @@ def test_tsv_is_csv_with_tabs() -> None:
         ({"path": "a.csv", "limit": 0, **BASIC}, "limit"),
         ({"path": "a.csv", "split_as": "dev", **BASIC}, "split_as"),
         ({"path": "a.csv", "name": "a:b", **BASIC}, "a name may hold no colon"),
+        (
+            {"path": "a.csv", "slices": {"region": "r", "month": "m"}, **BASIC},
+            "evaluate makes the slice 'month' itself; give yours another name, as {my_month: m}",
+        ),
+        ({"path": "a.csv", "slices": ["source"], **BASIC}, "as {my_source: source}"),
+        ({"path": "a.csv", "slices": "length", **BASIC}, "evaluate makes the slice 'length' itself"),
+        ({"path": "a.csv", "slices": {"truncated": "t"}, **BASIC}, "evaluate makes the slice 'truncated'"),
+        ({"path": "a.csv", "slices": {"a": ["x", "y"]}, **BASIC}, "slices.a"),
+        ({"path": "a.csv", "slices": [["x"]], **BASIC}, "slices"),
+        ({"path": "a.csv", "slices": {"": "x"}, **BASIC}, "slices"),
+        ({"path": "a.csv", "slices": {"a": ""}, **BASIC}, "slices.a"),
         ("a.csv", "expected a mapping"),
     ],
 )

@@ -44,6 +44,9 @@ def make_table(
         "group": groups or [None] * count,
         "time": times or [None] * count,
         "split": splits or [None] * count,
+        "slices": [
+            [("office", f"office of m{number:05d}")] if number % 5 else None for number in range(count)
+        ],
     }
     return pa.table(columns, schema=SCHEMA)
 
@@ -279,6 +282,18 @@ def test_near_duplicates_across_time_lose_their_earlier_copy() -> None:
     assert kept.rejected.num_rows == 0
     assert len(split_of(kept)) == 100
     assert kept.report["near_duplicates"]["straddling"] == 1
+
+
+@pytest.mark.parametrize("method", ["stratified", "group", "time", "given"])
+def test_every_row_keeps_its_slices(method: str) -> None:
+    times = [START + dt.timedelta(days=number) for number in range(100)]
+    groups = [f"g{number % 30}" for number in range(100)]
+    splits = ["train"] * 70 + ["test"] * 30  # validation is carved out of train
+    table = make_table([["a"], ["b"]] * 50, groups=groups, times=times, splits=splits)
+    division = divide(table, method=method, near_duplicates=None)
+    found = {row["id"]: row["slices"] for part in division.tables.values() for row in part.to_pylist()}
+    assert found == {row["id"]: row["slices"] for row in table.to_pylist()}
+    assert {part.schema for part in division.tables.values()} == {SCHEMA}
 
 
 def test_time_needs_every_time() -> None:

@@ -26,8 +26,9 @@ from afina.evaluation.metrics import FEW_ROWS, Counts, IntArray, count, one_hot,
 from afina.labels import Task
 
 NO_VALUE = "(none)"
-OTHER = "(other)"  # the values with too few rows, together
+OTHER = "(other)"  # the values with too few rows, together, and those too many
 MIN_ROWS = 10  # none of ten rows right: still a score of up to 0.28
+MAX_VALUES = 50  # of one column: more are free text, or codes, and nobody reads them
 
 Column = Sequence[str | None]  # the value of each row
 
@@ -59,6 +60,17 @@ def slice_columns(
     if tokens is not None and max_length is not None:
         columns["truncated"] = truncated_column(tokens, max_length)
     return columns
+
+
+def named_columns(slices: Sequence[Sequence[tuple[str, str]] | None]) -> dict[str, Column]:
+    """The columns that the sources map to slices, one a name, sorted; None where a row lacks it.
+
+    Args:
+        slices: (name, value) pairs of each row, as in `afina.table.SCHEMA`; None where it has none.
+    """
+    rows = [dict(pairs or ()) for pairs in slices]
+    names = sorted({name for row in rows for name in row})
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def length_column(lengths: Sequence[int], unit: str = "words") -> list[str]:
@@ -148,13 +160,15 @@ def slice_rows(
     task: Task,
     min_rows: int = MIN_ROWS,
     level: float = 0.95,
+    max_values: int = MAX_VALUES,
 ) -> list[Slice]:
     """Scores of the slices of every column, the one most surely bad first.
 
     That is the order of the upper ends of the intervals: of two slices with the same score the larger comes
     first. A row without a value is in the slice "(none)". Values with fewer than ``min_rows`` rows are one
-    slice, "(other)", unless there is but one of them; slices that are still smaller come last. A column
-    that leaves all rows in one slice gives nothing.
+    slice, "(other)", unless there is but one of them; slices that are still smaller come last. Of a column
+    with more than ``max_values`` values then (free text, codes), only the largest are slices of their own
+    and the rest is in "(other)" too. A column that leaves all rows in one slice gives nothing.
 
     The interval is Wilson's (see `wilson_interval`). For micro-F1 it takes as many rows as would be worth
     the rows at hand if each were right or wrong as a whole, see `_effective_rows`.
@@ -167,6 +181,7 @@ def slice_rows(
         task: multiclass or multilabel.
         min_rows: values with fewer rows are pooled.
         level: of the intervals, for example 0.95.
+        max_values: slices of a column with a name of their own, besides "(other)".
 
     Raises:
         ValueError: a column has not one value a row.
@@ -177,7 +192,7 @@ def slice_rows(
     for column, values in columns.items():
         if len(values) != len(truth):
             raise ValueError(f"column {column}: {len(values)} values for {len(truth)} rows")
-        pooled = _pool(values, min_rows)
+        pooled = _pool(values, min_rows, max_values)
         places = {name: place for place, name in enumerate(sorted(set(pooled)))}
         if len(places) < 2:
             continue
@@ -195,11 +210,16 @@ def _surely_bad(part: Slice) -> tuple[float, float, str, str]:
     return high, score, part.column, part.value
 
 
-def _pool(values: Column, min_rows: int) -> list[str]:
+def _pool(values: Column, min_rows: int, max_values: int) -> list[str]:
     """The slice of each row."""
     named = [NO_VALUE if value is None else value for value in values]
-    small = {value for value, rows in Counter(named).items() if rows < min_rows}
-    return [OTHER if value in small else value for value in named] if len(small) > 1 else named
+    counts = Counter(named)
+    small = {value for value, rows in counts.items() if rows < min_rows}
+    pooled = small if len(small) > 1 else set()
+    # of equally large ones the first by name, so that the order of the rows does not matter
+    ranked = sorted(counts.keys() - pooled, key=lambda value: (-counts[value], value))
+    pooled |= set(ranked[max_values:])
+    return [OTHER if value in pooled else value for value in named]
 
 
 def _score_slice(

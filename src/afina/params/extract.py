@@ -43,6 +43,9 @@ OPTIONS: dict[str, tuple[Format, ...]] = {
     "chunk_size": ("sql", "mongo", "parquet"),
 }
 
+# Slices that the stage evaluate makes for any data; see `afina.evaluation.slices.slice_columns`.
+EVALUATE_SLICES = ("source", "length", "month", "truncated")
+
 _SECRET_QUERY = re.compile(r"(?i)(password|passwd|pwd|secret|token|accesskey)\w*\s*(=|%3d)\s*(?!\$\{)[^&;\s]")
 _LITERAL_PASSWORD = re.compile(r"://[^/@\s]*:(?!\$\{\w+\}@)[^@\s]+@")
 
@@ -59,8 +62,21 @@ def _as_tuple(value: Any) -> Any:
     return () if value is None else (column_name(value),)
 
 
+def _as_mapping(value: Any) -> Any:
+    """Names of slices and their columns; a bare column, or each of a list, gives its slice its name."""
+    if value is None:
+        return {}
+    if isinstance(value, dict):
+        return {column_name(name): column_name(column) for name, column in value.items()}
+    names = _as_tuple(value)
+    return dict(zip(names, names, strict=True)) if all(isinstance(name, str) for name in names) else value
+
+
 Column = Annotated[str, BeforeValidator(column_name), Field(min_length=1)]
 Columns = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_tuple)]
+
+_Name = Annotated[str, Field(min_length=1)]
+Slices = Annotated[dict[_Name, _Name], BeforeValidator(_as_mapping)]
 
 
 class Source(BaseModel):
@@ -119,6 +135,12 @@ class Source(BaseModel):
     )
     split_as: Literal["train", "validation", "test"] | None = Field(
         default=None, description="The split of every row of this source, for split.method: given"
+    )
+    slices: Slices = Field(
+        default={},
+        description="Columns whose values evaluate gives scores by (office, channel, region): a list, or a "
+        "mapping from the slice's name to the column, which may differ between sources. The model never "
+        "sees them. The names source, length, month and truncated are taken by evaluate",
     )
     limit: int | None = Field(default=None, ge=1, description="Read only the first rows, to try things out")
 
@@ -228,6 +250,12 @@ class Source(BaseModel):
             raise ValueError("label_separator does not apply to label_columns")
         if self.split and self.split_as:
             raise ValueError("give split (a column) or split_as (one split for all rows), not both")
+        taken = [name for name in EVALUATE_SLICES if name in self.slices]
+        if taken:
+            raise ValueError(
+                f"slices: evaluate makes the slice '{taken[0]}' itself; give yours another name, as "
+                f"{{my_{taken[0]}: {self.slices[taken[0]]}}}"
+            )
         if self.time_format and not self.time:
             raise ValueError("time_format needs time")
         if self.columns is not None and self.header:
@@ -279,7 +307,8 @@ class Source(BaseModel):
         if self.kind == "folder":
             single = (self.id or "file", *single[1:])
             text, label = text or ("text",), label or (() if self.label_columns else ("label",))
-        names = (*text, *label, *self.label_columns, *(name for name in single if name is not None))
+        mapped = (name for name in single if name is not None)
+        names = (*text, *label, *self.label_columns, *mapped, *self.slices.values())
         return tuple(dict.fromkeys(names))
 
 

@@ -1,4 +1,4 @@
-"""From a source's own columns to the table's: text, labels, group, time, split and id."""
+"""From a source's own columns to the table's: text, labels, group, time, split, slices and id."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from afina.sources.values import (
 )
 from afina.table import SCHEMA
 
-# As SCHEMA, but the id may be repeated and lacks the source's name, and the time is still text.
+# As SCHEMA, but the id may be repeated and lacks the source's name, the time is still text, and the slices
+# have all their values, null or not, in the order of their names.
 MAPPED = pa.schema(
     [
         pa.field("id", pa.string()),
@@ -32,6 +33,7 @@ MAPPED = pa.schema(
         pa.field("group", pa.string()),
         pa.field("time", pa.string()),
         pa.field("split", pa.string()),
+        pa.field("slices", pa.list_(pa.string())),
     ]
 )
 
@@ -94,6 +96,7 @@ def _map(source: Source, chunk: Chunk, where: str, rejects: Rejects) -> pa.Table
             "group": optional(source.group),
             "time": optional(source.time),
             "split": split,
+            "slices": _slice_values(source, chunk, where),
         },
         schema=MAPPED,
     )
@@ -171,6 +174,23 @@ def _split(
     return pa.array(splits, pa.string())
 
 
+def _slice_values(source: Source, chunk: Chunk, where: str) -> pa.Array:
+    """The values of each row's slices, null where there is none, in the order of the slices' names."""
+    names, size = sorted(source.slices), len(chunk.rows)
+    columns = [source.slices[name] for name in names]
+    texts = [as_text(chunk.columns[column], f"{where}: column {column}", ", ") for column in columns]
+    trimmed = (pc.utf8_trim_whitespace(text) for text in texts)
+    values = _by_row([blank_as_null(text) for text in trimmed])
+    offsets = np.arange(size + 1, dtype=np.int32) * len(names)
+    return pa.ListArray.from_arrays(pa.array(offsets), values)
+
+
+def _by_row(columns: Sequence[pa.Array]) -> pa.Array:
+    """The cells of columns of equal length (n,), row by row (n * columns,)."""
+    cells = pa.concat_arrays([pa.array([], pa.string()), *columns])
+    return cells.take(pa.array(np.arange(len(cells)).reshape(max(len(columns), 1), -1).T.ravel()))
+
+
 def finish(source: Source, name: str, mapped: pa.Table) -> tuple[pa.Table, int, int]:
     """One source's rows in `afina.table.SCHEMA`; how many ids were repeated, how many times unreadable."""
     times, unreadable = _times(mapped["time"], source.time_format)
@@ -185,10 +205,40 @@ def finish(source: Source, name: str, mapped: pa.Table) -> tuple[pa.Table, int, 
             "group": mapped["group"],
             "time": times,
             "split": mapped["split"],
+            "slices": _slices(sorted(source.slices), mapped["slices"]),
         },
         schema=SCHEMA,
     )
     return table, repeated, unreadable
+
+
+def _slices(names: Sequence[str], values: pa.ChunkedArray) -> pa.Array:
+    """For each row name -> value of what it has, by name; null where it has nothing.
+
+    Args:
+        names: of the slices, sorted.
+        values: of each row (n,), as many as there are names, null where the row lacks one.
+    """
+    size, width = len(values), len(names)
+    if not width:
+        return pa.nulls(size, SCHEMA.field("slices").type)
+    cells = pa.concat_arrays(pc.list_flatten(values).chunks)
+    rows = np.arange(size) * width
+    items = _by_row([_without_zeros(cells.take(pa.array(rows + at))) for at in range(width)])
+    filled = np.asarray(items.is_valid()).reshape(size, width)
+    keys = pa.array(names, pa.string()).take(pa.array(np.nonzero(filled)[1]))
+    counts = filled.sum(axis=1)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    nothing = np.append(counts == 0, False)  # a null offset makes a null row
+    return pa.MapArray.from_arrays(pa.array(offsets, mask=nothing), keys, items.drop_null())
+
+
+def _without_zeros(values: pa.Array) -> pa.Array:
+    """Whole numbers without ".0", which tables with empty cells get when they are written as CSV."""
+    whole = pc.match_substring_regex(values, pattern=r"^-?[0-9]+(\.0+)?$")
+    if not pc.all(whole).as_py():
+        return values
+    return pc.replace_substring_regex(values, pattern=r"\.0+$", replacement="")
 
 
 def _times(texts: pa.ChunkedArray, time_format: str | None) -> tuple[pa.ChunkedArray, int]:
