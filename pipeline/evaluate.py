@@ -15,17 +15,18 @@ from afina.evaluation.adjustment import training_prior
 from afina.evaluation.corrections import double_adjustments, undone_adjustment
 from afina.evaluation.curves import Curve
 from afina.evaluation.decision import Scored
-from afina.evaluation.metrics import FloatArray
+from afina.evaluation.metrics import FloatArray, IntArray
 from afina.evaluation.predictions import write_predictions
+from afina.evaluation.probe import Embedded, probe_predictions
 from afina.evaluation.report import (
     RELIABILITY_HEADER,
     RISK_COVERAGE_HEADER,
     Evaluation,
     evaluate,
 )
-from afina.evaluation.rivals import read_rivals, rival_header
-from afina.evaluation.scoring import count_tokens, score_classifier, score_untrained
-from afina.evaluation.slices import Column, slice_columns, slices_header
+from afina.evaluation.rivals import PROBE, read_rivals, rival_header
+from afina.evaluation.scoring import count_tokens, embed_untrained, score_classifier, score_untrained
+from afina.evaluation.slices import Column, named_columns, slice_columns, slices_header
 from afina.evaluation.tables import CONFUSION_HEADER, MISTAKES_HEADER, PER_CLASS_HEADER
 from afina.files import read_json, write_csv, write_json
 from afina.labels import LabelSet, Task, encode_labels, read_label_set
@@ -42,7 +43,7 @@ CLASSIFIER = Path("models/classifier")
 RIVALS = Path("data/baseline/predictions.parquet")
 DECISION = Path("models/decision.json")
 REPORTS = Path("reports")
-COLUMNS = ["id", "source", "text", "labels", "time"]
+COLUMNS = ["id", "source", "text", "labels", "time", "slices"]
 MISTAKES = Path("data/evaluated/mistakes.csv")
 
 
@@ -59,13 +60,28 @@ def columns(rows: pa.Table) -> dict[str, Column]:
     """What the test rows are sliced by."""
     texts = rows["text"].to_pylist()
     tokens, max_length = count_tokens(CLASSIFIER, texts)
-    return slice_columns(rows["source"].to_pylist(), texts, rows["time"].to_pylist(), tokens, max_length)
+    made = slice_columns(rows["source"].to_pylist(), texts, rows["time"].to_pylist(), tokens, max_length)
+    return named_columns(rows["slices"].to_pylist()) | made
 
 
 def find_prior(balance: Mapping[str, Any], label_set: LabelSet) -> FloatArray:
     """The distribution of labels that the classifier was trained on."""
     rows = table.read(BALANCED / "train.parquet", ["weight"]).num_rows
     return training_prior(balance, rows, label_set)
+
+
+def probe(
+    validation: Scored, test: Scored, label_set: LabelSet, params: EvaluateParams, train: TrainParams
+) -> IntArray:
+    """What a linear model on the frozen backbone, fitted on train, says of test."""
+    rows = table.read(SPLITS / "train.parquet", ["text", "labels"])
+    texts = [rows["text"].to_pylist(), validation.texts, test.texts]
+    backbone = resolve_backbone(train.backbone, train.revision)
+    fitted_on, known, unknown = embed_untrained(CLASSIFIER, texts, params.token_budget, backbone)
+    y = encode_labels(rows["labels"], label_set.labels, label_set.task)
+    return probe_predictions(
+        Embedded(fitted_on, y), Embedded(known, validation.y), unknown, label_set, params
+    )
 
 
 def warn(
@@ -106,6 +122,8 @@ def main() -> str:
     )
     test = replace(test, columns=columns(splits[1]))
     rivals = read_rivals(table.read(RIVALS), test.ids, label_set)
+    if params.probe:
+        rivals[PROBE] = probe(validation, test, label_set, params, train)
     result = evaluate(validation, test, label_set, baseline, params, seed, untrained, prior, rivals)
     if balance is not None:
         warn(result, params, train, balance, label_set.task)

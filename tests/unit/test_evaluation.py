@@ -521,6 +521,7 @@ def test_the_stage_writes_what_it_says(
     thresholds = decision["thresholds"]
     assert thresholds is None if task == "multiclass" else list(thresholds) == list(LABELS)
     assert decision["logit_offsets"] == dict.fromkeys(LABELS, 0.0)
+    assert decision["target_accuracy"] == 0.95
     assert list(decision["calibration"]["scale"]) == list(LABELS)
     if task == "multiclass":  # one temperature
         assert set(decision["calibration"]["shift"].values()) == {0.0}

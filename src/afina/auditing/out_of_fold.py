@@ -1,4 +1,4 @@
-"""Probabilities of rows by models that never saw them: of the linear baseline, and those that there are.
+"""Probabilities of rows by models that never saw them: cross-validation, of the linear baseline above all.
 
 Near duplicates are in one fold, as they are in one split: a copy of a row says what its label is.
 """
@@ -6,7 +6,7 @@ Near duplicates are in one fold, as they are in one split: a copy of a row says 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,10 +31,14 @@ Mask = npt.NDArray[np.bool_]
 
 MIN_POSITIVES = 5  # a label with fewer rows shares its calibration line
 
+# Given the rows of one fold and those of the others: the scores (rows, L) of the fold's rows by a model that
+# is fitted on others, and which of the others these are.
+Judge = Callable[[Ints, Ints], tuple[FloatArray, Ints]]
+
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """What the linear model says of n rows, each scored by a model fitted without its fold.
+    """What a kind of model says of n rows, each scored by a model fitted without its fold.
 
     A cell (row, label) is judged where the rows fitted on had the label and also lacked it. Elsewhere the
     probability is 0, or 1 where all of them had it.
@@ -81,19 +85,79 @@ def assign_folds(y: IntArray, label_count: int, folds: int, seed: int, units: In
     Raises:
         UserError: fewer than two units, so that no row can be judged by a model fitted on others.
     """
-    _, unit = np.unique(np.arange(len(y)) if units is None else units, return_inverse=True)
-    sizes = np.bincount(unit)
+    counts, sizes, unit = count_units(y, label_count, units)
     if len(sizes) < 2:
         raise UserError(
             f"audit.folds: the {len(y)} rows are near duplicates of each other or in one group; "
             "there is nothing to divide into folds"
         )
+    rng = np.random.default_rng(seed)
+    return stratify(counts, sizes, np.full(folds, 1 / folds), rng)[unit]
+
+
+def count_units(
+    y: IntArray, label_count: int, units: Ints | None = None
+) -> tuple[sparse.csr_array, Ints, Ints]:
+    """What `afina.stratification.stratify` takes: labels (U, L) and sizes (U,) of the units; each row's (n,).
+
+    Args:
+        y: class indexes (n,) or multi-hot (n, L).
+        units: as in `assign_folds`.
+    """
+    _, unit = np.unique(np.arange(len(y)) if units is None else units, return_inverse=True)
+    sizes = np.bincount(unit)
     row, label = np.nonzero(one_hot(y, label_count))
     entries = (np.ones(len(row), np.int64), (unit[row], label))
     counts = sparse.csr_array(entries, shape=(len(sizes), label_count))
     counts.sum_duplicates()
-    rng = np.random.default_rng(seed)
-    return stratify(counts, sizes, np.full(folds, 1 / folds), rng)[unit]
+    return counts, sizes, unit
+
+
+def cross_validate(
+    y: IntArray, label_set: LabelSet, folds: int, seed: int, judge: Judge, units: Ints | None = None
+) -> OutOfFold:
+    """Probabilities of every row by a model fitted without its fold, in stratified folds.
+
+    Scores become probabilities by one temperature (multiclass), or a line a label (multilabel), fitted to the
+    out-of-fold scores of all rows, as in `afina.evaluation.calibration`.
+
+    Args:
+        y: class indexes (n,) or multi-hot (n, L).
+        folds: at least 2.
+        judge: called once a fold, in their order, where there is something to tell apart.
+        units: as in `assign_folds`.
+
+    Raises:
+        UserError: the rows cannot be divided, or ``judge`` raised it.
+    """
+    width = len(label_set.labels)
+    truth = one_hot(y, width).astype(bool)
+    fold = assign_folds(y, width, folds, seed, units)
+    scores = np.zeros(truth.shape)
+    judged = np.zeros(truth.shape, dtype=bool)
+    for held in range(folds):
+        rows, rest = np.flatnonzero(fold == held), np.flatnonzero(fold != held)
+        if not len(rows):
+            continue
+        had, known = _known(truth[rest])
+        if known.any():
+            found, fitted = judge(rows, rest)
+            had, known = _known(truth[fitted])
+            scores[rows] = np.where(known, found, np.where(had, np.inf, -np.inf))
+        else:
+            scores[rows] = np.where(had, 1.0, -np.inf)
+        judged[rows] = known
+    if label_set.task == "multiclass":
+        calibration = Calibration.of_temperature(fit_temperature(y, scores), width)
+    else:
+        calibration = fit_platt(y, scores, MIN_POSITIVES)
+    return OutOfFold(to_probabilities(scores, label_set.task, calibration), judged, fold)
+
+
+def _known(truth: Mask) -> tuple[Mask, Mask]:
+    """Which labels (L,) some of the rows have, and which of these others lack; truth is (n, L)."""
+    had: Mask = np.asarray(truth.any(axis=0))
+    return had, np.asarray(had & ~truth.all(axis=0))
 
 
 def out_of_fold(
@@ -105,10 +169,7 @@ def out_of_fold(
     seed: int,
     units: Ints | None = None,
 ) -> OutOfFold:
-    """Probabilities of the linear baseline for every row, by stratified cross-validation.
-
-    Margins become probabilities by one temperature (multiclass), or a line a label (multilabel), fitted to
-    the out-of-fold margins of all rows, as in `afina.evaluation.calibration`.
+    """Probabilities of the linear baseline for every row: `cross_validate` of its margins.
 
     Args:
         texts: n texts, those of train, validation and test together.
@@ -119,28 +180,13 @@ def out_of_fold(
     Raises:
         UserError: the rows do not suffice to fit, or cannot be divided.
     """
-    width = len(label_set.labels)
-    truth = one_hot(y, width).astype(bool)
-    fold = assign_folds(y, width, folds, seed, units)
-    margins = np.zeros(truth.shape)
-    judged = np.zeros(truth.shape, dtype=bool)
-    for held in range(folds):
-        rows, rest = (np.flatnonzero(part).tolist() for part in (fold == held, fold != held))
-        had = truth[rest].any(axis=0)
-        known = had & ~truth[rest].all(axis=0)
-        judged[rows] = known
-        if len(rows) and known.any():
-            train = Texts([texts[row] for row in rest], y[rest])
-            scores = TfidfLinear(params, label_set, seed).fit(train).scores([texts[row] for row in rows])
-            margins[rows] = np.where(known, scores, np.where(had, np.inf, -np.inf))
-        elif len(rows):
-            margins[rows] = np.where(had, 1.0, -np.inf)
-    if label_set.task == "multiclass":
-        temperature = fit_temperature(y, margins)
-        calibration = Calibration.of_temperature(temperature, width)
-    else:
-        calibration = fit_platt(y, margins, MIN_POSITIVES)
-    return OutOfFold(to_probabilities(margins, label_set.task, calibration), judged, fold)
+
+    def judge(rows: Ints, rest: Ints) -> tuple[FloatArray, Ints]:
+        train = Texts([texts[row] for row in rest.tolist()], y[rest])
+        model = TfidfLinear(params, label_set, seed).fit(train)
+        return model.scores([texts[row] for row in rows.tolist()]), rest
+
+    return cross_validate(y, label_set, folds, seed, judge, units)
 
 
 def align_predictions(ids: Sequence[str], predictions: pa.Table, label_set: LabelSet) -> FloatArray:

@@ -122,7 +122,8 @@ def evaluate(
         del states["calibrated"]
     confidence = row_confidence(found.probabilities, found.predicted)
     right = rows_right(test.y, found.predicted)
-    details: dict[str, dict[str, Any]] = {
+    details: dict[str, Any] = {
+        "confidence": params.confidence,
         "test": rounded(found.scores),
         "calibration": _calibration_metrics(test.y, states),
         "abstention": _abstention_metrics(confidence, right, decision.abstain_below, params),

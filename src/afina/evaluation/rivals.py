@@ -15,6 +15,7 @@ from afina.evaluation.tables import Cell
 from afina.labels import LabelSet, encode_labels
 
 FINE_TUNED = "fine-tuned"
+PROBE = "probe"  # the frozen backbone under a linear model, see `afina.evaluation.probe`
 
 
 def rival_header(label_set: LabelSet) -> tuple[str, ...]:

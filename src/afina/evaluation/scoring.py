@@ -1,4 +1,4 @@
-"""Logits of the trained classifier, and of the same architecture before fine-tuning."""
+"""What the trained classifier, and its backbone before fine-tuning, make of texts: logits, and vectors."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from afina.errors import UserError
 from afina.evaluation.metrics import FloatArray
 from afina.labels import LabelSet
 from afina.modeling.backbone import BackboneFiles, load_tokenizer
-from afina.modeling.classifier import TextClassifier, load_pretrained
-from afina.modeling.inference import predict_logits
+from afina.modeling.classifier import TextClassifier, load_pretrained, pool
+from afina.modeling.inference import in_batches, predict_logits
 from afina.modeling.store import TOKENIZER, ClassifierConfig, load_classifier, read_config
 from afina.progress import Progress
-from afina.runtime.encoding import Encoder
+from afina.runtime.encoding import Encoder, Ids, pad_batch
 
 
 def score_classifier(
@@ -81,11 +82,7 @@ def untrained_classifier(config: ClassifierConfig, seed: int, backbone: Backbone
     Raises:
         UserError: the backbone is not the one the classifier was trained from.
     """
-    if backbone.sha256 != config.backbone_sha256:
-        raise UserError(
-            f"train.backbone: {backbone.folder}: its weights changed since training; run `dvc repro -f "
-            "train` or set evaluate.untrained to false"
-        )
+    _check_backbone(config, backbone, "untrained")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TextClassifier(
@@ -95,6 +92,48 @@ def untrained_classifier(config: ClassifierConfig, seed: int, backbone: Backbone
             config.head,
             config.activation,
             config.dropout,
+        )
+
+
+def embed_untrained(
+    folder: Path, splits: Sequence[Sequence[str]], token_budget: int, backbone: BackboneFiles
+) -> list[FloatArray]:
+    """Vectors of each split's texts by the backbone as published, each (n, H) float32: means over tokens.
+
+    The mean, whatever pooling the classifier has: the vector of the first token says little of a text before
+    it is fine-tuned to.
+
+    Args:
+        folder: the saved classifier.
+        splits: cleaned texts of each split.
+        token_budget: tokens in a batch, padding included.
+        backbone: what the classifier was trained from.
+
+    Raises:
+        UserError: the backbone is not the one the classifier was trained from.
+    """
+    config = read_config(folder)
+    _check_backbone(config, backbone, "probe")
+    tokenizer_json, pad_token_id = load_tokenizer(backbone.folder)
+    encoder = Encoder(tokenizer_json, config.window, pad_token_id)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_pretrained(backbone.folder).eval().to(device)
+
+    def embed(batch: Sequence[Ids]) -> Tensor:
+        ids, mask = (torch.from_numpy(part).to(device) for part in pad_batch(batch, pad_token_id))
+        hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return pool(hidden.float(), mask, "mean")
+
+    width = int(model.config.hidden_size)
+    with Progress("probe", sum(map(len, splits)), "texts") as progress:
+        return [in_batches(embed, encoder.encode(texts), width, token_budget, progress) for texts in splits]
+
+
+def _check_backbone(config: ClassifierConfig, backbone: BackboneFiles, wanted_for: str) -> None:
+    if backbone.sha256 != config.backbone_sha256:
+        raise UserError(
+            f"train.backbone: {backbone.folder}: its weights changed since training; run `dvc repro -f "
+            f"train` or set evaluate.{wanted_for} to false"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from afina.params.base import Section
 
@@ -17,6 +17,15 @@ class AuditParams(Section):
     folds: int = Field(
         5, ge=2, le=20, description="parts of all rows, each judged by a linear model fitted on the others"
     )
+    fine_tuned_folds: int = Field(
+        0,
+        ge=0,
+        le=10,
+        description="0: the fine-tuned model judges validation and test alone, as it learnt from train; 2 to "
+        "10: in so many folds the backbone is fine-tuned on the other folds, with the section train, and "
+        "judges the rows held out, so all rows in the end; takes about so many times as long as the stage "
+        "train. The class weights of balance act, its resampling does not",
+    )
     max_texts: int | None = Field(
         100_000, ge=100, description="rows that are looked at, drawn by the seed; null = all"
     )
@@ -28,3 +37,10 @@ class AuditParams(Section):
     min_similarity: float = Field(
         0.2, ge=0, le=1, description="pairs of labels that look less alike than this are left out"
     )
+
+    @field_validator("fine_tuned_folds")
+    @classmethod
+    def _has_something_to_hold_out(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("one fold leaves nothing to fine-tune on; expected 0 (off) or 2 to 10")
+        return folds

@@ -63,6 +63,11 @@ class EvaluateParams(Section):
     untrained: bool = Field(
         True, description="also score the backbone before fine-tuning (one more pass over the texts)"
     )
+    probe: bool = Field(
+        False,
+        description="also score a linear probe: a logistic regression on what the frozen backbone, as it is "
+        "published, makes of the train split (one more pass over the texts of all splits)",
+    )
     mistakes: int = Field(50, ge=0, description="most confident test mistakes written to mistakes.csv")
     token_budget: int = Field(
         2048, ge=16, description="tokens, padding included, scored at once; on a GPU more is faster"
