@@ -1,4 +1,4 @@
-"""Tell people what was found: a page in HTML, and the card of the model."""
+"""Tell people what was found, on one page."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from afina.files import read_json, write_text
 from afina.labels import read_label_set
 from afina.params.balance import BalanceParams
 from afina.params.base import load_section
-from afina.params.evaluate import EvaluateParams
 from afina.params.report import ReportParams
-from afina.reporting.card import render_card
 from afina.reporting.inputs import (
     Inputs,
     Pair,
@@ -28,20 +26,19 @@ from afina.stage import stage
 LABELS = Path("data/clean/labels.json")
 CLASSIFIER = Path("models/classifier/classifier.json")
 TEST = Path("data/splits/test.parquet")
-MISTAKES = Path("data/evaluated/mistakes.csv")
+EVALUATED = Path("data/evaluated")
 REPORTS = Path("reports")
 DATA = Path("reports/data")
 METRICS = Path("reports/metrics.json")
 PREDICTIONS = Path("reports/predictions.parquet")
 ISSUES = Path("reports/label_issues.csv")
 PAGE = Path("reports/report.html")
-CARD = Path("reports/model_card.md")
 
 
 def read_inputs() -> Inputs:
     """What the other stages wrote, as far as it is there."""
     label_set = read_label_set(LABELS)
-    examples: dict[Pair, str] = {}
+    examples: dict[Pair, list[str]] = {}
     if PREDICTIONS.is_file() and TEST.is_file():
         predictions, test = read_predictions(PREDICTIONS), table.read(TEST, ["id", "text"])
         examples = confusion_examples(predictions, label_set.labels, test)
@@ -54,6 +51,7 @@ def read_inputs() -> Inputs:
         summary=read_optional_json(DATA / "summary.json"),
         cleaning=read_optional_json(DATA / "cleaning.json"),
         split=read_optional_json(DATA / "split.json"),
+        explanations=read_optional_json(EVALUATED / "explanations.json"),
         per_class=read_optional_rows(REPORTS / "per_class.csv"),
         split_classes=read_optional_rows(DATA / "split_classes.csv"),
         confusion=read_optional_rows(REPORTS / "confusion.csv"),
@@ -61,11 +59,14 @@ def read_inputs() -> Inputs:
         slices=read_optional_rows(REPORTS / "slices.csv"),
         reliability=read_optional_rows(REPORTS / "reliability.csv"),
         risk_coverage=read_optional_rows(REPORTS / "risk_coverage.csv"),
+        precision_recall=read_optional_rows(REPORTS / "pr.csv"),
         training=read_optional_rows(REPORTS / "training.csv"),
         lengths=read_optional_rows(DATA / "lengths.csv"),
         issues=read_optional_rows(ISSUES),
         pairs=read_optional_rows(REPORTS / "label_pairs.csv"),
-        mistakes=read_optional_rows(MISTAKES),
+        mistakes=read_optional_rows(EVALUATED / "mistakes.csv"),
+        behaviour=read_optional_rows(REPORTS / "behaviour.csv"),
+        behaviour_failures=read_optional_rows(EVALUATED / "behaviour_failures.csv"),
         examples=examples,
     )
 
@@ -73,18 +74,17 @@ def read_inputs() -> Inputs:
 @stage("report")
 def main() -> str:
     params, balance = load_section(ReportParams), load_section(BalanceParams)
+    inputs = read_inputs()
     setting = Setting(
         locale=Locale(params.language),
         title=params.title,
-        level=load_section(EvaluateParams).confidence,
+        level=inputs.evaluation.get("confidence", 0.95),
         strategy=balance.strategy,
         examples=params.examples,
         text_length=params.text_length,
     )
-    inputs = read_inputs()
     write_text(PAGE, render_page(inputs, setting, audited=ISSUES.is_file()))
-    write_text(CARD, render_card(inputs, setting, params.text_language or params.language))
-    return f"{PAGE} and {CARD}, in {'Spanish' if params.language == 'es' else 'English'}"
+    return f"{PAGE}, in {'Spanish' if params.language == 'es' else 'English'}"
 
 
 if __name__ == "__main__":

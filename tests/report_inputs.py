@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from afina.auditing.label_errors import DOUBTS_HEADER
 from afina.auditing.label_pairs import PAIRS_HEADER, _suggestion
+from afina.behaviour.run import FAILURES_HEADER, RESULTS_HEADER, Failure, Result
 from afina.evaluation.report import (
     RELIABILITY_HEADER,
     RISK_COVERAGE_HEADER,
@@ -23,7 +24,7 @@ from afina.evaluation.report import (
 )
 from afina.evaluation.rivals import rival_header
 from afina.evaluation.slices import slice_columns, slices_header
-from afina.evaluation.tables import CONFUSION_HEADER, MISTAKES_HEADER, PER_CLASS_HEADER
+from afina.evaluation.tables import CONFUSION_HEADER, MISTAKES_HEADER, NONE, PER_CLASS_HEADER
 from afina.labels import LabelSet, Task
 from afina.params.evaluate import EvaluateParams
 from afina.reporting.inputs import Inputs, Rows, confusion_examples
@@ -88,6 +89,72 @@ def evaluated(task: Task, rows: int = 160) -> tuple[Evaluation, pa.Table]:
     return found, pa.table({"id": list(test.ids), "text": list(test.texts)})
 
 
+def behaviour_results() -> list[Result]:
+    """Tests of every kind: with failures, without, with nothing to try, and one nobody has named yet."""
+    return [
+        Result("INV", "no_accents", 200, 0, 0.0, 0.0, 0.0188, None, 0.0, 0, 0),
+        Result("INV", "typo", 200, 30, 0.15, 0.107, 0.2061, "high", -0.07, 21, 2),
+        Result("INV", "html_entities", 0, 0, None, None, None, None, None, 0, 0),
+        Result("INV", "change_<of> tomorrow", 100, 1, 0.01, 0.0018, 0.0545, None, 0.0, 0, 1),
+        Result("DIR", "label_named", 200, 4, 0.02, 0.0078, 0.0503, None, 0.08, 1, 16),
+        Result("MFT", "casos <fáciles>", 3, 1, 0.3333, 0.0615, 0.7923, "high", None, None, None),
+        *(
+            Result("MFT", f"caso {number}", 1, 0, 0.0, 0.0, 0.7935, None, None, None, None)
+            for number in range(32)
+        ),
+    ]
+
+
+def behaviour_failures() -> list[Failure]:
+    """Failures of those tests; the first of typo was wrong before as well."""
+    text, copy = "Mi <b>pensión</b> & la de mi esposo", "Mi <b>pensión</b> & la de mi eposo"
+    return [
+        Failure("INV", "typo", "t:1", "salud", HOSTILE, 0.6, "salud", 0.3, text, copy),
+        Failure("INV", "typo", "t:2", "salud", "salud", 0.9, HOSTILE, 0.4, LONG + " fin", LONG + " fni"),
+        Failure("INV", "typo", "t:3", "salud", "salud", 0.9, NONE, 0.4, text, copy),
+        Failure("DIR", "label_named", "t:4", "salud", "salud", 0.9, "salud", 0.7, text, f"salud. {text}"),
+        Failure("MFT", "casos <fáciles>", "7", "salud or rara", HOSTILE, 0.5, None, None, text, None),
+    ]
+
+
+def explained() -> dict[str, Any]:
+    """Explanations as the stage explain writes them: of a mistake, of a right answer and of a long text."""
+
+    def words(text: str, scores: dict[str, float]) -> list[dict[str, Any]]:
+        found = []
+        for word, score in scores.items():
+            start = text.index(word)
+            found.append({"start": start, "end": start + len(word), "score": score})
+        return found
+
+    short = "No me pagan <b>la pensión</b> & nadie responde"
+    common = {"actual": ["salud"], "probability": 0.91, "error": 0.001}
+    return {
+        "method": "integrated gradients",
+        "steps": 32,
+        "explanations": [
+            {
+                "id": "e:1",
+                "text": short,
+                "predicted": HOSTILE,
+                "why": "mistake",
+                "words": words(short, {"No": 0.01, "pagan": 0.5, "<b>la": -0.3, "pensión": 1.2, "&": -1.0}),
+                **common,
+            },
+            {
+                "id": "e:2",
+                "text": LONG,
+                "predicted": "salud",
+                "why": "random",
+                "words": words(LONG, {"Nadie": 0.2, "tiempo": 2.0}),
+                **common,
+                "error": 0.08,
+            },
+            {"id": "e:3", "text": short, "predicted": "rara", "why": "random", "words": [], **common},
+        ],
+    }
+
+
 @cache
 def _inputs(task: Task) -> Inputs:
     found, test = evaluated(task)
@@ -124,6 +191,7 @@ def _inputs(task: Task) -> Inputs:
         },
         cleaning={"rejected": {"label dropped": 1188, "a reason of tomorrow": 2}},
         split={"rows": {"train": 700, "validation": 150, "test": 160}},
+        explanations=explained(),
         per_class=as_rows(PER_CLASS_HEADER, found.per_class),
         split_classes=as_rows(
             ("label", "train", "validation", "test"), [(label, 9, 2, 2) for label in LABELS]
@@ -133,6 +201,14 @@ def _inputs(task: Task) -> Inputs:
         slices=as_rows(slices_header(task), map(astuple, found.slices)),
         reliability=as_rows(RELIABILITY_HEADER, found.reliability),
         risk_coverage=as_rows(RISK_COVERAGE_HEADER, found.risk_coverage),
+        precision_recall=as_rows(
+            ("label", "recall", "precision"),
+            [
+                (curve.label, *point)
+                for curve in found.precision_recall
+                for point in zip(curve.x, curve.y, strict=True)
+            ],
+        ),
         training=as_rows(
             ("epoch", "train_loss", "validation_loss", "train_macro_f1", "validation_macro_f1"),
             [(1, 1.6, 0.9, 0.4, 0.7), (2, 0.7, 0.8, 0.7, 0.8), (3, 0.3, 0.9, 0.9, 0.79)],
@@ -141,5 +217,7 @@ def _inputs(task: Task) -> Inputs:
         issues=as_rows(DOUBTS_HEADER, [doubt]),
         pairs=as_rows(PAIRS_HEADER, pairs),
         mistakes=as_rows(MISTAKES_HEADER, map(astuple, found.mistakes)),
+        behaviour=as_rows(RESULTS_HEADER, map(astuple, behaviour_results())),
+        behaviour_failures=as_rows(FAILURES_HEADER, map(astuple, behaviour_failures())),
         examples=confusion_examples(found.predictions, LABELS, test),
     )

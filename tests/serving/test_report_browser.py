@@ -198,6 +198,14 @@ def test_a_table_is_sorted_by_a_click(browser: Browser, page: Path) -> None:
     assert browser.evaluate(f"{head}.getAttribute('aria-sort')") == "ascending"
 
 
+def test_sides_of_words_are_told_apart_without_colour(browser: Browser, page: Path) -> None:
+    browser.open(page, DESK)
+    style = "getComputedStyle(document.querySelector('blockquote .{}')).textDecoration{}"
+    sides = ("for3", "against3")
+    assert [browser.evaluate(style.format(side, "Style")) for side in sides] == ["solid", "dotted"]
+    assert {browser.evaluate(style.format(side, "Line")) for side in sides} == {"underline"}
+
+
 CONTRAST = """
 (() => {
   const parts = (color) => color.match(/[\\d.]+/g).map(Number);

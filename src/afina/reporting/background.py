@@ -82,7 +82,7 @@ def labels(inputs: Inputs, setting: Setting, audited: bool = True) -> Section:
         shown = inputs.issues[: setting.examples]
         values = {"shown": locale.integer(len(shown)), "total": locale.integer(len(inputs.issues))}
         intro = locale.text("issues_intro", **values, file="reports/label_issues.csv")
-        blocks += [Paragraph(intro), _issues_table(shown, setting)]
+        blocks += [Paragraph(intro), *([_issues_table(shown, setting)] if shown else [])]
     else:
         blocks.append(Paragraph(locale.text("issues_none")))
     blocks.append(Heading(locale.text("similar")))
@@ -430,7 +430,7 @@ def use(inputs: Inputs, setting: Setting) -> Section:
         Code(command),
         Paragraph(locale.text("use_python")),
         Code(python_example("models/onnx/model.onnx", inputs, locale)),
-        Paragraph(locale.text("use_other", file="reports/model_card.md")),
+        Paragraph(locale.text("use_other", file="models/onnx/README.md")),
     ]
     return Section("use", locale.text("use"), blocks)
 
@@ -459,11 +459,10 @@ def python_example(path: str, inputs: Inputs, locale: Locale) -> str:
         f'[prediction] = classifier.predict(["{locale.text("use_sample")}"])',
     ]
     if inputs.label_set.task == "multilabel":
-        return "\n".join([*lines, "print(prediction.labels)"])
-    lines.append("print(prediction.label, prediction.probability)")
-    limit = (inputs.evaluation.get("abstention") or {}).get("threshold")
-    if limit:
-        lines += [f"if prediction.probability < {limit:g}:", f'    print("{locale.text("use_doubtful")}")']
+        lines.append("print(prediction.labels)")
+    else:
+        lines.append("print(prediction.label, prediction.probability)")
+    lines += ["if prediction.needs_person:", f'    print("{locale.text("use_doubtful")}")']
     return "\n".join(lines)
 
 
@@ -502,13 +501,15 @@ TERMS = (
     "confusion",
     "calibration",
     "coverage",
+    "invariance",
     "baseline",
     "drift",
 )
 
 
 def glossary(inputs: Inputs, setting: Setting) -> Section:
-    """The terms in plain words."""
+    """The terms in plain words; without those of a section that is not there."""
     locale = setting.locale
-    terms = [(locale.text(f"term_{term}"), locale.text(f"means_{term}")) for term in TERMS]
+    shown = [term for term in TERMS if term != "invariance" or inputs.behaviour]
+    terms = [(locale.text(f"term_{term}"), locale.text(f"means_{term}")) for term in shown]
     return Section("glossary", locale.text("glossary"), [Facts(terms)])

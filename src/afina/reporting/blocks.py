@@ -21,7 +21,7 @@ class Paragraph(Block):
     """A sentence or two; ``tone`` is plain, lead, good, bad or note."""
 
     kind: ClassVar[str] = "paragraph"
-    text: str
+    text: str | Markup
     tone: str = "plain"
 
 
@@ -68,7 +68,7 @@ class Table(Block):
     @property
     def narrow(self) -> bool:
         """Whether the table needs only part of the page's width."""
-        return len(self.columns) <= 2
+        return len(self.columns) <= 4 and not self.stacked
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,33 @@ class Points(Block):
 
     kind: ClassVar[str] = "points"
     points: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Version:
+    """A text of a person, in one of its forms: what it is, the text, and what the model said of it."""
+
+    name: str
+    text: str | Markup
+    answer: str | Markup
+
+
+@dataclass(frozen=True)
+class Example:
+    """A message to look at: what it is an example of, the message beside its altered copy, and facts."""
+
+    title: str
+    id: str
+    versions: Sequence[Version]
+    facts: Sequence[tuple[str, str | Markup]] = ()
+
+
+@dataclass(frozen=True)
+class Examples(Block):
+    """Messages below each other."""
+
+    kind: ClassVar[str] = "examples"
+    examples: Sequence[Example]
 
 
 @dataclass(frozen=True)

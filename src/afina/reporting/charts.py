@@ -133,12 +133,13 @@ def score_bar(score: float | None, low: float | None, high: float | None, style:
     ).format(wide, tall, Markup("").join(parts))
 
 
-def key(style: int) -> Markup:
+def key(style: int, marked: bool = True) -> Markup:
     """The sample of a series in a legend."""
+    mark = _marker(style, 17, 6) if marked else ""
     return Markup(
         '<svg class="key" viewBox="0 0 34 12" width="34" height="12" aria-hidden="true" focusable="false">'
         '<path class="line line{0}" d="M1 6H33"/>{1}</svg>'
-    ).format(style, _marker(style, 17, 6))
+    ).format(style, mark)
 
 
 def _svg(

@@ -18,6 +18,7 @@ from afina.labels import LabelSet
 Row = Mapping[str, str]  # cells by column
 Rows = Sequence[Row]
 Pair = tuple[str, str]  # actual, predicted
+EXAMPLES = 3  # texts of a confusion
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Inputs:
         export: export.json.
         summary, cleaning: of the data, before the split.
         split: split.json.
-        examples: a text of each confusion, as `confusion_examples` finds them.
+        explanations: explanations.json.
+        examples: texts of each confusion, as `confusion_examples` finds them.
     """
 
     label_set: LabelSet
@@ -43,6 +45,7 @@ class Inputs:
     summary: Mapping[str, Any] = field(default_factory=dict)
     cleaning: Mapping[str, Any] = field(default_factory=dict)
     split: Mapping[str, Any] = field(default_factory=dict)
+    explanations: Mapping[str, Any] = field(default_factory=dict)
     per_class: Rows = ()
     split_classes: Rows = ()
     confusion: Rows = ()
@@ -50,12 +53,15 @@ class Inputs:
     slices: Rows = ()
     reliability: Rows = ()
     risk_coverage: Rows = ()
+    precision_recall: Rows = ()
     training: Rows = ()
     lengths: Rows = ()
     issues: Rows = ()
     pairs: Rows = ()
     mistakes: Rows = ()
-    examples: Mapping[Pair, str] = field(default_factory=dict)
+    behaviour: Rows = ()
+    behaviour_failures: Rows = ()
+    examples: Mapping[Pair, Sequence[str]] = field(default_factory=dict)
 
 
 def read_optional_json(path: Path) -> dict[str, Any]:
@@ -87,20 +93,24 @@ def integer(row: Row, column: str) -> int:
     return round(number(row, column) or 0)
 
 
-def confusion_examples(predictions: pa.Table, labels: Sequence[str], test: pa.Table) -> dict[Pair, str]:
-    """Of each pair of an actual label and the one predicted instead, the text that was surest to be wrong.
+def confusion_examples(
+    predictions: pa.Table, labels: Sequence[str], test: pa.Table, limit: int = EXAMPLES
+) -> dict[Pair, list[str]]:
+    """Of each pair of an actual label and the one predicted instead, the texts surest to be wrong.
 
-    Pairs are as in `afina.evaluation.tables.confusion_pairs`. Of equally sure texts the one with the lowest
-    id is taken; where nothing was predicted, the text with the lowest probability of what was missed.
+    Pairs are as in `afina.evaluation.tables.confusion_pairs`. The surest text comes first, of equally sure
+    ones that with the lowest id; where nothing was predicted, that with the lowest probability of what was
+    missed.
 
     Args:
         predictions: as `afina.evaluation.predictions.prediction_table` makes it.
         labels: in the order of its probabilities.
         test: with the columns id and text.
+        limit: texts of each pair.
     """
     texts = dict(zip(test["id"].to_pylist(), test["text"].to_pylist(), strict=True))
     place = {label: at for at, label in enumerate(labels)}
-    best: dict[Pair, tuple[float, str]] = {}
+    found: dict[Pair, list[tuple[float, str]]] = {}
     for row in predictions.to_pylist():
         actual, predicted = set(row["labels"]), set(row["predicted"])
         if row["split"] != "test" or actual == predicted or row["id"] not in texts:
@@ -109,10 +119,8 @@ def confusion_examples(predictions: pa.Table, labels: Sequence[str], test: pa.Ta
         for missed in sorted(actual - predicted) or [NONE]:
             for wrong in sorted(predicted - actual) or [NONE]:
                 sure = 1 - shares[place[missed]] if wrong == NONE else shares[place[wrong]]
-                pair, found = (missed, wrong), (-sure, row["id"])
-                if pair not in best or found < best[pair]:
-                    best[pair] = found
-    return {pair: texts[row_id] for pair, (_, row_id) in best.items()}
+                found.setdefault((missed, wrong), []).append((-sure, row["id"]))
+    return {pair: [texts[row_id] for _, row_id in sorted(rows)[:limit]] for pair, rows in found.items()}
 
 
 def split_names(cell: str | None) -> list[str]:

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from afina import __version__
-from afina.reporting import background, results
+from afina.reporting import background, behaviour, explanations, results
 from afina.reporting.blocks import Section
 from afina.reporting.inputs import Inputs
 from afina.reporting.setting import Setting
@@ -28,7 +28,9 @@ def build_sections(inputs: Inputs, setting: Setting, audited: bool = True) -> li
         results.confusion(inputs, setting),
         results.confidence(inputs, setting),
         results.slices(inputs, setting),
+        behaviour.behaviour(inputs, setting),
         background.mistakes(inputs, setting),
+        explanations.explanations(inputs, setting),
         background.labels(inputs, setting, audited),
         background.data(inputs, setting),
         background.training(inputs, setting),
@@ -62,13 +64,19 @@ def render_page(inputs: Inputs, setting: Setting, audited: bool = True) -> str:
         headline=results.headline(inputs, setting),
         tiles=results.tiles(inputs, setting),
         sections=build_sections(inputs, setting, audited),
-        private=bool(inputs.mistakes or inputs.issues or inputs.examples),
+        private=setting.examples > 0 and _quotes(inputs),
         version=__version__,
         style=Markup(style),
         style_hash=_hash(style),
         script=Markup(script),
         script_hash=_hash(script),
     )
+
+
+def _quotes(inputs: Inputs) -> bool:
+    """Whether texts that people wrote are among the inputs."""
+    texts = (inputs.mistakes, inputs.issues, inputs.examples, inputs.behaviour_failures)
+    return any(texts) or bool(inputs.explanations.get("explanations"))
 
 
 def _resource(name: str) -> str:

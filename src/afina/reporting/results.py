@@ -9,8 +9,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from afina.evaluation.curves import MACRO, MICRO
 from afina.evaluation.intervals import headline_metrics
 from afina.evaluation.metrics import FEW_ROWS
+from afina.evaluation.slices import NO_VALUE, OTHER
 from afina.evaluation.tables import NONE
 from afina.reporting.blocks import (
     Block,
@@ -27,11 +29,12 @@ from afina.reporting.blocks import (
     Tile,
 )
 from afina.reporting.charts import Axis, Guide, Series, key, line_chart, nice_ticks, score_bar
-from afina.reporting.inputs import Inputs, Row, Rows, integer, number
+from afina.reporting.inputs import EXAMPLES, Inputs, Row, Rows, integer, number
 from afina.reporting.locale import MISSING, Locale
 from afina.reporting.setting import (
     Setting,
     decimal_cell,
+    flag,
     is_few,
     label_name,
     month_name,
@@ -44,6 +47,8 @@ MATRIX_LABELS = 40  # more columns than that fit no screen
 MOST_PAIRS = 10
 MOST_SLICES = 12
 SHADES = 5
+SHOWN_RECALL = 0.8  # at which precision is told in words
+CURVE_STYLES = (1, 2, 4)  # of the weakest labels
 TFIDF = "tfidf"
 FINE_TUNED = "fine-tuned"
 
@@ -267,6 +272,9 @@ def classes(inputs: Inputs, setting: Setting) -> Section:
     ]
     if any(is_few(row) for row in rows):
         blocks.insert(1, Paragraph(locale.text("few_explained", limit=locale.integer(FEW_ROWS)), "note"))
+    figures = _precision_recall_figure(inputs, locale)
+    if figures:
+        blocks.append(Figures(figures))
     return Section("classes", locale.text("classes"), blocks)
 
 
@@ -275,7 +283,7 @@ def _class_row(row: Row, trained: int | None, thresholds: bool, locale: Locale) 
     few = is_few(row)
     name: str | Markup = row["label"]
     if few:
-        name = Markup('{} <span class="flag">{}</span>').format(name, locale.text("few"))
+        name = Markup("{} {}").format(name, flag(locale.text("few")))
     support = integer(row, "support")
     cells = [
         Cell(name, row["label"].casefold(), "name"),
@@ -291,11 +299,49 @@ def _class_row(row: Row, trained: int | None, thresholds: bool, locale: Locale) 
     return [*cells, decimal_cell(number(row, "threshold"), locale)] if thresholds else cells
 
 
+def _precision_recall_figure(inputs: Inputs, locale: Locale) -> list[Figure]:
+    """The averages over all labels, and the weakest labels by name: more lines than that cannot be read."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in inputs.precision_recall:
+        point = (number(row, "recall") or 0.0, number(row, "precision") or 0.0)
+        curves.setdefault(row.get("label", ""), []).append(point)
+    averages = {name: curves.pop(name) for name in (MACRO, MICRO) if name in curves}
+    if MACRO not in averages or not curves:
+        return []
+    few = {row["label"] for row in scores_of_classes(inputs) if is_few(row)}
+    series = [Series(locale.known("curve", MACRO), averages[MACRO], 0, marked=False)]
+    for style, (label, points) in zip(CURVE_STYLES, curves.items(), strict=False):
+        name = locale.text("curve_few", label=label) if label in few else label
+        series.append(Series(name, points, style, marked=False))
+    if MICRO in averages:
+        series.append(Series(locale.known("curve", MICRO), averages[MICRO], 3, marked=False))
+    recall = min((x for x, _ in averages[MACRO]), key=lambda x: abs(x - SHOWN_RECALL))
+    lowest, worst = min((_at(points, recall), label) for label, points in curves.items())
+    said = {"recall": locale.percent(recall), "average": locale.percent(_at(averages[MACRO], recall))}
+    ticks = nice_ticks(0, 1)
+    title = locale.text("precision_recall")
+    chart = line_chart(
+        "precision-recall",
+        title,
+        locale.text("precision_recall_alt", **said),
+        series,
+        Axis(locale.text("recall_axis"), 0, 1, ticks, locale.percent),
+        Axis(locale.text("precision_axis"), 0, 1, ticks, locale.percent),
+    )
+    note = locale.text("precision_recall_note", **said, label=worst, lowest=locale.percent(lowest))
+    return [Figure(title, chart, [(key(line.style, marked=False), line.name) for line in series], note)]
+
+
+def _at(points: Sequence[tuple[float, float]], place: float) -> float:
+    """The height of a curve at the point nearest to a place."""
+    return min(points, key=lambda point: abs(point[0] - place))[1]
+
+
 # ---------------------------------------------------------------------------------------- confusion
 
 
 def confusion(inputs: Inputs, setting: Setting) -> Section:
-    """The confusion matrix, and the most frequent confusions with a text each."""
+    """The confusion matrix, and the most frequent confusions with some texts each."""
     locale = setting.locale
     counts = Counter((row.get("actual", NONE), row.get("predicted", NONE)) for row in inputs.confusion)
     if not counts:
@@ -314,7 +360,7 @@ def confusion(inputs: Inputs, setting: Setting) -> Section:
         return Section(
             "confusion", locale.text("confusion"), [*blocks, Paragraph(locale.text("no_confusions"))]
         )
-    blocks.append(Paragraph(locale.text("pairs_intro")))
+    blocks.append(Paragraph(_pairs_intro(inputs, setting)))
     blocks.append(_pairs_table(counts, wrong, inputs, setting))
     return Section("confusion", locale.text("confusion"), blocks)
 
@@ -365,6 +411,18 @@ def _matrix(counts: Counter[tuple[str, str]], shown: Sequence[str], pooled: bool
     return Matrix(locale.text("matrix"), names, rows)
 
 
+def _texts(pair: tuple[str, str], inputs: Inputs, setting: Setting) -> list[str]:
+    return list(inputs.examples.get(pair, ()))[: setting.examples]
+
+
+def _pairs_intro(inputs: Inputs, setting: Setting) -> str:
+    """What the list is, and what its texts are if it has some."""
+    locale, most = setting.locale, min(EXAMPLES, setting.examples)
+    if not inputs.examples or not most:
+        return locale.text("pairs_intro_plain")
+    return locale.text("pairs_intro", most=locale.count("message", most))
+
+
 def _pairs_table(
     counts: Counter[tuple[str, str]], wrong: dict[tuple[str, str], int], inputs: Inputs, setting: Setting
 ) -> Table:
@@ -372,6 +430,7 @@ def _pairs_table(
     rows: Counter[str] = Counter()
     for (actual, _), times in counts.items():
         rows[actual] += times
+    quoted = any(_texts(pair, inputs, setting) for pair in wrong)
     found = []
     for pair, times in sorted(wrong.items(), key=lambda item: (-item[1], item[0]))[:MOST_PAIRS]:
         share = None if pair[0] == NONE else times / rows[pair[0]]
@@ -381,7 +440,7 @@ def _pairs_table(
                 Cell(label_name(pair[1], locale), tone="name"),
                 Cell(locale.integer(times), times, "num"),
                 Cell(locale.percent(share), share, "num"),
-                Cell(shorten(inputs.examples.get(pair, MISSING), setting.text_length), tone="text"),
+                *([Cell(_quoted(_texts(pair, inputs, setting), setting), tone="text")] if quoted else []),
             ]
         )
     columns = [
@@ -389,9 +448,18 @@ def _pairs_table(
         Column(locale.text("predicted"), "name"),
         Column(locale.text("times"), "num"),
         Column(locale.text("share_of_class"), "num"),
-        Column(locale.text("example"), "text"),
+        *([Column(locale.text("example"), "text")] if quoted else []),
     ]
     return Table(locale.text("pairs"), columns, found)
+
+
+def _quoted(texts: Sequence[str], setting: Setting) -> str | Markup:
+    """Texts below each other in one cell."""
+    cut = [shorten(text, setting.text_length) for text in texts]
+    if len(cut) < 2:
+        return "".join(cut) or MISSING
+    entries = Markup("").join(Markup("<li>{}</li>").format(text) for text in cut)
+    return Markup('<ul class="texts">{}</ul>').format(entries)
 
 
 # --------------------------------------------------------------------------------------- confidence
@@ -556,16 +624,18 @@ def slices(inputs: Inputs, setting: Setting) -> Section:
 
 
 def _flags(remarks: Iterable[str]) -> Markup:
-    return Markup(" ").join(Markup('<span class="flag">{}</span>').format(remark) for remark in remarks)
+    return Markup(" ").join(map(flag, remarks))
 
 
 def _slice_value(column: str, value: str, locale: Locale) -> str:
-    """The name of a slice; lengths and months in the words of the language."""
+    """The name of a slice; in the words of the language where evaluate named it, else as in the data."""
+    if value in (NO_VALUE, OTHER):
+        return locale.known("value", value)
     length = re.fullmatch(r"(\d+)(?:-(\d+))? (words?)", value)
-    if length:
+    if column == "length" and length:
         numbers = "\u2013".join(locale.integer(int(part)) for part in length.group(1, 2) if part)
         return f"{numbers} {locale.text(f'unit.{length.group(3)}')}"
-    if re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", value):
+    if column == "month" and re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", value):
         return month_name(f"{value}-01", locale)
     named = locale.known("value", f"{column}.{value}")
-    return locale.known("value", value) if named == f"{column}.{value}" else named
+    return value if named == f"{column}.{value}" else named

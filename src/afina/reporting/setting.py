@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from markupsafe import Markup
+
 from afina.evaluation.metrics import FEW_ROWS
 from afina.evaluation.tables import NONE
 from afina.reporting.blocks import Cell
@@ -66,6 +68,11 @@ def month_name(moment: str, locale: Locale) -> str:
     when = datetime.fromisoformat(moment)
     months = locale.text("months").split()
     return locale.text("month", month=months[when.month - 1], year=when.year)
+
+
+def flag(text: str) -> Markup:
+    """A short remark that stands out."""
+    return Markup('<span class="flag">{}</span>').format(text)
 
 
 def decimal_cell(value: float | None, locale: Locale) -> Cell:

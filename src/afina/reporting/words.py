@@ -82,6 +82,7 @@ ES = {
     "model.tfidf": "Lineal clásico (TF-IDF)",
     "model.majority": "Responder siempre la clase más frecuente",
     "model.untrained": "Modelo base sin ajustar",
+    "model.probe": "Modelo base sin ajustar, con un clasificador lineal encima",
     "verdict.better": "mejor",
     "verdict.worse": "peor",
     "verdict.no evidence": "sin diferencia demostrada",
@@ -161,6 +162,22 @@ ES = {
     "train_rows": "Mensajes para entrenar",
     "baseline_f1": "F1 del lineal",
     "threshold": "Umbral",
+    "precision_recall": "Cuánto se acierta según cuánto se encuentra",
+    "precision_recall_alt": (
+        "Curvas de precisión y exhaustividad. Donde se encuentra el {recall} de los mensajes de cada "
+        "clase, la precisión promedio es del {average}."
+    ),
+    "precision_recall_note": (
+        "Si se exige menos probabilidad para señalar una clase, se encuentran más de sus mensajes, pero "
+        "entre lo señalado hay más de otras. Para encontrar el {recall} de cada clase, la precisión "
+        "promedio es del {average}; la de «{label}», del {lowest}. Llevan su nombre las clases más "
+        "difíciles."
+    ),
+    "recall_axis": "parte encontrada (exhaustividad)",
+    "precision_axis": "precisión",
+    "curve.macro average": "promedio de las clases",
+    "curve.micro average": "todas las decisiones juntas",
+    "curve_few": "{label} (pocos casos)",
     # Confusion
     "confusion": "Qué se confunde con qué",
     "matrix": "Matriz de confusión",
@@ -178,13 +195,15 @@ ES = {
     "matrix_cell": "{actual} → {predicted}: {messages}",
     "pairs": "Confusiones más frecuentes",
     "pairs_intro": (
-        "Con un mensaje de ejemplo de cada una: aquel en que el modelo se equivocó con más seguridad."
+        "De la más frecuente a la menos, con {most} de cada una como máximo: aquellos en que el modelo se "
+        "equivocó con más seguridad."
     ),
+    "pairs_intro_plain": "De la más frecuente a la menos.",
     "actual": "Clase verdadera",
     "predicted": "El modelo dijo",
     "times": "Veces",
     "share_of_class": "Parte de la clase",
-    "example": "Ejemplo",
+    "example": "Ejemplos",
     "no_confusions": "El modelo no se equivocó en ningún mensaje de prueba.",
     # Confidence
     "confidence": "Cuándo dejar que responda solo",
@@ -271,6 +290,111 @@ ES = {
     "value.truncated.no": "cabe entero en el modelo base",
     "unit.word": "palabra",
     "unit.words": "palabras",
+    # Behaviour
+    "behaviour": "Cómo reacciona a cambios en el mensaje",
+    "behaviour_high": (
+        "«Sobre el límite» marca las pruebas en que falla una parte mayor que la admitida "
+        "(behave.max_changed)."
+    ),
+    "above_limit": "sobre el límite",
+    "invariance": "El mismo mensaje, escrito de otra manera",
+    "invariance_result": (
+        "Se probaron {copies} copias que dicen lo mismo que el mensaje original. En {failures} de ellas "
+        "({share}) el modelo cambió de respuesta."
+    ),
+    "invariance_intro": (
+        "Cada fila es una prueba: se toman mensajes de prueba, se les cambia algo que no altera lo que "
+        "dicen, por ejemplo se quitan las tildes, y se mira si la respuesta sigue siendo la misma, sea o "
+        "no la correcta. La barra es la parte de las copias en que cambió, con su intervalo del {level}; "
+        "entera equivale al {full}."
+    ),
+    "invariance_none": "Ningún mensaje tenía algo que cambiar.",
+    "change": "Qué se cambió",
+    "change.upper_case": "Todo en mayúsculas",
+    "change.lower_case": "Todo en minúsculas",
+    "change.no_accents": "Sin tildes: «pensión» pasa a «pension»",
+    "change.greeting": "Con un saludo al comienzo",
+    "change.farewell": "Con una despedida al final",
+    "change.email": "Con una dirección de correo intercalada",
+    "change.phone": "Con un número de teléfono intercalado",
+    "change.url": "Con una dirección web intercalada",
+    "change.double_spaces": "Con dos espacios entre las palabras",
+    "change.line_breaks": "Con una línea en blanco entre las oraciones",
+    "change.typo": "Con una palabra mal escrita en cada oración",
+    "change.trailing_dots": "Con puntos suspensivos al final",
+    "change.html_entities": "Con códigos de página web: «ñ» pasa a «&ntilde;»",
+    "change.label_named": "Con el nombre de su clase al comienzo",
+    "share_failed": "Parte que falla",
+    "share_failed_short": "Fallan",
+    "failures": "Fallos",
+    "of_tried": "{failures} de {rows}",
+    "not_tried": "nada que cambiar",
+    "right_to_wrong": "De acierto a error",
+    "wrong_to_right": "De error a acierto",
+    "directional": "El mensaje, con una pista clara",
+    "directional_intro": (
+        "Con la pista el modelo debería estar más seguro de la clase del mensaje, o al menos igual. Falla "
+        "si le da a esa clase más de {points} puntos porcentuales menos de probabilidad. La barra entera "
+        "equivale al {full}."
+    ),
+    "cases": "Mensajes fáciles, escritos para la prueba",
+    "cases_intro": (
+        "Una persona escribió mensajes sencillos y anotó la clase que corresponde a cada uno. El modelo "
+        "pasa {passed} de {total}."
+    ),
+    "case": "Caso",
+    "case_expected": "Se esperaba",
+    "or": "o",
+    "cases_passed": "Sin fallos: {names}.",
+    "and_more": "{names} y {more} más",
+    "failures_heading": "Algunos fallos",
+    "failures_intro": (
+        "Son {shown} de {total}, de todas las pruebas que tienen fallos; la lista completa está en {file}. "
+        "Lo que difiere entre los dos textos va resaltado y subrayado, salvo que sea casi todo."
+    ),
+    "failures_intro_all": (
+        "Son los {total} que hay, como en {file}. Lo que difiere entre los dos textos va resaltado y "
+        "subrayado, salvo que sea casi todo."
+    ),
+    "message_before": "Mensaje original",
+    "message_after": "Copia alterada",
+    "answered": "El modelo dijo: {names}",
+    "quoted": "«{name}»",
+    "probability_of": "Probabilidad de {name}",
+    "watched_own": "su propia clase",
+    "watched_top": "la clase más probable",
+    "from_to": "{before} → {after}",
+    # Explanations
+    "explanations": "Qué palabras pesaron",
+    "explanations_intro": (
+        "En cada mensaje se marcan las palabras que más influyeron. Las de fondo azul y línea continua "
+        "acercaron al modelo a la clase que le pareció más probable; las de fondo naranja y línea de puntos "
+        "lo alejaron de ella. El tono compara las palabras de un mismo mensaje. Debajo van las más fuertes, "
+        "con lo que suman o restan al puntaje de la clase; si el mensaje está cortado, pueden quedar en lo "
+        "que no se ve."
+    ),
+    "legend_for_much": "acercó mucho",
+    "legend_for_little": "acercó un poco",
+    "legend_against_little": "alejó un poco",
+    "legend_against_much": "alejó mucho",
+    "explanations_note": (
+        "Es una cuenta hecha sobre el modelo ({method}), no un razonamiento. Muestra en qué se apoyó esta "
+        "respuesta; no dice si debía apoyarse en eso, ni qué respondería con otras palabras, y lo que "
+        "varias palabras dicen juntas lo reparte entre ellas. Sirve para notar que el modelo se fija en "
+        "algo que no corresponde, como un nombre o una firma. No prueba que una respuesta sea correcta."
+    ),
+    "method.integrated gradients": "gradientes integrados",
+    "method_steps": "{method}, {steps} pasos",
+    "explained_mistakes": "Errores",
+    "explained_random": "Otros mensajes, al azar",
+    "explained_right": "Dijo «{predicted}» ({probability}), y acertó",
+    "explained_wrong": "Dijo «{predicted}» ({probability}); era «{actual}»",
+    "explained_other": "Clase más probable: «{predicted}» ({probability}); correctas: {actual}",
+    "words_for": "A favor",
+    "words_against": "En contra",
+    "no_words": "ninguna palabra",
+    "rough": "Aproximado",
+    "rough_by": "la suma se aparta un {error} de lo que debería dar",
     # Labels
     "labels": "Etiquetas que conviene revisar",
     "issues": "Mensajes cuya clase parece equivocada",
@@ -439,6 +563,11 @@ ES = {
     "means_confusion": (
         "Tabla que cuenta cuántos mensajes de cada clase puso el modelo en cada una de las clases."
     ),
+    "term_invariance": "Invariancia",
+    "means_invariance": (
+        "Dar la misma respuesta cuando cambia algo que no importa. Un modelo es invariante a las tildes si "
+        "responde igual con ellas y sin ellas."
+    ),
     "term_baseline": "Modelo lineal (TF-IDF)",
     "means_baseline": (
         "Un método clásico que cuenta palabras. Es rápido y difícil de superar; por eso sirve de referencia."
@@ -554,6 +683,7 @@ EN = {
     "model.tfidf": "Classic linear (TF-IDF)",
     "model.majority": "Always the most frequent class",
     "model.untrained": "Base model before fine-tuning",
+    "model.probe": "Base model before fine-tuning, with a linear classifier on top",
     "verdict.better": "better",
     "verdict.worse": "worse",
     "verdict.no evidence": "not shown to differ",
@@ -634,6 +764,21 @@ EN = {
     "train_rows": "Training messages",
     "baseline_f1": "Linear model's F1",
     "threshold": "Threshold",
+    "precision_recall": "How much is right by how much is found",
+    "precision_recall_alt": (
+        "Curves of precision and recall. Where {recall} of the messages of every class are found, average "
+        "precision is {average}."
+    ),
+    "precision_recall_note": (
+        "If less probability is asked for, more messages of a class are found, but more of those pointed "
+        "out belong elsewhere. To find {recall} of each class, average precision is {average}; that of "
+        "“{label}” is {lowest}. The hardest classes have their names on."
+    ),
+    "recall_axis": "share found (recall)",
+    "precision_axis": "precision",
+    "curve.macro average": "average of the classes",
+    "curve.micro average": "all decisions in one pool",
+    "curve_few": "{label} (few cases)",
     # Confusion
     "confusion": "What is taken for what",
     "matrix": "Confusion matrix",
@@ -650,12 +795,16 @@ EN = {
     "matrix_corner": "True ↓  Model →",
     "matrix_cell": "{actual} → {predicted}: {messages}",
     "pairs": "Most frequent confusions",
-    "pairs_intro": "With one example message each: the one the model got wrong with most confidence.",
+    "pairs_intro": (
+        "From the most frequent to the least, with up to {most} each: those the model got wrong with most "
+        "confidence."
+    ),
+    "pairs_intro_plain": "From the most frequent to the least.",
     "actual": "True class",
     "predicted": "The model said",
     "times": "Times",
     "share_of_class": "Share of the class",
-    "example": "Example",
+    "example": "Examples",
     "no_confusions": "The model got every test message right.",
     # Confidence
     "confidence": "When to let it answer alone",
@@ -738,6 +887,109 @@ EN = {
     "value.truncated.no": "fits into the base model",
     "unit.word": "word",
     "unit.words": "words",
+    # Behaviour
+    "behaviour": "How it takes changes to the message",
+    "behaviour_high": (
+        "“Above the limit” marks tests of which a larger share fails than is allowed (behave.max_changed)."
+    ),
+    "above_limit": "above the limit",
+    "invariance": "The same message, written another way",
+    "invariance_result": (
+        "{copies} copies that say the same as the original message were tried. For {failures} of them "
+        "({share}) the model changed its answer."
+    ),
+    "invariance_intro": (
+        "Each row is a test: test messages are taken, something is changed that does not alter what they "
+        "say, for instance the accents are left out, and the answer should stay what it was, right or "
+        "wrong. The bar is the share of the copies for which it changed, with its {level} interval; a full "
+        "bar is {full}."
+    ),
+    "invariance_none": "No message had anything to change.",
+    "change": "What was changed",
+    "change.upper_case": "All in capitals",
+    "change.lower_case": "All in small letters",
+    "change.no_accents": "Without accents: “pensión” becomes “pension”",
+    "change.greeting": "With a greeting at the beginning",
+    "change.farewell": "With a farewell at the end",
+    "change.email": "With an e-mail address put in",
+    "change.phone": "With a telephone number put in",
+    "change.url": "With a web address put in",
+    "change.double_spaces": "With two spaces between words",
+    "change.line_breaks": "With an empty line between sentences",
+    "change.typo": "With one mistyped word in each sentence",
+    "change.trailing_dots": "With three dots at the end",
+    "change.html_entities": "With codes of web pages: “ñ” becomes “&ntilde;”",
+    "change.label_named": "With the name of its class at the beginning",
+    "share_failed": "Share that fails",
+    "share_failed_short": "Fail",
+    "failures": "Failures",
+    "of_tried": "{failures} of {rows}",
+    "not_tried": "nothing to change",
+    "right_to_wrong": "From right to wrong",
+    "wrong_to_right": "From wrong to right",
+    "directional": "The message, with a clear hint",
+    "directional_intro": (
+        "With the hint the model should be surer of the message's class, or at least as sure. It fails if "
+        "it gives that class more than {points} percentage points less probability. A full bar is {full}."
+    ),
+    "cases": "Easy messages, written for the test",
+    "cases_intro": (
+        "A person wrote plain messages and noted the class that each belongs to. The model passes {passed} "
+        "of {total}."
+    ),
+    "case": "Case",
+    "case_expected": "Expected",
+    "or": "or",
+    "cases_passed": "Without a failure: {names}.",
+    "and_more": "{names} and {more} more",
+    "failures_heading": "Some failures",
+    "failures_intro": (
+        "{shown} of {total}, from all tests with failures; the whole list is in {file}. What differs "
+        "between the two texts is highlighted and underlined, unless it is nearly everything."
+    ),
+    "failures_intro_all": (
+        "All {total} there are, as in {file}. What differs between the two texts is highlighted and "
+        "underlined, unless it is nearly everything."
+    ),
+    "message_before": "Original message",
+    "message_after": "Altered copy",
+    "answered": "The model said: {names}",
+    "quoted": "“{name}”",
+    "probability_of": "Probability of {name}",
+    "watched_own": "its own class",
+    "watched_top": "the most probable class",
+    "from_to": "{before} → {after}",
+    # Explanations
+    "explanations": "Which words mattered",
+    "explanations_intro": (
+        "The words that mattered most are marked in each message. Those on blue with a solid line moved "
+        "the model towards the class it found most probable; those on orange with a dotted line moved it "
+        "away. The shade compares words of the same message. Below are the strongest, with what they add "
+        "to the score of the class or take from it; where a message is cut, they may be in the part that "
+        "is not shown."
+    ),
+    "legend_for_much": "much towards",
+    "legend_for_little": "a little towards",
+    "legend_against_little": "a little away",
+    "legend_against_much": "much away",
+    "explanations_note": (
+        "This is a sum worked out on the model ({method}), not reasoning. It shows what this answer rested "
+        "on; not whether it should have, nor what the answer would be with other words, and what several "
+        "words say together is divided among them. It helps to notice that the model goes by something it "
+        "should not, like a name or a signature. It does not prove an answer right."
+    ),
+    "method.integrated gradients": "integrated gradients",
+    "method_steps": "{method}, {steps} steps",
+    "explained_mistakes": "Mistakes",
+    "explained_random": "Other messages, at random",
+    "explained_right": "It said “{predicted}” ({probability}), rightly",
+    "explained_wrong": "It said “{predicted}” ({probability}); it was “{actual}”",
+    "explained_other": "Most probable class: “{predicted}” ({probability}); right ones: {actual}",
+    "words_for": "Towards",
+    "words_against": "Away",
+    "no_words": "no word",
+    "rough": "Approximate",
+    "rough_by": "the sum is {error} away from what it should be",
     # Labels
     "labels": "Labels worth checking",
     "issues": "Messages whose class looks wrong",
@@ -904,6 +1156,11 @@ EN = {
     "term_confusion": "Confusion matrix",
     "means_confusion": (
         "A table that counts how many messages of each class the model put in each of the classes."
+    ),
+    "term_invariance": "Invariance",
+    "means_invariance": (
+        "Giving the same answer when something changes that does not matter. A model is invariant to "
+        "accents if it answers alike with and without them."
     ),
     "term_baseline": "Linear model (TF-IDF)",
     "means_baseline": (
