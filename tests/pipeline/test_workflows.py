@@ -223,7 +223,7 @@ def test_pull_request_is_compared_with_its_merge_base(template: Project, tmp_pat
     assert_all_but_the_verdict(runner)
     assert runner.outputs["base"]["revision"] == fork
     expected = dict.fromkeys(STAGES, "unchanged") | dict.fromkeys(
-        ("train", "evaluate", "export", "audit", "behave", "report"), "ran"
+        ("train", "evaluate", "export", "audit", "behave", "explain", "report"), "ran"
     )
     assert stages_table(runner.summary) == expected
     assert f"Compared with `{fork[:7]}" in runner.summary

@@ -30,6 +30,7 @@ STAGES = (
     "export",
     "audit",
     "behave",
+    "explain",
     "report",
 )
 DATA_STAGES = ("extract", "clean", "analyze", "split", "balance")
