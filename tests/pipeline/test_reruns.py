@@ -34,6 +34,7 @@ PARAMETER_READERS: dict[str, set[str]] = {
 OTHER_VALUES: dict[str, Any] = {
     "extract.sources": [{"path": "data/source/mensajes.csv", "text": "texto", "label": "tema"}],
     "clean.other": "otros",
+    "audit.fine_tuned_folds": 2,  # 0 or at least 2
     "report.text_language": "gl",
     "adapt.unlabelled": [{"path": "data/source/mensajes.csv", "text": "texto"}],
 }
@@ -199,9 +200,10 @@ def test_only_what_depends_on_the_change_runs_again(
 def test_without_the_int8_copy_there_is_one_model_file(template: Project, tmp_path: Path) -> None:
     project = template.copy_to(tmp_path)
     assert sorted(path.name for path in (project.root / "models/onnx").iterdir()) == [
+        "README.md",
         "model.int8.onnx",
         "model.onnx",
     ]
     project.set(export__int8=False)
     assert project.dvc("repro").ran == ["export", "report"]
-    assert [path.name for path in (project.root / "models/onnx").iterdir()] == ["model.onnx"]
+    assert [path.name for path in (project.root / "models/onnx").glob("*.onnx")] == ["model.onnx"]
