@@ -728,6 +728,12 @@ def test_a_repeated_word_is_named_once_with_its_largest_score() -> None:
     assert strongest(text, [], 1) == []
 
 
+def test_the_strongest_word_has_the_strongest_shade() -> None:
+    """Three thirds of a number may be more than the number, in floating point."""
+    for step in range(1, 2000):
+        assert 'class="for3"' in shade("uno", [Word(0, 3, step / 1000)], 50)
+
+
 def test_spaces_and_weak_words_are_not_shaded() -> None:
     words = [Word(0, 3, 1.0), Word(3, 8, -1.0), Word(8, 10, 0.1), Word(10, 11, 0.0)]
     assert str(shade("uno dos  y .", words, 50)) == (

@@ -168,7 +168,7 @@ def _class(score: float, top: float) -> str:
     """The style of a word; none for a weak one."""
     if not top or abs(score) < WEAK * top:
         return ""
-    return f"{'for' if score > 0 else 'against'}{math.ceil(SHADES * abs(score) / top)}"
+    return f"{'for' if score > 0 else 'against'}{min(SHADES, math.ceil(SHADES * abs(score) / top))}"
 
 
 def _window(text: str, words: Sequence[Word], length: int) -> tuple[int, int]:
