@@ -291,6 +291,25 @@ def test_intervals_repeat_with_the_seed_and_surround_the_score(task: str) -> Non
         assert interval.high - interval.low < 0.25
 
 
+def test_a_perfect_score_on_few_rows_is_not_a_certain_one() -> None:
+    """Of n rows all right, Wilson's lower end is n / (n + z^2); z^2 = 3.8415."""
+    y = np.repeat([0, 1, 2], (16, 4, 1))
+    found = bootstrap_intervals(y, y, 3, "multiclass", samples=100)
+    lows = [interval.low for interval in [found.headline["accuracy"], *found.f1]]
+    assert lows == pytest.approx([21 / 24.8415, 16 / 19.8415, 4 / 7.8415, 1 / 4.8415], abs=1e-4)
+    rows = 9 / (1 / 16 + 1 / 4 + 1)  # variance p (1 - p) / 9 (1/16 + 1/4 + 1/1)
+    assert found.headline["macro_f1"].low == pytest.approx(rows / (rows + 3.8415), abs=1e-4)
+    assert {interval.high for interval in [*found.headline.values(), *found.f1]} == {1.0}
+
+
+def test_a_label_that_is_never_found_and_one_without_rows() -> None:
+    y, predicted = np.repeat([0, 1], (10, 30)), np.ones(40, dtype=np.int64)
+    found = bootstrap_intervals(y, predicted, 3, "multiclass", samples=100).f1
+    assert (found[0].low, found[0].high) == pytest.approx((0, 3.8415 / 13.8415), abs=1e-4)
+    assert 0 < found[1].low <= found[1].high < 1
+    assert (found[2].low, found[2].high) == (0, 1)
+
+
 def test_intervals_cover_the_true_accuracy_about_as_often_as_they_say() -> None:
     """Classifiers of known accuracy 0.8, 200 samples of test rows: 95 % intervals hold it in 88 to 99 %."""
     generator = np.random.default_rng(11)

@@ -134,11 +134,18 @@ def test_every_word_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("afina.reporting.locale.WORDS", {"es": Recorded(ES)})
     whole, several = multiclass(), multilabel()
-    runs = [whole, several, bare(whole), bare(several), many_labels(), *turns(whole), *turns(several)]
+    runs = [whole, several, bare(whole), bare(several), many_labels(), few_validation_rows(whole)]
+    runs += [*turns(whole), *turns(several)]
     for inputs in runs:
         render_page(inputs, setting())
         render_card(inputs, setting(), "es")
     assert {key for key in ES if "." not in key} - asked == set()
+
+
+def few_validation_rows(inputs: Inputs) -> Inputs:
+    """A run whose validation split is too small to fit abstention to."""
+    unknown = dict(inputs.evaluation["abstention"]) | {"threshold": None, "accuracy": None}
+    return replace(inputs, evaluation={"abstention": unknown}, split={"rows": {"validation": 22}})
 
 
 def turns(inputs: Inputs) -> Iterator[Inputs]:
@@ -405,9 +412,31 @@ def test_tables_of_older_runs_without_intervals_are_shown() -> None:
 
 def test_no_confidence_may_be_enough_and_any_may_be() -> None:
     never, always, some = list(turns(multiclass()))[:3]
-    assert "todos los mensajes van a una persona" in "".join(parse(never).text)
+    assert "Ninguna confianza basta" in "".join(parse(never).text)
     assert "puede responder todos los mensajes" in "".join(parse(always).text)
     assert f"confianza es de 40,0{SPACE}% o más" in "".join(parse(some).text)
+
+
+def test_failures_hide_of_people_what_cleaning_hides() -> None:
+    inputs = multiclass()
+    failure = dict(inputs.behaviour_failures[0]) | {
+        "text": "soy ana@correo.example.com",
+        "altered_text": "ANA",
+    }
+    cleaning = {"steps": ["mask_emails", "lowercase"]}
+    label_set = replace(inputs.label_set, cleaning=cleaning)
+    shown = render_page(replace(inputs, label_set=label_set, behaviour_failures=[failure]), setting())
+    assert "ana@correo" not in shown
+    assert "&lt;email&gt;" in shown
+    assert "ANA" in shown
+    inputs = replace(inputs, behaviour_failures=[failure])
+    assert "ana@correo" in render_page(inputs, setting())
+
+
+def test_few_validation_rows_are_why_no_confidence_is_known() -> None:
+    shown = "".join(parse(few_validation_rows(multiclass())).text)
+    assert "22 mensajes son pocos; hacen falta al menos 30" in shown
+    assert "Ninguna confianza basta" not in shown
 
 
 def test_who_is_better_is_said_as_models_csv_says_it() -> None:

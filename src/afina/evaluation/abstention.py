@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from afina.evaluation.intervals import Interval, wilson_interval
-from afina.evaluation.metrics import FloatArray, IntArray
+from afina.evaluation.metrics import FEW_ROWS, FloatArray, IntArray
 from afina.evaluation.thresholds import shortest_between
 
 Floats = npt.NDArray[np.float64]
@@ -70,7 +70,7 @@ def rows_right(y_true: IntArray, predicted: IntArray) -> Bools:
 
 
 def fit_abstention(
-    confidence: FloatArray, right: Bools, target: float = 0.95, min_rows: int = 30
+    confidence: FloatArray, right: Bools, target: float = 0.95, min_rows: int = FEW_ROWS
 ) -> float | None:
     """The lowest confidence from which the answers on these rows are right often enough.
 

@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from afina.evaluation.metrics import Counts, IntArray, one_hot
+from afina.evaluation.metrics import Counts, IntArray, count, one_hot
 from afina.labels import Task
 
 CHUNK_CELLS = 8_000_000  # resampled counts held at once: 64 MB
@@ -54,6 +54,10 @@ def bootstrap_intervals(
     Stratified by each row's rarest true label (in multiclass: its class), so that no resample loses a rare
     label; the interval is conditional on the sizes of these strata, and a stratum of one row does not vary.
 
+    Rows that are all right are all right in every resample too. So a score of 0 or 1 has the interval of
+    Wilson (see `wilson_interval`) of as many rows as the label has, or all rows; macro-F1 of as many as would
+    give a share the variance of the mean of the labels' shares. A label without a row may have any F1.
+
     Args:
         y_true: class indexes (n,) or multi-hot (n, L).
         predicted: the same shape.
@@ -63,15 +67,21 @@ def bootstrap_intervals(
         confidence: level, for example 0.95.
         seed: of the resampling.
     """
-    counts = resampled_counts(
-        one_hot(y_true, label_count), one_hot(predicted, label_count), samples, np.random.default_rng(seed)
-    )
+    truth, guess = one_hot(y_true, label_count), one_hot(predicted, label_count)
+    counts = resampled_counts(truth, guess, samples, np.random.default_rng(seed))
     f1 = counts.f1
     # micro F1 of a multiclass task is its accuracy
     columns = np.column_stack([f1.mean(axis=1), counts.total().f1[:, 0], f1])
     tail = (1 - confidence) / 2
     edges = np.quantile(columns, (tail, 1 - tail), axis=0)
-    found = [Interval(float(low), float(high)) for low, high in edges.T]
+    observed = count(truth, guess, label_count)
+    scores = [float(observed.f1.mean()), float(observed.total().f1[0]), *observed.f1.tolist()]
+    support = observed.support
+    rows = [label_count**2 / float(np.sum(1 / np.maximum(support, 1))), len(truth), *support.tolist()]
+    found = [
+        wilson_interval(score, size, confidence) if score in (0.0, 1.0) else Interval(float(low), float(high))
+        for score, size, (low, high) in zip(scores, rows, edges.T, strict=True)
+    ]
     return Intervals(dict(zip(headline_metrics(task), found[:2], strict=True)), found[2:])
 
 

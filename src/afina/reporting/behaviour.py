@@ -24,8 +24,9 @@ from afina.reporting.charts import nice_ticks, score_bar
 from afina.reporting.inputs import Inputs, Row, Rows, integer, number
 from afina.reporting.locale import MISSING, Locale
 from afina.reporting.setting import Setting, flag, label_names, shorten
+from afina.runtime.text import clean_text
 
-# Kinds of tests, as in `afina.behaviour.run`; that module needs the runtime, which the page does not.
+# Kinds of tests, as in `afina.behaviour.run`; that module needs onnxruntime, which the page does not.
 INVARIANCE, DIRECTIONAL, CASES = "INV", "DIR", "MFT"
 ALTERNATIVES = " or "  # between labels of which one is expected
 FALL = 0.1  # in probability, that a directional test allows
@@ -216,10 +217,17 @@ def chosen(rows: Rows, limit: int) -> list[Row]:
     return [rows[at] for _, _, at in sorted(kept)]
 
 
+def _masked(text: str, label_set: LabelSet) -> str:
+    """A text without what cleaning hides of people; other steps of it could hide what was changed."""
+    steps = label_set.cleaning.get("steps") or ()
+    return clean_text(text, [step for step in steps if step.startswith("mask_")])
+
+
 def _example(row: Row, label_set: LabelSet, setting: Setting) -> Example:
     locale, kind = setting.locale, row.get("kind")
     multiclass = label_set.task == "multiclass"
-    text, actual, predicted = row.get("text", ""), row.get("actual"), row.get("predicted")
+    text, copy = (_masked(row.get(name, ""), label_set) for name in ("text", "altered_text"))
+    actual, predicted = row.get("actual"), row.get("predicted")
     answer = label_names(predicted, locale)
     probability = locale.percent(number(row, "probability"), 1)
     if kind == CASES:
@@ -229,7 +237,6 @@ def _example(row: Row, label_set: LabelSet, setting: Setting) -> Example:
             (locale.text("probability_of", name=_watched(row, multiclass, locale)), probability),
         ]
         return Example(row.get("test", MISSING), "", versions, facts)
-    copy = row.get("altered_text", "")
     shown, altered = differences(text, copy, setting.text_length)
     versions = [
         Version(locale.text("message_before"), shown, _answer(answer, locale)),

@@ -471,7 +471,8 @@ def confidence(inputs: Inputs, setting: Setting) -> Section:
     abstention = inputs.evaluation.get("abstention") or {}
     blocks: list[Block] = []
     if abstention.get("target_accuracy") is not None:
-        blocks.append(_abstention(abstention, locale))
+        known = (inputs.split.get("rows") or {}).get("validation")
+        blocks.append(_abstention(abstention, known, locale))
     figures = [
         *_risk_coverage_figure(inputs.risk_coverage, abstention, locale),
         *_reliability_figure(inputs, locale),
@@ -481,8 +482,12 @@ def confidence(inputs: Inputs, setting: Setting) -> Section:
     return Section("confidence", locale.text("confidence"), blocks)
 
 
-def _abstention(found: dict[str, Any], locale: Locale) -> Paragraph:
+def _abstention(found: dict[str, Any], known: int | None, locale: Locale) -> Paragraph:
+    """What the threshold of abstention comes to; ``known``: the validation rows it was fitted on."""
     target = locale.percent(found["target_accuracy"])
+    if found["threshold"] is None and known is not None and known < FEW_ROWS:
+        rows, least = locale.count("message", known), locale.integer(FEW_ROWS)
+        return Paragraph(locale.text("abstain_unknown", target=target, rows=rows, least=least), "bad")
     if found["threshold"] is None or found["accuracy"] is None:
         return Paragraph(locale.text("abstain_never", target=target), "bad")
     values = {

@@ -216,6 +216,11 @@ ES = {
         "El modelo puede responder todos los mensajes: acierta en el {accuracy} de ellos (entre "
         "{interval}), y la meta era el {target}."
     ),
+    "abstain_unknown": (
+        "Desde qué confianza acierta en el {target} de las respuestas no se sabe: se mide con los mensajes "
+        "de validación, y {rows} son pocos; hacen falta al menos {least}. Hasta entonces, todos los mensajes "
+        "van a una persona."
+    ),
     "abstain_never": (
         "Ninguna confianza basta para acertar en el {target} de las respuestas: con esa meta, todos los "
         "mensajes van a una persona."
@@ -816,6 +821,11 @@ EN = {
     "abstain_all": (
         "The model may answer every message: it is right on {accuracy} of them (between {interval}), and "
         "the aim was {target}."
+    ),
+    "abstain_unknown": (
+        "From which confidence {target} of the answers are right is not known: it is measured on the "
+        "validation messages, and {rows} are few; at least {least} are needed. Until then, every message "
+        "goes to a person."
     ),
     "abstain_never": (
         "No confidence is enough for {target} of the answers to be right: with that aim, every message "
