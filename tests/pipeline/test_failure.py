@@ -58,11 +58,20 @@ def test_a_wrong_parameter_stops_at_its_stage_and_comes_back_from_the_cache(proj
     assert contents(project) == before
 
 
-def test_the_results_before_a_failed_stage_come_back_as_the_readme_says(project: Project) -> None:
-    before = contents(project)
+def test_a_wrong_parameter_leaves_the_reports_of_the_last_run(project: Project) -> None:
+    before, lock = contents(project), project.lock
     project.set(evaluate__treshold="fit")
     result = project.dvc("repro", check=False)
     assert "evaluate.treshold" in error_line(result, "evaluate")
+    assert contents(project) == before
+    assert project.lock == lock
+
+
+def test_the_model_before_a_failed_stage_comes_back_as_the_readme_says(project: Project) -> None:
+    before = contents(project)
+    project.set(train__epoch=3)
+    result = project.dvc("repro", check=False)
+    assert "train.epoch" in error_line(result, "train")
     assert contents(project) != before
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "`dvc checkout && git checkout reports models`" in readme
