@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 import afina.runtime
 from afina.errors import UserError
+from afina.evaluation.abstention import row_confidence
+from afina.evaluation.metrics import predict
 from afina.runtime.classifier import Classifier, Score
 from toy_artifact import BIAS, LABELS, toy_model, write_toy
 
@@ -85,6 +87,19 @@ def test_confidence_is_that_of_the_decision(tmp_path: Path) -> None:
     decided = several.decide(probabilities)
     assert [prediction.confidence for prediction in decided] == pytest.approx([0.6, 0.3, 0.8])
     assert [prediction.needs_person for prediction in decided] == [False, True, False]
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_confidence_is_what_the_limit_was_fitted_to(
+    multiclass: Classifier, multilabel: Classifier, task: str, seed: int
+) -> None:
+    """The runtime carries none of the evaluation's code, so the two say it each on their own."""
+    classifier = multiclass if task == "multiclass" else multilabel
+    probabilities = np.random.default_rng(seed).random((5, 3), dtype=np.float32)
+    thresholds = None if classifier.thresholds is None else classifier.thresholds.tolist()
+    fitted_to = row_confidence(probabilities, predict(probabilities, classifier.task, thresholds))
+    assert [one.confidence for one in classifier.decide(probabilities)] == fitted_to.tolist()
 
 
 def test_a_model_that_is_never_sure_enough(tmp_path: Path) -> None:
