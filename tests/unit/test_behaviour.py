@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import re
-import sys
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,6 +45,7 @@ from afina.params.behave import BEHAVIOUR_TESTS, BehaveParams, BehaviourTest, La
 from afina.runtime.classifier import Classifier, Prediction, Score
 from afina.runtime.encoding import Ids
 from afina.runtime.text import unescape_html
+from stage_script import load_stage
 from toy_artifact import write_toy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -446,13 +445,7 @@ def test_parameters() -> None:
 @pytest.fixture(scope="module")
 def stage() -> ModuleType:
     """pipeline/behave.py as a module."""
-    spec = importlib.util.spec_from_file_location("behave_stage", ROOT / "pipeline" / "behave.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_stage("behave")
 
 
 def lay_out(folder: Path, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:

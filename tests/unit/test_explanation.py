@@ -44,6 +44,7 @@ from afina.modeling.lexical import LexicalScorer, buckets_of, gram_hashes
 from afina.modeling.store import ClassifierConfig, load_classifier, save_classifier
 from afina.params.explain import Choice, ExplainParams
 from afina.runtime.encoding import Ids, pad_batch
+from stage_script import load_stage
 from tiny import ARCHITECTURES, LABELS, Architecture, build_tiny_backbone, build_tiny_tokenizer, tiny_messages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -459,13 +460,7 @@ def test_parameters() -> None:
 @pytest.fixture(scope="module")
 def stage() -> ModuleType:
     """pipeline/explain.py as a module."""
-    spec = importlib.util.spec_from_file_location("explain_stage", ROOT / "pipeline" / "explain.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_stage("explain")
 
 
 def lay_out(folder: Path, task: Task, monkeypatch: pytest.MonkeyPatch, params: str = "") -> None:
