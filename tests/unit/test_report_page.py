@@ -483,7 +483,8 @@ def test_columns_of_the_data_and_their_values_are_named_as_they_are() -> None:
             ("canal", "2026-01"),
             ("canal", "3-5 words"),
             ("canal", "truncated.yes"),
-            ("<oficina>", "(other)"),
+            ("<oficina>", "(none)"),
+            ("<oficina>", "(other)"),  # small ones together: in the file alone
             ("month", "2026-01"),
             ("length", "3-5 words"),
             ("length", "1 word"),
@@ -497,7 +498,7 @@ def test_columns_of_the_data_and_their_values_are_named_as_they_are() -> None:
         ("canal", "2026-01"),
         ("canal", "3-5 words"),
         ("canal", "truncated.yes"),
-        ("<oficina>", "(los demás)"),
+        ("<oficina>", "(sin dato)"),
         ("mes", "enero de 2026"),
         ("largo", "3–5 palabras"),
         ("largo", "1 palabra"),

@@ -174,6 +174,23 @@ def test_a_slice_of_label_sets_by_hand() -> None:
     assert other.expected == pytest.approx(1 / (1 + 0.5 + 1.5), abs=1e-6)
 
 
+def test_rows_without_a_value_are_no_slice_where_they_are_one_already() -> None:
+    y, predicted, _column = drawn("multiclass", 90, seed=2)
+    source = ["old"] * 30 + ["new"] * 60
+    region = [None] * 30 + ["north", "south"] * 30  # the old system had none
+    office = [None] * 31 + ["centre"] * 59
+    rows = slice_rows(y, predicted, {"source": source, "region": region, "office": office}, 4, "multiclass")
+    found = {(row.column, row.value) for row in rows}
+    assert found == {
+        ("source", "old"),
+        ("source", "new"),
+        ("region", "north"),
+        ("region", "south"),
+        ("office", NO_VALUE),
+        ("office", "centre"),
+    }
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_slices_have_the_scores_of_their_rows(task: Task) -> None:
     y, predicted, column = drawn(task, 300, seed=1)

@@ -168,7 +168,8 @@ def slice_rows(
     first. A row without a value is in the slice "(none)". Values with fewer than ``min_rows`` rows are one
     slice, "(other)", unless there is but one of them; slices that are still smaller come last. Of a column
     with more than ``max_values`` values then (free text, codes), only the largest are slices of their own
-    and the rest is in "(other)" too. A column that leaves all rows in one slice gives nothing.
+    and the rest is in "(other)" too. A column that leaves all rows in one slice gives nothing; nor does
+    "(none)" where those rows are a slice of an earlier column already, as where a source lacks the column.
 
     The interval is Wilson's (see `wilson_interval`). For micro-F1 it takes as many rows as would be worth
     the rows at hand if each were right or wrong as a whole, see `_effective_rows`.
@@ -188,7 +189,8 @@ def slice_rows(
     """
     truth, guess = one_hot(y_true, label_count), one_hot(predicted, label_count)
     overall = count(truth, guess, label_count)
-    found = []
+    found: list[Slice] = []
+    named: set[bytes] = set()  # which rows each slice so far holds
     for column, values in columns.items():
         if len(values) != len(truth):
             raise ValueError(f"column {column}: {len(values)} values for {len(truth)} rows")
@@ -199,6 +201,9 @@ def slice_rows(
         where = np.array([places[name] for name in pooled])
         for name, place in places.items():
             rows = where == place
+            if name == NO_VALUE and rows.tobytes() in named:
+                continue
+            named.add(rows.tobytes())
             found.append(
                 _score_slice(column, name, truth[rows], guess[rows], overall, len(truth), task, level)
             )

@@ -588,7 +588,9 @@ def _calibration(inputs: Inputs, locale: Locale) -> str:
 def slices(inputs: Inputs, setting: Setting) -> Section:
     """The groups of test messages with the worst scores."""
     locale, metric = setting.locale, headline_metrics(inputs.label_set.task)[1]
-    rows = inputs.slices[:MOST_SLICES]
+    # What small values have in common is nothing that a reader could act on.
+    named = [row for row in inputs.slices if row.get("value") != OTHER]
+    rows = named[:MOST_SLICES]
     if not rows:
         return Section("slices", locale.text("slices"))
     columns = [
@@ -624,7 +626,15 @@ def slices(inputs: Inputs, setting: Setting) -> Section:
     return Section(
         "slices",
         locale.text("slices"),
-        [Paragraph(locale.text("slices_intro")), Table(locale.text("slices"), columns, table)],
+        [
+            Paragraph(locale.text("slices_intro")),
+            Table(locale.text("slices"), columns, table),
+            Paragraph(
+                locale.text(
+                    "slices_shown", shown=locale.integer(len(rows)), all=locale.integer(len(inputs.slices))
+                )
+            ),
+        ],
     )
 
 
@@ -634,7 +644,7 @@ def _flags(remarks: Iterable[str]) -> Markup:
 
 def _slice_value(column: str, value: str, locale: Locale) -> str:
     """The name of a slice; in the words of the language where evaluate named it, else as in the data."""
-    if value in (NO_VALUE, OTHER):
+    if value == NO_VALUE:
         return locale.known("value", value)
     length = re.fullmatch(r"(\d+)(?:-(\d+))? (words?)", value)
     if column == "length" and length:

@@ -277,6 +277,7 @@ ES = {
         "«Esperado» es lo que correspondería al grupo por las clases que contiene; si todo el intervalo "
         "queda debajo, hay algo más que las clases."
     ),
+    "slices_shown": "{shown} de {all} grupos; todos están en reports/slices.csv.",
     "slice": "Grupo",
     "slice_by": "Según",
     "bar_slice": "Puntaje e intervalo",
@@ -290,7 +291,6 @@ ES = {
     "column.month": "mes",
     "column.truncated": "si cabe entero",
     "value.(none)": "(sin dato)",
-    "value.(other)": "(los demás)",
     "value.truncated.yes": "no cabe entero en el modelo base",
     "value.truncated.no": "cabe entero en el modelo base",
     "unit.word": "palabra",
@@ -879,6 +879,7 @@ EN = {
         "“Expected” is what the group should have for the classes in it; where the whole interval is "
         "below, there is more to it than the classes."
     ),
+    "slices_shown": "{shown} of {all} groups; all of them are in reports/slices.csv.",
     "slice": "Group",
     "slice_by": "By",
     "bar_slice": "Score and interval",
@@ -892,7 +893,6 @@ EN = {
     "column.month": "month",
     "column.truncated": "whether it fits",
     "value.(none)": "(no value)",
-    "value.(other)": "(the others)",
     "value.truncated.yes": "does not fit into the base model",
     "value.truncated.no": "fits into the base model",
     "unit.word": "word",
