@@ -46,7 +46,7 @@ $(VENV)/.pipeline: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.pipeline
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[pipeline,explain,lora,sql,postgres,mongo,ssh,dev]"
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[pipeline,explain,lora,sql,postgres,mongo,ssh,serve,score,s3,ray,dev]"
 	@touch $@
 
 clean:
