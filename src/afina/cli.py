@@ -219,6 +219,56 @@ def leaderboard(
     print(table(rank(entries, metric, alpha), metric, alpha, as_markdown), end="")
 
 
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Argument(help="A model.onnx written by the export stage.")],
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="The port to listen on; 0: a free one.")] = 8000,
+    threads: Annotated[int | None, typer.Option("--threads", help="Processor threads of the model.")] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option("--api-key-file", help="A file with the keys that are accepted, one a line.")
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option("--cors-origin", help="A web origin that may call; may be repeated.")
+    ] = None,
+    queue: Annotated[int, typer.Option("--queue", help="Most texts that wait; beyond it: 429.")] = 4096,
+    max_texts: Annotated[int, typer.Option("--max-texts", help="Most texts in one request.")] = 1000,
+    max_file_mb: Annotated[int, typer.Option("--max-file-mb", help="Largest file to upload, in MiB.")] = 50,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds a request may wait.")] = 30.0,
+    reload_every: Annotated[
+        float, typer.Option("--reload-every", help="Seconds between looks for a new file; 0: on SIGHUP alone.")
+    ] = 2.0,
+) -> None:
+    """Serve a model over HTTP: a page for people at /, an API for programs at /v1, its description at /docs.
+
+    SIGHUP, or a new file in the place of the old one, loads the new model without losing a request; SIGTERM
+    answers what was accepted, then ends. With --api-key-file or the environment variable AFINA_API_KEY a key
+    has to come with each request.
+    """
+    try:
+        from afina.serving.server import serve as run
+        from afina.serving.settings import ServeSettings, api_keys
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"serve: needs the package {error.name}; install it with `pip install 'afina[serve]'`"
+        ) from None
+    run(
+        ServeSettings(
+            model=model,
+            host=host,
+            port=port,
+            threads=threads,
+            queue_texts=queue,
+            max_texts=max_texts,
+            max_file_bytes=max_file_mb << 20,
+            request_seconds=timeout,
+            reload_seconds=reload_every,
+            api_keys=api_keys(api_key_file),
+            cors_origins=tuple(cors_origin or ()),
+        )
+    )
+
+
 def _check_options(
     text: list[str] | None,
     file: Path | None,

@@ -719,7 +719,7 @@ def _label_columns(
         return (), tuple(fact.name for fact in marks)
     others = [f"{name} ({count:,} classes)" for _, count, name in candidates[1:6]]
     if others:
-        notes.append(f"could be the label too: {', '.join(others)}")
+        notes.append(f"could be the label too, or `slices` to have scores by: {', '.join(others)}")
     return tuple(name for _, _, name in candidates[:1]), ()
 
 

@@ -5,7 +5,7 @@ Training, analysis and the runtime share this module, so a text becomes the same
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,14 @@ Ids = npt.NDArray[np.int64]
 # slower (2048 against 8192: 1.3 times the texts/s, in torch and in onnxruntime), and need more memory.
 TOKEN_BUDGET = 2048
 
-# Texts handed to the tokenizer at a time: bounds memory, and is enough to keep its threads busy.
+# Texts, and about as many characters, handed to the tokenizer at a time: bounds memory, a token takes some
+# 100 bytes before it is an id, and is enough to keep its threads busy.
 ENCODE_CHUNK = 4096
+ENCODE_CHARACTERS = 1_000_000
 
 
 class Encoder:
-    """A fast tokenizer with a fixed truncation length and no padding.
+    """A fast tokenizer with a fixed truncation length and no padding; threads may share one.
 
     Args:
         tokenizer_json: contents of a ``tokenizer.json``; padding and truncation stored in it are ignored.
@@ -39,29 +41,45 @@ class Encoder:
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Token ids of each text, special tokens included, at most ``max_length`` of them (int64, 1-D)."""
-        ids: list[Ids] = []
-        for start in range(0, len(texts), ENCODE_CHUNK):
-            chunk = list(texts[start : start + ENCODE_CHUNK])
-            encodings = self._tokenizer.encode_batch_fast(chunk, add_special_tokens=True)
-            ids.extend(np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings)
-        return ids
+        return [
+            np.asarray(encoding.ids, dtype=np.int64)
+            for chunk in _chunks(texts)
+            for encoding in self._tokenizer.encode_batch_fast(chunk, add_special_tokens=True)
+        ]
 
     def full_lengths(self, texts: Sequence[str]) -> Ids:
         """Length in tokens of each text, special tokens included, before any truncation (int64, (n,))."""
-        self._tokenizer.no_truncation()
-        try:
-            lengths = [
-                len(encoding.ids)
-                for start in range(0, len(texts), ENCODE_CHUNK)
-                for encoding in self._tokenizer.encode_batch_fast(list(texts[start : start + ENCODE_CHUNK]))
-            ]
-        finally:
-            self._tokenizer.enable_truncation(self.max_length, strategy="longest_first", direction="right")
-        return np.asarray(lengths, dtype=np.int64)
+        return self.encode_with_lengths(texts)[1]
+
+    def encode_with_lengths(self, texts: Sequence[str]) -> tuple[list[Ids], Ids]:
+        """What `encode` and `full_lengths` give, at the price of one: a text longer than its ids was cut."""
+        special = self._tokenizer.num_special_tokens_to_add(False)
+        ids: list[Ids] = []
+        lengths: list[int] = []
+        for chunk in _chunks(texts):
+            for encoding in self._tokenizer.encode_batch_fast(chunk, add_special_tokens=True):
+                ids.append(np.asarray(encoding.ids, dtype=np.int64))
+                # What was cut off is in pieces, with special tokens around each.
+                rest = sum(len(piece) - special for piece in encoding.overflowing)
+                lengths.append(len(ids[-1]) + rest)
+        return ids, np.asarray(lengths, dtype=np.int64)
 
     def decode_tokens(self, ids: Sequence[int]) -> list[str]:
         """The token each id stands for."""
         return [self._tokenizer.id_to_token(int(token)) or "" for token in ids]
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    characters = 0
+    for text in texts:
+        chunk.append(text)
+        characters += len(text)
+        if len(chunk) == ENCODE_CHUNK or characters >= ENCODE_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
 
 
 def pad_batch(
