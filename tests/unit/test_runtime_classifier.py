@@ -94,7 +94,7 @@ def test_confidence_is_that_of_the_decision(tmp_path: Path) -> None:
 def test_confidence_is_what_the_limit_was_fitted_to(
     multiclass: Classifier, multilabel: Classifier, task: str, seed: int
 ) -> None:
-    """The runtime carries none of the evaluation's code, so the two say it each on their own."""
+    """To the last bit, or a text at the limit would be one that was counted among the others."""
     classifier = multiclass if task == "multiclass" else multilabel
     probabilities = np.random.default_rng(seed).random((5, 3), dtype=np.float32)
     thresholds = None if classifier.thresholds is None else classifier.thresholds.tolist()
@@ -167,11 +167,17 @@ def test_what_is_no_text_is_a_type_error(multiclass: Classifier, texts: Any, mes
         multiclass.predict(texts)
 
 
-def test_top_k_and_budget_start_at_one(multiclass: Classifier, tmp_path: Path) -> None:
+def test_what_is_counted_starts_at_one(multiclass: Classifier, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="top_k"):
         multiclass.predict(["agua"], top_k=0)
     with pytest.raises(ValueError, match="token_budget"):
         Classifier(tmp_path / "model.onnx", token_budget=0)
+    with pytest.raises(ValueError, match="threads"):
+        Classifier(tmp_path / "model.onnx", threads=0)
+    with pytest.raises(ValueError, match="window"):
+        multiclass.stream(["agua"], window=0)
+    with pytest.raises(ValueError, match="top_k"):
+        multiclass.stream(["agua"], top_k=0)
 
 
 # ------------------------------------------------------------------------------- files that are no model
@@ -260,7 +266,11 @@ def test_predicting_imports_little(tmp_path: Path) -> None:
         "afina.errors",
         "afina.runtime",
         "afina.runtime.classifier",
+        "afina.runtime.confidence",
+        "afina.runtime.container",
         "afina.runtime.encoding",
+        "afina.runtime.loading",
         "afina.runtime.metadata",
+        "afina.runtime.streaming",
         "afina.runtime.text",
     ]

@@ -51,6 +51,16 @@ def test_a_file_that_says_nothing_of_persons_needs_none() -> None:
     assert ArtifactMetadata.from_properties(properties, "m.onnx").abstain_below == 0.0
 
 
+def test_a_reference_comes_back_and_older_files_have_none() -> None:
+    metadata = toy_metadata(reference={"format": 1, "labels": ["año"], "edges": {"length": [4.0]}})
+    properties = metadata.to_properties()
+    assert "año" in properties["reference"]
+    assert ArtifactMetadata.from_properties(properties, "m.onnx") == metadata
+    properties = toy_metadata().to_properties()
+    assert properties.pop("reference") == "null"
+    assert ArtifactMetadata.from_properties(properties, "m.onnx").reference is None
+
+
 def test_keys_always_in_the_same_order() -> None:
     multilabel = toy_metadata("multilabel", thresholds={"pagos": 0.1, "luz": 0.2, "agua": 0.3})
     assert list(toy_metadata().to_properties()) == list(multilabel.to_properties())
@@ -58,7 +68,8 @@ def test_keys_always_in_the_same_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", sorted(set(toy_metadata().to_properties()) - {"schema_version", "thresholds", "abstention"})
+    "key",
+    sorted(set(toy_metadata().to_properties()) - {"schema_version", "thresholds", "abstention", "reference"}),
 )
 def test_a_missing_property_is_named(key: str) -> None:
     properties = toy_metadata().to_properties()
@@ -91,6 +102,8 @@ def test_a_missing_property_is_named(key: str) -> None:
         ("abstention", "0.9", "expected a mapping"),
         ("abstention", '{"below": 1.5}', "below: expected a number from 0 to 1, found 1.5"),
         ("abstention", '{"below": 0.5, "target_accuracy": "high"}', "target_accuracy: expected a number"),
+        ("reference", "[1]", "expected a mapping"),
+        ("reference", "{", "not valid JSON"),
     ],
 )
 def test_a_garbled_property_is_named(key: str, value: str, message: str) -> None:

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-from afina.errors import UserError
-from afina.runtime.encoding import TOKEN_BUDGET, Encoder, Ids, pad_batch, token_budget_batches
-from afina.runtime.metadata import ArtifactMetadata
-from afina.runtime.text import STEPS, clean_text
-
-Floats = npt.NDArray[np.float32]
-
-INPUTS = ("input_ids", "attention_mask")
-OUTPUTS = ("logits", "probabilities")
-
-# All that onnxruntime raises on a file it cannot use; they share no base class but Exception.
-_LOAD_ERRORS = (
-    native.EPFail,
-    native.EngineError,
-    native.Fail,
-    native.InvalidArgument,
-    native.InvalidGraph,
-    native.InvalidProtobuf,
-    native.NoModel,
-    native.NoSuchFile,
-    native.NotImplemented,
-    native.RuntimeException,
-)
+from afina.runtime.confidence import row_confidence
+from afina.runtime.encoding import TOKEN_BUDGET, Ids, token_budget_batches
+from afina.runtime.loading import INPUTS as INPUTS
+from afina.runtime.loading import OUTPUTS as OUTPUTS
+from afina.runtime.loading import Floats, load_model
+from afina.runtime.streaming import WINDOW, checked_texts, prepared_ahead, windows
+from afina.runtime.text import clean_text
 
 
 class Score(NamedTuple):
@@ -76,28 +57,30 @@ class Prediction:
 
 
 class Classifier:
-    """A classifier in one file.
+    """A classifier in one file. Threads may share it; all that is the same in two of them is in memory once.
+
+    After a fork, make a new one: the threads that compute stay behind in the parent.
 
     Args:
         path: a ``model.onnx`` or ``model.int8.onnx`` written by the export stage.
         token_budget: most tokens in one batch, padding included; lower it to use less memory.
-        threads: processor threads; None = as many as onnxruntime chooses.
+        threads: processor threads; None = as many as the process may use.
 
     Raises:
         UserError: the file is missing, damaged, not a model of afina, or of a newer schema.
+        ValueError: ``token_budget`` or ``threads`` is less than 1.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], *, token_budget: int = TOKEN_BUDGET, threads: int | None = None
     ) -> None:
-        if token_budget < 1:
-            raise ValueError(f"token_budget: expected at least 1, found {token_budget}")
-        file = Path(path)
+        for name, value in {"token_budget": token_budget, "threads": threads}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: expected at least 1, found {value}")
         self.token_budget = token_budget
-        self._session = _open(file, threads)
-        self.metadata = ArtifactMetadata.from_properties(
-            self._session.get_modelmeta().custom_metadata_map, str(file)
-        )
+        self._model = load_model(Path(path), threads)
+        self.metadata = self._model.metadata
+        self.encoder = self._model.encoder
         self.task = self.metadata.task
         self.labels = self.metadata.labels
         self.thresholds = (
@@ -105,22 +88,6 @@ class Classifier:
             if self.metadata.thresholds is None
             else np.array([self.metadata.thresholds[label] for label in self.labels])
         )
-        _check_graph(self._session, len(self.labels), str(file))
-        unknown = [step for step in self.metadata.cleaning if step not in STEPS]
-        if unknown:
-            raise UserError(
-                f"{file}: metadata cleaning: this afina does not know the step {unknown[0]!r}; "
-                "upgrade with `pip install -U afina`"
-            )
-        try:
-            self.encoder = Encoder(
-                self.metadata.tokenizer, self.metadata.max_length, self.metadata.pad_token_id
-            )
-        except Exception as error:  # tokenizers raises bare Exception
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"{file}: metadata tokenizer: not readable ({reason}); export the model again"
-            ) from None
 
     def encode(self, texts: Iterable[str]) -> list[Ids]:
         """Clean raw texts and turn each into token ids (int64, at most ``max_length`` of them).
@@ -128,26 +95,20 @@ class Classifier:
         Raises:
             TypeError: ``texts`` is one string, or one of them is not a string.
         """
-        if isinstance(texts, str | bytes):
-            raise TypeError(f"texts: expected several strings, found one {type(texts).__name__}")
-        cleaned = []
-        for position, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"texts[{position}]: expected a string, found {type(text).__name__}")
-            cleaned.append(clean_text(text, self.metadata.cleaning))
-        return self.encoder.encode(cleaned)
+        return self.encoder.encode(
+            [clean_text(text, self.metadata.cleaning) for text in checked_texts(texts)]
+        )
 
     def forward(self, batch: Sequence[Ids]) -> tuple[Floats, Floats]:
         """Run one batch of token ids as it is.
 
         Returns:
             logits and probabilities, float32 of shape (len(batch), labels).
+
+        Raises:
+            UserError: the graph cannot be computed: memory is short, or ids are none of the tokenizer's.
         """
-        input_ids, attention_mask = pad_batch(batch, self.metadata.pad_token_id)
-        logits, probabilities = self._session.run(
-            list(OUTPUTS), {"input_ids": input_ids, "attention_mask": attention_mask}
-        )
-        return logits, probabilities
+        return self._model.run(batch)
 
     def predict_proba(self, texts: Iterable[str]) -> Floats:
         """Probabilities of raw texts.
@@ -160,12 +121,12 @@ class Classifier:
 
         Raises:
             TypeError: ``texts`` is one string, or one of them is not a string.
+            UserError: a batch cannot be computed.
         """
-        ids = self.encode(texts)
-        result = np.empty((len(ids), len(self.labels)), dtype=np.float32)
-        for rows in token_budget_batches([len(row) for row in ids], self.token_budget):
-            result[rows] = self.forward([ids[row] for row in rows])[1]
-        return result
+        known = list(checked_texts(texts))
+        if len(known) <= WINDOW:
+            return self._predict_ids(self.encode(known))
+        return np.concatenate(list(self.stream_proba(known)))
 
     def predict(self, texts: Iterable[str], top_k: int = 1) -> list[Prediction]:
         """Labels of raw texts, one `Prediction` a text, in the order of ``texts``.
@@ -177,72 +138,73 @@ class Classifier:
         Raises:
             TypeError: ``texts`` is one string, or one of them is not a string.
             ValueError: ``top_k`` is less than 1.
+            UserError: a batch cannot be computed.
         """
+        _check_top_k(top_k)
         return self.decide(self.predict_proba(texts), top_k)
+
+    def stream(self, texts: Iterable[str], top_k: int = 1, window: int = WINDOW) -> Iterator[Prediction]:
+        """`predict` for any number of texts, in memory that does not grow with it.
+
+        Texts are taken a window at a time, and batched by length within it. While one window is computed
+        the next is cleaned and tokenized in a thread, so up to two are read before the first answer is
+        given: whoever waits for each answer before the next text wants `predict`. ``texts`` is read where
+        the predictions are, not in another thread.
+
+        Whatever ``texts`` raises is raised after the predictions of all texts before; so is the TypeError
+        for what is not a string, which `afina.runtime.text_problem` tells beforehand.
+
+        Args:
+            texts: raw texts.
+            top_k: how many labels `Prediction.top` lists; more than there are means all.
+            window: texts in a window.
+
+        Raises:
+            TypeError: ``texts`` is one string, or one of them is not a string.
+            ValueError: ``top_k`` or ``window`` is less than 1.
+            UserError: a batch cannot be computed.
+        """
+        _check_top_k(top_k)
+        blocks = self.stream_proba(texts, window)
+        return (prediction for block in blocks for prediction in self.decide(block, top_k))
+
+    def stream_proba(self, texts: Iterable[str], window: int = WINDOW) -> Iterator[Floats]:
+        """`predict_proba` for any number of texts, see `stream`.
+
+        Returns:
+            One array (rows, labels) a window, whose rows are the next texts; fewer than ``window`` where
+            texts are very long.
+        """
+        if window < 1:
+            raise ValueError(f"window: expected at least 1, found {window}")
+        prepared = prepared_ahead(windows(checked_texts(texts), window), self.encode)
+        return (self._predict_ids(ids) for ids in prepared)
+
+    def _predict_ids(self, ids: Sequence[Ids]) -> Floats:
+        result = np.empty((len(ids), len(self.labels)), dtype=np.float32)
+        for rows in token_budget_batches([len(row) for row in ids], self.token_budget):
+            result[rows] = self.forward([ids[row] for row in rows])[1]
+        return result
 
     def decide(self, probabilities: Floats, top_k: int = 1) -> list[Prediction]:
         """Turn probabilities (n, labels) into predictions, as `predict` does."""
-        if top_k < 1:
-            raise ValueError(f"top_k: expected at least 1, found {top_k}")
-        predictions = []
-        assigned = None if self.thresholds is None else probabilities >= self.thresholds
-        confidence = _confidence(probabilities, assigned)
-        unsure = confidence < self.metadata.abstain_below
+        _check_top_k(top_k)
         # Stable: labels of equal probability keep the model's order, and the first wins as in argmax.
-        for row, order in enumerate(np.argsort(-probabilities, axis=1, kind="stable")):
-            ranked = [Score(self.labels[label], float(probabilities[row, label])) for label in order]
-            labels = (
-                ranked[:1]
-                if assigned is None
-                else [score for score, label in zip(ranked, order, strict=True) if assigned[row, label]]
+        orders = np.argsort(-probabilities, axis=1, kind="stable")
+        assigned = None if self.thresholds is None else probabilities >= self.thresholds
+        confidence = row_confidence(probabilities, orders[:, 0] if assigned is None else assigned)
+        unsure = confidence < self.metadata.abstain_below
+        predictions = []
+        for row, order in enumerate(orders):
+            chosen = order[:1] if assigned is None else order[assigned[row, order]]
+            labels, top = (
+                tuple(Score(self.labels[label], float(probabilities[row, label])) for label in some)
+                for some in (chosen, order[:top_k])
             )
-            predictions.append(
-                Prediction(tuple(labels), tuple(ranked[:top_k]), float(confidence[row]), bool(unsure[row]))
-            )
+            predictions.append(Prediction(labels, top, float(confidence[row]), bool(unsure[row])))
         return predictions
 
 
-def _confidence(probabilities: Floats, assigned: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float64]:
-    """How probable each decision is, (n,), by probabilities (n, labels) and what is assigned of them."""
-    exact = probabilities.astype(np.float64)
-    if assigned is None:
-        return np.asarray(exact.max(axis=1))
-    return np.asarray(np.where(assigned, exact, 1 - exact).min(axis=1))
-
-
-def _open(file: Path, threads: int | None) -> onnxruntime.InferenceSession:
-    """Start a session on a file, or say in one line why that is not possible."""
-    if not file.is_file():
-        problem = "is a folder, give the model.onnx in it" if file.is_dir() else "no such file"
-        raise UserError(f"{file}: {problem}")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors alone; what cannot be loaded is raised below
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(
-            str(file), sess_options=options, providers=["CPUExecutionProvider"]
-        )
-    except _LOAD_ERRORS as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{file}: not a usable ONNX model, perhaps damaged or cut off; copy or export it again "
-            f"({reason[:160]})"
-        ) from None
-
-
-def _check_graph(session: onnxruntime.InferenceSession, label_count: int, where: str) -> None:
-    """Check that the graph's inputs and outputs are the design's."""
-    inputs = {item.name for item in session.get_inputs()}
-    outputs = {item.name: item.shape for item in session.get_outputs()}
-    if inputs != set(INPUTS) or not set(OUTPUTS) <= set(outputs):
-        raise UserError(
-            f"{where}: expected inputs {', '.join(INPUTS)} and outputs {', '.join(OUTPUTS)}; "
-            f"found {', '.join(sorted(inputs))} and {', '.join(sorted(outputs))}"
-        )
-    for name in OUTPUTS:
-        if len(outputs[name]) != 2 or outputs[name][1] != label_count:
-            raise UserError(
-                f"{where}: output {name} has shape {outputs[name]}, but the metadata names {label_count} "
-                "labels; export the model again"
-            )
+def _check_top_k(top_k: int) -> None:
+    if top_k < 1:
+        raise ValueError(f"top_k: expected at least 1, found {top_k}")

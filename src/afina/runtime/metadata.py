@@ -12,7 +12,7 @@ from afina.errors import UserError
 
 SCHEMA_VERSION = 1
 TASKS = ("multiclass", "multilabel")
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "int8", "fp16")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class ArtifactMetadata:
         abstain_below: a text of lower confidence is for a person, see `afina.runtime.Prediction`; 0: none
             is, infinity: all are, because no confidence was enough.
         target_accuracy: how often the other answers were to be right; None where nobody asked.
+        reference: histograms of held-out texts and their predictions, to tell drift by, as
+            `afina.runtime.drift.Reference.to_json` gives them; None in a file without.
         pad_token_id: the id that fills short rows of a batch.
         tokenizer: contents of ``tokenizer.json``.
         cleaning: names of the steps of `afina.runtime.text`, in order, that a text goes through first.
@@ -34,7 +36,7 @@ class ArtifactMetadata:
         backbone_licence: its licence as far as it is known.
         training_data_sha256: SHA-256 of the table the model was trained on.
         metrics: headline metrics of the test split.
-        precision: fp32, or int8 where weights and activations are quantised.
+        precision: fp32, int8 where weights and activations are quantised, or fp16 where they are halved.
         afina_version: the version that wrote the file.
     """
 
@@ -49,10 +51,11 @@ class ArtifactMetadata:
     backbone_licence: str
     training_data_sha256: str
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    precision: Literal["fp32", "int8"] = "fp32"
+    precision: Literal["fp32", "int8", "fp16"] = "fp32"
     afina_version: str = ""
     abstain_below: float = 0.0
     target_accuracy: float | None = None
+    reference: Mapping[str, Any] | None = None
 
     def to_properties(self) -> dict[str, str]:
         """The key-value pairs to store in the file, always in the same order."""
@@ -63,6 +66,7 @@ class ArtifactMetadata:
             "labels": _json(list(self.labels)),
             "thresholds": _json(thresholds),
             "abstention": _json(self._abstention()),
+            "reference": _json(None if self.reference is None else dict(self.reference)),
             "max_length": str(self.max_length),
             "pad_token_id": str(self.pad_token_id),
             "cleaning": _json(list(self.cleaning)),
@@ -118,10 +122,11 @@ class ArtifactMetadata:
             backbone_licence=read.text("backbone_licence"),
             training_data_sha256=read.text("training_data_sha256"),
             metrics=read.mapping("metrics"),
-            precision=cast(Literal["fp32", "int8"], read.choice("precision", PRECISIONS)),
+            precision=cast(Literal["fp32", "int8", "fp16"], read.choice("precision", PRECISIONS)),
             afina_version=read.text("afina_version"),
             abstain_below=abstain_below,
             target_accuracy=target_accuracy,
+            reference=read.optional_mapping("reference"),
         )
 
 
@@ -178,6 +183,12 @@ class _Reader:
         if not isinstance(value, dict):
             raise self.wrong(key, "expected a mapping")
         return value
+
+    def optional_mapping(self, key: str) -> dict[str, Any] | None:
+        """None where the property is null, or missing as in older files."""
+        if key not in self.properties or self.json(key) is None:
+            return None
+        return self.mapping(key)
 
     def abstention(self) -> tuple[float, float | None]:
         """Lowest confidence that needs no person, and the accuracy it is for; older files have neither."""
