@@ -22,6 +22,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 from afina.errors import UserError
 from afina.runtime.container import read_properties
 from afina.runtime.encoding import Encoder, Ids, pad_batch
+from afina.runtime.external import check_external
 from afina.runtime.metadata import ArtifactMetadata
 from afina.runtime.text import STEPS
 
@@ -61,11 +62,13 @@ class LoadedModel:
         file: where it came from.
         metadata: what the file says about itself.
         encoder: its tokenizer.
+        external: files beside it with its weights; none for a model in one file.
     """
 
     file: Path
     metadata: ArtifactMetadata
     encoder: Encoder
+    external: tuple[Path, ...]
     _session: onnxruntime.InferenceSession
 
     def run(self, batch: Sequence[Ids]) -> tuple[Floats, Floats]:
@@ -110,8 +113,9 @@ def load_model(file: Path, threads: int | None = None) -> LoadedModel:
         model = None if key is None else _loaded.get(key)
         if model is None:
             model = _load(file, threads)
-            # Not if it was replaced meanwhile: then nobody can say which of the two was read.
-            if key is not None and key == _key(file, threads):
+            # Not if it was replaced meanwhile: then nobody can say which of the two was read. Nor if its
+            # weights are in a file of their own, which may change while this one stays.
+            if key is not None and key == _key(file, threads) and not model.external:
                 _loaded[key] = model
     return model
 
@@ -136,13 +140,15 @@ def _key(file: Path, threads: int | None) -> _Key | None:
 
 def _load(file: Path, threads: int | None) -> LoadedModel:
     """Read and check a file. The tokenizer is parsed while onnxruntime, in a thread, reads the weights."""
-    metadata = ArtifactMetadata.from_properties(read_properties(file), str(file))
+    properties = read_properties(file)
+    metadata = ArtifactMetadata.from_properties(properties, str(file))
     unknown = [step for step in metadata.cleaning if step not in STEPS]
     if unknown:
         raise UserError(
             f"{file}: metadata cleaning: this afina does not know the step {unknown[0]!r}; "
             "upgrade with `pip install -U afina`"
         )
+    external = check_external(file, properties)  # before onnxruntime follows where they point
     opening = _Opening(file, threads)
     try:
         encoder, probe = _read_tokenizer(metadata, file)
@@ -150,7 +156,7 @@ def _load(file: Path, threads: int | None) -> LoadedModel:
         opening.join()
     session = opening.session()
     _check_graph(session, len(metadata.labels), str(file))
-    model = LoadedModel(file, metadata, encoder, session)
+    model = LoadedModel(file, metadata, encoder, external, session)
     _check_outputs(model, probe)
     return model
 
