@@ -226,7 +226,7 @@ def serve(
     port: Annotated[int, typer.Option("--port", help="The port to listen on; 0: a free one.")] = 8000,
     threads: Annotated[int | None, typer.Option("--threads", help="Processor threads of the model.")] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option("--api-key-file", help="A file with the keys that are accepted, one a line.")
+        Path | None, typer.Option("--api-key-file", help="A file with the accepted keys, one a line.")
     ] = None,
     cors_origin: Annotated[
         list[str] | None, typer.Option("--cors-origin", help="A web origin that may call; may be repeated.")
@@ -236,7 +236,7 @@ def serve(
     max_file_mb: Annotated[int, typer.Option("--max-file-mb", help="Largest file to upload, in MiB.")] = 50,
     timeout: Annotated[float, typer.Option("--timeout", help="Seconds a request may wait.")] = 30.0,
     reload_every: Annotated[
-        float, typer.Option("--reload-every", help="Seconds between looks for a new file; 0: on SIGHUP alone.")
+        float, typer.Option("--reload-every", help="Seconds between looks for a new file; 0: only on SIGHUP.")
     ] = 2.0,
 ) -> None:
     """Serve a model over HTTP: a page for people at /, an API for programs at /v1, its description at /docs.
@@ -267,6 +267,104 @@ def serve(
             cors_origins=tuple(cors_origin or ()),
         )
     )
+
+
+@app.command()
+def drift(
+    reference: Annotated[Path, typer.Argument(help="A model.onnx, or a data file to compare with.")],
+    new: Annotated[Path, typer.Argument(help="A file of new texts, or of predictions of them.")],
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Predicts the texts where REFERENCE is a data file.")
+    ] = None,
+    column: Annotated[str, typer.Option("--column", help="The column that holds the text.")] = "text",
+    prefix: Annotated[
+        str, typer.Option("--prefix", help="Before the names of columns with predictions.")
+    ] = "",
+    watch: Annotated[float, typer.Option("--watch", help="PSI above chance that is to be watched.")] = 0.1,
+    drifted: Annotated[float, typer.Option("--drifted", help="PSI above chance that is drift.")] = 0.25,
+    alpha: Annotated[float, typer.Option("--alpha", help="Risk of an alarm where nothing changed.")] = 0.05,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,
+) -> None:
+    """Say whether new texts, and the model's answers to them, differ from those it was checked on.
+
+    NEW is a CSV, JSON Lines, Parquet or Excel file of texts, which the model predicts, or one that `afina
+    predict` or `afina score` wrote. Exit status 1: drifted; 0: anything else; 2: it could not be compared.
+    """
+    try:
+        from afina.drift import as_json as drift_json
+        from afina.drift import compare_files
+        from afina.drift import text as drift_text
+        from afina.runtime.drift import Limits
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"drift: needs the package {error.name}; install it with `pip install 'afina[pipeline]'`"
+        ) from None
+    try:
+        limits = Limits(watch, drifted, alpha)
+    except ValueError as error:
+        raise UserError(f"drift: --{error}") from None
+    comparison = compare_files(reference, new, model, column, prefix, limits, threads)
+    _write_utf8()
+    if as_json:
+        print(json.dumps(drift_json(comparison), ensure_ascii=False, allow_nan=False))
+    else:
+        print(drift_text(comparison), end="")
+    if comparison.drift.verdict == "drifted":
+        raise typer.Exit(1)
+
+
+@app.command()
+def score(
+    source: Annotated[str, typer.Argument(metavar="IN", help="A file, folder or pattern; a path or URL.")],
+    out: Annotated[
+        str, typer.Argument(metavar="OUT", help="A .csv, .tsv, .jsonl or .parquet file, or a folder.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", help="A model.onnx written by the export stage.")
+    ] = "models/onnx/model.onnx",
+    column: Annotated[
+        list[str] | None, typer.Option("--column", help="Of the text (default: text); several are joined.")
+    ] = None,
+    top_k: Annotated[int, typer.Option("--top-k", help="Add the k most probable labels.")] = 1,
+    prefix: Annotated[str, typer.Option("--prefix", help="Put before the names of the columns added.")] = "",
+    encoding: Annotated[str | None, typer.Option("--encoding", help="Of text files; default: found.")] = None,
+    delimiter: Annotated[
+        str | None, typer.Option("--delimiter", help="Between the cells of a CSV; default: , ; tab or |.")
+    ] = None,
+    chunk: Annotated[int, typer.Option("--chunk", help="Most rows in a part.")] = 10_000,
+    engine: Annotated[str, typer.Option("--engine", help="local, or ray: at RAY_ADDRESS.")] = "local",
+    workers: Annotated[int, typer.Option("--workers", help="Processes with a model each.")] = 1,
+    threads: Annotated[int | None, typer.Option("--threads", help="Processor threads of each.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUT, and what an unfinished run of another job left.")
+    ] = False,
+) -> None:
+    """Classify files of any size: CSV, JSON Lines or Parquet, with columns for the answer added.
+
+    Memory does not grow with the input. A run that is killed goes on where it was when it is started again;
+    OUT appears when all of it is there. Rows without a text or that cannot be read are in OUT's .failed.csv.
+    """
+    from afina.scoring import Settings
+    from afina.scoring import score as score_files
+
+    if engine not in ("local", "ray"):
+        raise UserError(f"score: --engine: expected local or ray, found {engine!r}")
+    settings = Settings(tuple(column or ("text",)), top_k, chunk, prefix, encoding, delimiter)
+    result = score_files(
+        source,
+        out,
+        model,
+        settings,
+        engine="ray" if engine == "ray" else "local",
+        workers=workers,
+        threads=threads,
+        overwrite=overwrite,
+    )
+    for note in result.notes:
+        print(note, file=sys.stderr)
+    failed = f", {result.failed:,} failed: {result.failures}" if result.failed else ""
+    print(f"{result.out}: {result.scored:,} of {result.rows:,} rows{failed}", file=sys.stderr)
 
 
 def _check_options(

@@ -1,0 +1,140 @@
+"""What has to be bounded before there is a request: connections, headers, and clients that do not read.
+
+uvicorn has no limit on the time or size of headers, and none on idle connections; a handful of slow clients
+could keep it busy. Its protocol class is the place to add them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from afina.serving.errors import ApiError
+from afina.serving.settings import ServeSettings
+
+MAX_HEADER_BYTES = 32 * 1024
+
+
+def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
+    """A uvicorn protocol with the limits of ``settings``, shared by the connections of one server."""
+    # Connections that wait for a request, the one that has waited for longest first.
+    idle: dict[Bounded, None] = {}
+
+    class Bounded(HttpToolsProtocol):
+        _timer: asyncio.TimerHandle | None = None
+        _stalled: asyncio.TimerHandle | None = None
+        _header_bytes = 0
+        _counted = 0  # of them, those of the read that is being parsed
+        _in_headers = True
+        _overhead = 0  # bytes that are neither headers nor body: chunk sizes, trailers
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > settings.max_connections:
+                oldest = next(iter(idle), None)
+                if oldest is None:
+                    self._refuse(503)
+                    return
+                del idle[oldest]
+                oldest.transport.abort()
+            self._await_headers()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_timer()
+            self._stop_stalled()
+            idle.pop(self, None)
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self.transport.is_closing():
+                return
+            self._counted = len(data) if self._in_headers else 0
+            if self._in_headers:
+                self._header_bytes += len(data)
+            else:
+                self._overhead += len(data)
+            super().data_received(data)
+            if self._overhead > MAX_HEADER_BYTES:
+                self.transport.abort()
+            too_long = self._in_headers and self._header_bytes > MAX_HEADER_BYTES
+            if too_long and not self.transport.is_closing():
+                self._refuse(431)
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self._in_headers = True
+            self._header_bytes, self._overhead = self._counted, 0
+            if self._timer is None:
+                self._await_headers()
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            if self._in_headers:  # the rest are trailers, which nothing here reads
+                super().on_header(name, value)
+
+        def on_body(self, body: bytes) -> None:
+            # A chunk of one byte takes six.
+            self._overhead = max(0, self._overhead - 8 * len(body))
+            super().on_body(body)
+
+        def on_headers_complete(self) -> None:
+            self._in_headers = False
+            self._stop_timer()
+            idle.pop(self, None)
+            super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            super().on_message_complete()
+            self._in_headers = True
+            self._header_bytes = 0
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if not self.pipeline and not self.transport.is_closing():
+                idle[self] = None
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._stalled = self.loop.call_later(settings.body_seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._stop_stalled()
+            super().resume_writing()
+
+        def send_400_response(self, msg: str) -> None:
+            self._refuse(400)
+
+        def _await_headers(self) -> None:
+            idle[self] = None
+            self._timer = self.loop.call_later(settings.header_seconds, self.transport.abort)
+
+        def _stop_timer(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+        def _stop_stalled(self) -> None:
+            if self._stalled is not None:
+                self._stalled.cancel()
+                self._stalled = None
+
+        def _refuse(self, status: int) -> None:
+            """Answer what never became a request, and close."""
+            self._stop_timer()
+            idle.pop(self, None)
+            self.transport.write(_raw_answer(ApiError.of_status(status)))
+            self.transport.close()
+
+    return Bounded
+
+
+def _raw_answer(error: ApiError) -> bytes:
+    body = error.body()
+    head = [
+        f"HTTP/1.1 {error.status} Error",
+        "content-type: application/json; charset=utf-8",
+        f"content-length: {len(body)}",
+        "connection: close",
+        *(f"{name}: {value}" for name, value in error.headers.items()),
+    ]
+    return "\r\n".join([*head, "", ""]).encode("ascii") + body

@@ -1,0 +1,203 @@
+"""From texts to predictions for the requests of one server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.types import Receive
+
+from afina.runtime.classifier import Prediction
+from afina.serving.batching import Batcher, QueueFullError
+from afina.serving.errors import ApiError
+from afina.serving.metrics import Metrics
+from afina.serving.model import ModelStore, Served
+from afina.serving.monitor import DriftGauges, watch
+from afina.serving.settings import ServeSettings
+
+T = TypeVar("T")
+
+# Fewer predictions than this are made on the event loop: handing them to a thread takes longer.
+_INLINE = 16
+# How often a file looks whether there is room in the queue.
+_PATIENCE = 0.05
+
+
+class ClientGoneError(Exception):
+    """Whoever asked has closed the connection."""
+
+
+class Service:
+    """The model in use, the queue, the counters."""
+
+    def __init__(self, settings: ServeSettings, store: ModelStore) -> None:
+        self.settings, self.store = settings, store
+        self.batcher = Batcher(settings.token_budget, settings.queue_texts, self._ran_batch)
+        self.metrics = Metrics(lambda: self.batcher.waiting)
+        self.metrics.model(store.current)
+        self.monitor = watch(store.current)
+        self.metrics.registry.register(DriftGauges(lambda: self.monitor))
+        self.text_threads = ThreadPoolExecutor(2, "afina-texts")
+        self.file_threads = ThreadPoolExecutor(settings.max_uploads, "afina-files")
+        self.monitor_thread = ThreadPoolExecutor(1, "afina-drift")
+        self._observed: Future[None] = Future()
+        self._observed.set_result(None)
+        self.uploads = 0
+        self.held_bytes = 0
+
+    def _ran_batch(self, texts: int, seconds: float) -> None:
+        self.metrics.batch(texts, seconds)
+
+    async def predict(
+        self,
+        model: Served,
+        texts: Sequence[str],
+        top_k: int,
+        gone: asyncio.Task[None],
+        thresholds: Mapping[str, float] | None = None,
+        patient: bool = False,
+    ) -> tuple[list[Prediction], list[bool]]:
+        """Predictions of texts, and which of them were cut off.
+
+        Args:
+            gone: ends when the client closes the connection; its texts then leave the queue.
+            thresholds: multilabel: take the place of the model's, for the labels named.
+            patient: wait for room in the queue and for the answer as long as it takes.
+
+        Raises:
+            ApiError: 429 the queue is full, 503 no answer in time.
+            ClientGoneError: ``gone`` ended first.
+        """
+        while True:
+            try:
+                self.batcher.reserve(len(texts))
+                break
+            except QueueFullError:
+                if not patient:
+                    raise ApiError(429, "queue_full", "too many texts are waiting; try again later") from None
+            await asyncio.wait({gone}, timeout=_PATIENCE)
+            if gone.done():
+                raise ClientGoneError
+        try:
+            async with asyncio.timeout(None if patient else self.settings.request_seconds):
+                return await self._answer(model, texts, top_k, gone, thresholds)
+        except TimeoutError:
+            seconds = f"{self.settings.request_seconds:g}"
+            raise ApiError(503, "timeout", f"no answer within {seconds} s; try again later") from None
+
+    async def _answer(
+        self,
+        model: Served,
+        texts: Sequence[str],
+        top_k: int,
+        gone: asyncio.Task[None],
+        thresholds: Mapping[str, float] | None,
+    ) -> tuple[list[Prediction], list[bool]]:
+        try:
+            encoded = await self.in_thread(model.encode, texts)
+        except BaseException:
+            self.batcher.release(len(texts))
+            raise
+        job = self.batcher.submit(model, encoded.ids)
+        try:
+            ends: set[asyncio.Future[Any]] = {job.future, gone}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not job.future.done():
+                raise ClientGoneError
+            probabilities = job.future.result()
+        finally:
+            self.batcher.drop(job)
+        if len(texts) < _INLINE:
+            predictions = model.decide(probabilities, top_k, thresholds)
+        else:
+            predictions = await self.in_thread(model.decide, probabilities, top_k, thresholds)
+        self.metrics.predicted(predictions, encoded.truncated)
+        monitor = self.monitor
+        # One at a time: where texts come faster than they are observed, some are left out.
+        if monitor is not None and monitor.model is model and not thresholds and self._observed.done():
+            self._observed = self.monitor_thread.submit(monitor.observe, texts, predictions)
+        return predictions, encoded.truncated
+
+    async def in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run a function in one of the threads for texts."""
+        return await asyncio.get_running_loop().run_in_executor(self.text_threads, function, *arguments)
+
+    async def in_file_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run a function in one of the threads for files, which may take its time."""
+        return await asyncio.get_running_loop().run_in_executor(self.file_threads, function, *arguments)
+
+    async def read_body(self, request: Request) -> bytes:
+        """The body of a request; its bytes count as held until `release_body`.
+
+        Raises:
+            ApiError: 503 the requests of all clients together hold too much.
+        """
+        parts = []
+        try:
+            async for part in request.stream():
+                self.held_bytes += len(part)
+                parts.append(part)
+                if self.held_bytes > self.settings.max_held_bytes:
+                    raise ApiError.of_status(503)
+        except BaseException:
+            self.held_bytes -= sum(map(len, parts))
+            raise
+        return b"".join(parts)
+
+    def release_body(self, body: bytes) -> None:
+        """What `read_body` returned is held no more."""
+        self.held_bytes -= len(body)
+
+    @asynccontextmanager
+    async def gone_watch(self, receive: Receive) -> AsyncIterator[asyncio.Task[None]]:
+        """A task that ends when the client closes the connection; the body has to be read before."""
+        gone = asyncio.create_task(_until_gone(receive))
+        try:
+            yield gone
+        finally:
+            gone.cancel()
+
+    async def unless_gone(self, work: Awaitable[T], gone: asyncio.Task[None]) -> T:
+        """The result of ``work``, which is cancelled where the client goes.
+
+        Raises:
+            ClientGoneError: it did.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise ClientGoneError
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+
+    async def reload(self) -> Served:
+        """Put the model in the file in the place of the one in use, which stays if that fails.
+
+        Raises:
+            UserError: as `load_model`.
+        """
+        served = await asyncio.to_thread(self.store.reload)
+        self.monitor = None
+        self.monitor = await asyncio.to_thread(watch, served)
+        self.metrics.model(served)
+        return served
+
+    def stop(self) -> None:
+        """Answer what waits, then end all threads."""
+        self.batcher.stop()
+        self.text_threads.shutdown(cancel_futures=True)
+        self.file_threads.shutdown(cancel_futures=True)
+        self.monitor_thread.shutdown(cancel_futures=True)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,211 @@
+"""Tables that people upload: CSV, TSV and Excel files, checked once, then read in chunks."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import IO
+
+from afina.serving.errors import ApiError
+from afina.serving.settings import ServeSettings
+
+MAX_COLUMNS = 500
+DELIMITERS = (",", ";", "\t", "|")
+
+# A column holds texts if its filled cells have so many words on average: names and codes have fewer.
+_TEXT_WORDS = 3.0
+_LOOK_ROWS = 200
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that has been read once to its end: every row is as wide as the header.
+
+    Attributes:
+        stream: the CSV; closed by `close`.
+        encoding: of the CSV.
+        delimiter: between its cells.
+        header: names of the columns.
+        rows: how many there are below the header; blank lines do not count.
+        column: position of the text.
+    """
+
+    stream: IO[bytes]
+    encoding: str
+    delimiter: str
+    header: list[str]
+    rows: int
+    column: int
+
+    def chunks(self, size: int) -> Iterator[list[list[str]]]:
+        """The rows below the header, ``size`` at a time."""
+        with _text_of(self.stream, self.encoding) as text:
+            rows = filter(None, csv.reader(text, delimiter=self.delimiter))
+            next(rows)
+            while chunk := list(islice(rows, size)):
+                yield chunk
+
+    def close(self) -> None:
+        """Remove the file."""
+        self.stream.close()
+
+
+def kind_of(stream: IO[bytes], filename: str) -> str:
+    """csv, tsv or xlsx, by the ending of a file's name; its first bytes must not say otherwise.
+
+    Raises:
+        ApiError: 415 another kind of file.
+    """
+    ending = filename.lower().rpartition(".")[2] if "." in filename else ""
+    stream.seek(0)
+    is_zip = stream.read(4) == b"PK\x03\x04"
+    if ending not in ("csv", "tsv", "xlsx") or (is_zip and ending != "xlsx"):
+        raise ApiError(
+            415, "unsupported_file", "the file is none of .csv, .tsv, .xlsx; save it as one of them"
+        )
+    return ending
+
+
+def read_csv(stream: IO[bytes], delimiter: str | None, column: str | None, settings: ServeSettings) -> Table:
+    """Check an uploaded CSV and find its texts; takes seconds for a large one.
+
+    Args:
+        stream: the file; the table returned owns it.
+        delimiter: between cells; None: what the header has.
+        column: name of the column with the texts; None: it is found if there is but one that has them.
+
+    Raises:
+        ApiError: 400 the file or the column is wrong, 413 beyond a limit.
+    """
+    stream.seek(0)
+    encoding = _encoding(stream, stream.read(4096))
+    return _inspect(stream, encoding, delimiter, column, settings)
+
+
+def _inspect(
+    stream: IO[bytes], encoding: str, delimiter: str | None, column: str | None, settings: ServeSettings
+) -> Table:
+    """Read a CSV to its end, so that what is wrong with it shows before the first prediction."""
+    csv.field_size_limit(2**31 - 1)  # of the process; how long a text may be is checked below
+    line = 0
+    try:
+        with _text_of(stream, encoding) as text:
+            first = _first_line(text)
+            delimiter = delimiter or _delimiter(first, column)
+            text.seek(0)
+            reader = csv.reader(text, delimiter=delimiter)
+            rows = filter(None, reader)
+            header = next(rows)
+            if len(header) > MAX_COLUMNS:
+                raise ApiError(
+                    413, "too_many_columns", f"the file has too many columns; at most {MAX_COLUMNS}"
+                )
+            first_rows: list[list[str]] = []
+            count = 0
+            for row in rows:
+                line = reader.line_num
+                if len(row) != len(header):
+                    raise ApiError(
+                        400,
+                        "bad_file",
+                        f"line {line}: {len(row)} cells where the header has {len(header)}; mend the row",
+                    )
+                count += 1
+                if count > settings.max_rows:
+                    raise ApiError(
+                        413, "too_many_rows", f"the file has too many rows; at most {settings.max_rows}"
+                    )
+                if max(map(len, row)) > settings.max_characters:
+                    raise ApiError(
+                        413,
+                        "text_too_long",
+                        f"line {line}: a cell of more than {settings.max_characters} characters",
+                    )
+                if count <= _LOOK_ROWS:
+                    first_rows.append(row)
+    except UnicodeError:
+        raise ApiError(400, "bad_file", "the file is not text in one encoding; save it as UTF-8") from None
+    except csv.Error:
+        raise ApiError(400, "bad_file", f"line {line + 1}: not valid CSV") from None
+    if not count:
+        raise ApiError(400, "bad_file", "the file has no rows below its header")
+    return Table(stream, encoding, delimiter, header, count, _column(header, first_rows, column))
+
+
+def _first_line(text: io.TextIOWrapper) -> str:
+    for line in text:
+        if line.strip():
+            return line
+    raise ApiError(400, "bad_file", "the file is empty")
+
+
+def _column(header: list[str], rows: list[list[str]], wanted: str | None) -> int:
+    """Position of the column with the texts."""
+    if wanted is not None:
+        if header.count(wanted) == 1:
+            return header.index(wanted)
+        problem = "no column has this name" if wanted not in header else "several columns have this name"
+        raise _choose(header, problem)
+    if len(header) == 1:
+        return 0
+    found = [at for at in range(len(header)) if _words([row[at] for row in rows]) >= _TEXT_WORDS]
+    if len(found) != 1:
+        raise _choose(header, "which column holds the texts cannot be told")
+    return found[0]
+
+
+def _words(cells: list[str]) -> float:
+    """Words that have letters in a filled cell, on average."""
+    filled = [cell for cell in cells if cell.strip()]
+    words = sum(any(map(str.isalpha, word)) for cell in filled for word in cell[:2000].split())
+    return words / len(filled) if filled else 0.0
+
+
+def _choose(header: list[str], problem: str) -> ApiError:
+    names = [name[:100] for name in header]
+    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return ApiError(400, "column_needed", f"{problem}; name one as column: {shown}", extra={"columns": names})
+
+
+def _encoding(stream: IO[bytes], start: bytes) -> str:
+    """UTF-8 or, by its mark, UTF-16; anything else is read as Windows' or ISO's Latin."""
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    if b"\0" in start:
+        raise ApiError(400, "bad_file", "the file is not text; save it as CSV in UTF-8")
+    utf8 = "utf-8-sig" if start[:3] == b"\xef\xbb\xbf" else "utf-8"
+    return next((name for name in (utf8, "cp1252") if _decodes(stream, name)), "latin-1")
+
+
+def _decodes(stream: IO[bytes], encoding: str) -> bool:
+    try:
+        with _text_of(stream, encoding) as text:
+            while text.read(1 << 20):
+                pass
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _delimiter(first: str, column: str | None) -> str:
+    """The first delimiter with which the header has the column, else the most frequent, else a comma."""
+    for delimiter in DELIMITERS:
+        if column is not None and column in next(csv.reader([first], delimiter=delimiter)):
+            return delimiter
+    return max(DELIMITERS, key=first.count)
+
+
+@contextmanager
+def _text_of(stream: IO[bytes], encoding: str) -> Iterator[io.TextIOWrapper]:
+    """The characters of a stream from its beginning; the stream stays open."""
+    stream.seek(0)
+    text = io.TextIOWrapper(stream, encoding=encoding, newline="")
+    try:
+        yield text
+    finally:
+        if not stream.closed:
+            text.detach()

@@ -1,0 +1,81 @@
+"""Excel workbooks of strangers, read in a process of their own with bounded memory and time.
+
+A workbook is a ZIP of XML: a small file can unpack to gigabytes, name rows by the billion, or hold XML that
+takes a hundred times its size in memory. Sizes are checked before, and what gets through can break no more
+than its own process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from contextlib import suppress
+from typing import IO
+
+from afina.serving.errors import ApiError
+from afina.serving.workbook_reader import TOO_MUCH
+
+SECONDS = 120
+MEMORY_BYTES = 1 << 30
+
+
+async def workbook_to_csv(
+    stream: IO[bytes], max_inflated_bytes: int, max_rows: int, max_columns: int
+) -> IO[bytes]:
+    """Turn the first sheet of a workbook into a temporary CSV file (UTF-8, comma).
+
+    A formula gives the value that Excel last saved; rows without a filled cell are left out.
+
+    Raises:
+        ApiError: 400 not a workbook, 413 beyond a limit.
+    """
+    target = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        status, errors = await _run(stream, target, (max_inflated_bytes, max_rows, max_columns, MEMORY_BYTES))
+        if status != 0:
+            raise ApiError(*_reason(status, errors))
+    except BaseException:
+        target.close()
+        raise
+    target.seek(0)
+    return target
+
+
+async def _run(stream: IO[bytes], target: IO[bytes], limits: tuple[int, ...]) -> tuple[int, bytes]:
+    """Status and stderr of the reader; it does not outlive this call."""
+    stream.seek(0)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",  # no module from the current folder
+        "-m",
+        "afina.serving.workbook_reader",
+        *map(str, limits),
+        stdin=stream.fileno(),
+        stdout=target,
+        stderr=asyncio.subprocess.PIPE,
+        # numpy, which openpyxl loads, would take address space for each thread.
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        async with asyncio.timeout(SECONDS):
+            _, errors = await process.communicate()
+    except TimeoutError:
+        raise ApiError(*TOO_MUCH) from None
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    return process.returncode or 0, errors
+
+
+def _reason(status: int, errors: bytes) -> tuple[int, str, str]:
+    """What the reader said, or, if it died, that the workbook was too much for it."""
+    if status == 2:
+        with suppress(ValueError, IndexError):
+            reason = json.loads(errors.splitlines()[-1])
+            return int(reason[0]), str(reason[1]), str(reason[2])
+    return TOO_MUCH

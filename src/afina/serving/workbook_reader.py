@@ -1,0 +1,133 @@
+"""Read a workbook on stdin, write CSV on stdout: the process that `afina.serving.workbook` starts.
+
+Imports little: it starts anew for each workbook.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator
+from typing import IO, Any
+
+CPU_SECONDS = 60
+MAX_ENTRIES = 2000
+# Excel's own limit; between two rows that a file names there may be so many that it does not.
+MAX_SHEET_ROWS = 1 << 20
+_BLOCK = 1 << 20
+
+NOT_A_WORKBOOK = (400, "bad_file", "the file is not a readable Excel workbook; save it again as .xlsx or CSV")
+TOO_MUCH = (413, "workbook_too_large", "the workbook takes too much to unpack; save it as CSV")
+
+
+class RefusedError(Exception):
+    """What the file is refused with: status, code, message."""
+
+
+def check_archive(stream: IO[bytes], max_inflated_bytes: int) -> None:
+    """Refuse an archive that unpacks to too much, whatever it declares, or whose XML declares entities."""
+    stream.seek(0)
+    with zipfile.ZipFile(stream) as archive:
+        entries = archive.infolist()
+        if len(entries) > MAX_ENTRIES or sum(entry.file_size for entry in entries) > max_inflated_bytes:
+            raise RefusedError(*TOO_MUCH)
+        total = 0
+        for entry in entries:
+            if entry.flag_bits & 1:
+                raise RefusedError(
+                    400, "bad_file", "the workbook is protected by a password; save it without"
+                )
+            tail = b""
+            with archive.open(entry) as member:
+                while block := member.read(_BLOCK):
+                    total += len(block)
+                    if total > max_inflated_bytes:
+                        raise RefusedError(*TOO_MUCH)
+                    # With NUL bytes out, UTF-16 looks like ASCII.
+                    plain = (tail + block).replace(b"\0", b"")
+                    if b"<!DOCTYPE" in plain or b"<!ENTITY" in plain:
+                        raise RefusedError(*NOT_A_WORKBOOK)
+                    tail = block[-32:]
+    stream.seek(0)
+
+
+def write_rows(stream: IO[bytes], target: IO[bytes], max_bytes: int, max_rows: int, max_columns: int) -> None:
+    """Write the rows of the first sheet of a checked workbook as CSV."""
+    from openpyxl import load_workbook
+
+    workbook = load_workbook(stream, read_only=True, data_only=True, keep_links=False)
+    if not workbook.worksheets:
+        raise RefusedError(400, "bad_file", "the workbook has no sheet with cells; put the rows in one")
+    sheet = workbook.worksheets[0]
+    sheet.reset_dimensions()
+    text = io.TextIOWrapper(target, encoding="utf-8", newline="", write_through=False)
+    writer = csv.writer(text, lineterminator="\r\n")
+    written = 0
+    for number, row in enumerate(_filled(sheet.iter_rows(values_only=True))):
+        if number > max_rows:
+            raise RefusedError(413, "too_many_rows", f"the file has too many rows; at most {max_rows}")
+        if len(row) > max_columns:
+            raise RefusedError(
+                413, "too_many_columns", f"the file has too many columns; at most {max_columns}"
+            )
+        written += sum(map(len, row))
+        if written > max_bytes:
+            raise RefusedError(*TOO_MUCH)
+        writer.writerow(row)
+    text.flush()
+    text.detach()
+
+
+def _filled(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[str]]:
+    """Rows that hold something, all as wide as the first of them, cells as text."""
+    from openpyxl.utils.escape import unescape
+
+    width = 0
+    for number, row in enumerate(rows):
+        if number >= MAX_SHEET_ROWS:
+            raise RefusedError(*TOO_MUCH)
+        # Excel stores characters that XML cannot hold in the form _x000D_.
+        cells = [
+            unescape(cell) if isinstance(cell, str) else "" if cell is None else str(cell) for cell in row
+        ]
+        while len(cells) > width and not cells[-1]:
+            cells.pop()
+        if any(cells):
+            width = width or len(cells)
+            yield cells + [""] * (width - len(cells))
+
+
+def main() -> None:
+    """Read a workbook on stdin, write CSV on stdout; status 2 with a line of JSON on stderr: refused."""
+    max_inflated_bytes, max_rows, max_columns, memory_bytes = map(int, sys.argv[1:5])
+    _bound(memory_bytes)
+    try:
+        with open(0, "rb", closefd=False) as stream, open(1, "wb", closefd=False) as target:
+            check_archive(stream, max_inflated_bytes)
+            write_rows(stream, target, max_inflated_bytes, max_rows, max_columns)
+        return
+    except RefusedError as error:
+        reason = error.args
+    except MemoryError:
+        reason = TOO_MUCH
+    except Exception:  # openpyxl raises whatever a wrong file makes it stumble over
+        reason = NOT_A_WORKBOOK
+    print(json.dumps(reason), file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _bound(memory_bytes: int) -> None:
+    try:
+        import resource
+    except ModuleNotFoundError:  # not on Windows
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+if __name__ == "__main__":
+    main()

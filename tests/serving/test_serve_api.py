@@ -1,0 +1,476 @@
+"""The API of `afina serve` over real connections: answers, errors, limits, keys, headers."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from afina.runtime.classifier import Classifier
+from live_server import JSON, Live, live
+from toy_artifact import LABELS, write_toy
+
+SECRET = "secreto-de-juana"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy(tmp_path_factory.mktemp("toy") / "model.onnx", abstain_below=0.6, target_accuracy=0.9)
+
+
+@pytest.fixture(scope="module")
+def running(model: Path) -> Iterator[Live]:
+    with live(model, max_texts=20, max_characters=500, max_request_bytes=20_000) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def multilabel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with live(write_toy(tmp_path_factory.mktemp("toy") / "model.onnx", "multilabel")) as one:
+        yield one
+
+
+def error_of(answer: httpx.Response) -> dict[str, Any]:
+    """The error of an answer, which has the one form that all have."""
+    body = answer.json()
+    assert set(body) == {"error"}
+    assert {"code", "message"} <= set(body["error"])
+    assert SECRET not in answer.text
+    assert "Traceback" not in answer.text
+    return dict(body["error"])
+
+
+# ------------------------------------------------------------------------------------- answers
+
+
+def test_a_single_text_gives_a_list_of_one(running: Live) -> None:
+    answer = running.client.post("/v1/predict", json={"text": "agua agua luz", "top_k": 2}).json()
+
+    assert answer["model"] == running.store.current.identity()
+    assert re.fullmatch("[0-9a-f]{64}", answer["model"]["sha256"])
+    # softmax(0, -1, -2) of the words counted
+    (one,) = answer["predictions"]
+    assert one == {
+        "labels": [{"label": "agua", "probability": 0.665241}],
+        "top": [{"label": "agua", "probability": 0.665241}, {"label": "luz", "probability": 0.244728}],
+        "confidence": 0.665241,
+        "needs_person": False,
+        "truncated": False,
+    }
+
+
+def test_answers_come_in_the_order_of_the_texts(running: Live) -> None:
+    texts = ["luz", "pagos pagos", "agua " * 9, "", "¿qué?"]
+    expected = Classifier(running.settings.model).predict(texts)
+
+    found = running.predict(*texts)
+
+    assert [one["labels"][0]["label"] for one in found] == [one.label for one in expected]
+    assert [one["confidence"] for one in found] == pytest.approx(
+        [one.confidence for one in expected], abs=1e-5
+    )
+    assert [one["needs_person"] for one in found] == [one.confidence < 0.6 for one in expected]
+
+
+def test_a_text_longer_than_the_model_reads_is_marked(running: Live) -> None:
+    # 12 tokens with the two special ones
+    found = running.predict("luz " * 10, "luz " * 11, "luz")
+
+    assert [one["truncated"] for one in found] == [False, True, False]
+
+
+def test_more_labels_than_there_are_means_all(running: Live) -> None:
+    (one,) = running.predict("luz", top_k=50)
+
+    assert sorted(score["label"] for score in one["top"]) == sorted(LABELS)
+
+
+def test_multilabel_thresholds_can_be_given(multilabel: Live) -> None:
+    # probabilities 0.5 for agua, 0.27 for luz, 0.12 for pagos; thresholds 0.5, 0.2, 0.9
+    def labels(**options: Any) -> list[str]:
+        (one,) = multilabel.predict("agua agua luz", **options)
+        return [score["label"] for score in one["labels"]]
+
+    assert labels() == ["agua", "luz"]
+    assert labels(thresholds={"luz": 0.3}) == ["agua"]
+    assert labels(thresholds={"pagos": 0.1, "agua": 0.6}) == ["luz", "pagos"]
+    assert labels() == ["agua", "luz"]
+
+
+def test_facts_of_the_model(running: Live) -> None:
+    facts = running.client.get("/v1/model").json()
+
+    assert facts["task"] == "multiclass"
+    assert facts["labels"] == list(LABELS)
+    assert facts["thresholds"] is None
+    assert facts["max_length"] == 12
+    assert facts["abstention"] == {"below": 0.6, "target_accuracy": 0.9}
+    assert facts["metrics"] == {"test": {"macro_f1": 0.75}}
+    assert facts["backbone"] == "toy"
+    assert facts["backbone_licence"] == "none"
+    assert facts["name"] == "model.onnx"
+
+
+def test_a_limit_that_no_confidence_reaches_is_null(tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "model.onnx", abstain_below=float("inf"), target_accuracy=0.9)
+    with live(path, name="reclamos") as one:
+        facts = one.client.get("/v1/model").json()
+
+    assert facts["abstention"] == {"below": None, "target_accuracy": 0.9}
+    assert facts["name"] == "reclamos"
+
+
+def test_model_card(running: Live, model: Path) -> None:
+    assert error_of(running.client.get("/model-card"))["code"] == "no_model_card"
+    card = model.parent / "README.md"
+    card.write_text("# Ficha <script>alert(1)</script>", encoding="utf-8")
+    try:
+        plain = running.client.get("/model-card")
+        page = running.client.get("/model-card", headers={"accept": "text/html"})
+    finally:
+        card.unlink()
+
+    assert plain.headers["content-type"].startswith("text/markdown")
+    assert plain.text == "# Ficha <script>alert(1)</script>"
+    assert page.headers["content-type"].startswith("text/html")
+    assert "# Ficha &lt;script&gt;" in page.text
+
+
+def test_health_and_readiness(running: Live) -> None:
+    assert running.client.get("/healthz").json() == {"status": "ok"}
+    assert running.client.get("/readyz").json() == {"status": "ready"}
+    assert running.client.head("/healthz").status_code == 200
+
+
+def test_metrics(model: Path) -> None:
+    with live(model) as one:
+        one.predict("agua agua agua", "luz", "pagos " * 20)
+        one.client.get("/no/such")
+        text = one.client.get("/metrics").text
+
+    assert 'afina_requests_total{method="POST",route="/v1/predict",status="200"} 1.0' in text
+    assert 'afina_requests_total{method="GET",route="other",status="404"} 1.0' in text
+    assert 'afina_request_seconds_count{route="/v1/predict"} 1.0' in text
+    assert 'afina_texts_total{label="agua"} 1.0' in text
+    assert "afina_texts_needing_person_total 1.0" in text
+    assert "afina_texts_truncated_total 1.0" in text
+    assert "afina_batch_texts_sum 3.0" in text
+    assert "afina_queue_texts 0.0" in text
+    assert re.search(r'afina_model_info\{.*name="model.onnx".*\} 1.0', text)
+
+
+def test_the_description_names_every_route_and_no_other_server(running: Live) -> None:
+    schema = running.client.get("/openapi.json").json()
+    docs = running.client.get("/docs")
+
+    assert set(schema["paths"]) == {
+        "/v1/predict", "/v1/predict/file", "/v1/model", "/model-card", "/healthz", "/readyz", "/metrics",
+    }  # fmt: skip
+    for path in schema["paths"]:
+        assert f" {path}</code>" in docs.text
+    assert not re.findall(r"(?:src|href)=\"(?!/)", docs.text)
+    assert "429" in schema["paths"]["/v1/predict"]["post"]["responses"]
+
+
+# -------------------------------------------------------------------------------------- errors
+
+WRONG = {
+    "no JSON": (b'{"text": "' + SECRET.encode(), 400, "invalid_json"),
+    "nothing": (b"", 400, "invalid_json"),
+    "not UTF-8": (b'{"text": "\xff\xfe ' + SECRET.encode() + b'"}', 400, "invalid_json"),
+    "deep": (b'{"texts": ' + b"[" * 9000 + b"]" * 9000 + b"}", 400, "invalid_json"),
+    "deeper in an object": (b'{"a":' * 3000 + b"1" + b"}" * 3000, 400, "invalid_json"),
+    "lone surrogate": (b'{"text": "\\ud800"}', 400, "invalid_json"),
+    "a list": (b'["secreto-de-juana"]', 422, "invalid_request"),
+    "neither": (b"{}", 422, "invalid_request"),
+    "both": (b'{"text": "a", "texts": ["b"]}', 422, "invalid_request"),
+    "no texts": (b'{"texts": []}', 422, "invalid_request"),
+    "a number": (b'{"text": 5}', 422, "invalid_request"),
+    "null among texts": (b'{"texts": ["a", null]}', 422, "invalid_request"),
+    "unknown key": (b'{"text": "a", "secreto-de-juana": 1}', 422, "invalid_request"),
+    "top_k 0": (b'{"text": "a", "top_k": 0}', 422, "invalid_request"),
+    "top_k a string": (b'{"text": "a", "top_k": "2"}', 422, "invalid_request"),
+    "top_k huge": (b'{"text": "a", "top_k": ' + b"9" * 50 + b"}", 422, "invalid_request"),
+    "top_k of 5,000 digits": (b'{"text": "a", "top_k": ' + b"9" * 5000 + b"}", 400, "invalid_json"),
+    "thresholds of multiclass": (b'{"text": "a", "thresholds": {"agua": 0.5}}', 422, "invalid_request"),
+    "too many": (json.dumps({"texts": ["a"] * 21}).encode(), 413, "too_many_texts"),
+    "too long": (json.dumps({"texts": ["a", "a" * 501]}).encode(), 413, "text_too_long"),
+    "too large": (b" " * 20_001, 413, "too_large"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_request_is_told_so(running: Live, case: str) -> None:
+    body, status, code = WRONG[case]
+
+    answer = running.client.post("/v1/predict", content=body, headers=JSON)
+
+    assert (answer.status_code, error_of(answer)["code"]) == (status, code), answer.text
+
+
+@pytest.mark.parametrize(
+    "thresholds", [{"agua": 1.5}, {"agua": -0.1}, {"secreto-de-juana": 0.5}, {"agua": "0.5"}, [0.5]]
+)
+def test_wrong_thresholds(multilabel: Live, thresholds: Any) -> None:
+    answer = multilabel.client.post("/v1/predict", json={"text": "a", "thresholds": thresholds})
+
+    assert answer.status_code == 422
+    assert "thresholds" in error_of(answer)["message"]
+
+
+def test_the_message_names_the_place(running: Live) -> None:
+    answer = running.client.post("/v1/predict", json={"texts": ["a", 7]})
+
+    assert error_of(answer)["message"] == "texts[1]: input should be a valid string"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/predict", 405),
+        ("DELETE", "/v1/model", 405),
+        ("GET", "/v2/predict", 404),
+        ("GET", "/v1/predict/", 404),
+        ("POST", "/secreto-de-juana", 404),
+        ("OPTIONS", "/v1/predict", 405),
+        ("TRACE", "/v1/predict", 405),
+    ],
+)
+def test_other_addresses_and_methods(running: Live, method: str, path: str, status: int) -> None:
+    answer = running.client.request(method, path)
+
+    assert answer.status_code == status
+    error_of(answer)
+    assert status != 405 or "allow" in answer.headers
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "application/xml"])
+def test_another_content_type_is_refused(running: Live, kind: str | None) -> None:
+    headers = {} if kind is None else {"content-type": kind}
+
+    answer = running.client.post("/v1/predict", content=b'{"text": "a"}', headers=headers)
+
+    assert answer.status_code == 415
+    assert error_of(answer)["code"] == "unsupported_media_type"
+
+
+def test_chunks_beyond_the_limit_are_refused(running: Live) -> None:
+    def body() -> Iterator[bytes]:
+        for _ in range(30):
+            yield b" " * 1000
+
+    answer = running.client.post("/v1/predict", content=body(), headers=JSON)
+
+    assert answer.status_code == 413
+    assert error_of(answer)["code"] == "too_large"
+
+
+def test_a_declared_length_beyond_the_limit_is_refused_before_the_body(running: Live) -> None:
+    with running.connect() as one:
+        one.sendall(
+            b"POST /v1/predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+            b"content-length: 999999999999\r\n\r\n"
+        )
+        assert one.recv(4096).startswith(b"HTTP/1.1 413")
+
+
+def test_a_failure_says_nothing_of_the_text(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with live(model) as one:
+
+        def fail(batch: Any) -> Any:
+            raise ValueError(SECRET)
+
+        one.store.current.classifier.forward = fail  # type: ignore[method-assign]
+        answer = one.client.post("/v1/predict", json={"text": SECRET})
+        after = one.client.get("/healthz").status_code
+
+    assert answer.status_code == 500
+    assert error_of(answer)["code"] == "internal_error"
+    assert after == 200
+    assert SECRET not in caplog.text
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.fields["error"].startswith("ValueError at ")  # type: ignore[attr-defined]
+
+
+# ---------------------------------------------------------------------- keys, headers, origins
+
+
+@pytest.fixture(scope="module")
+def guarded(model: Path) -> Iterator[Live]:
+    with live(model, api_keys=("llave-1", "llave-2")) as one:
+        yield one
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"x-api-key": "llave-1"}, 200),
+        ({"x-api-key": "llave-2"}, 200),
+        ({"x-api-key": "llave-3"}, 401),
+        ({"x-api-key": "llave-"}, 401),
+        ({"x-api-key": ""}, 401),
+        ({"x-api-key": "ñandú".encode().decode("latin-1")}, 401),
+        ({"authorization": "Bearer llave-2"}, 200),
+        ({"authorization": "bearer llave-2"}, 200),
+        ({"authorization": "Basic llave-2"}, 401),
+        ({"authorization": "llave-2"}, 401),
+    ],
+)
+def test_keys(guarded: Live, headers: dict[str, str], status: int) -> None:
+    with httpx.Client(base_url=guarded.client.base_url) as stranger:
+        raw = {name: value.encode("latin-1") for name, value in headers.items()}
+        answer = stranger.post("/v1/predict", json={"text": "luz"}, headers=raw)
+
+    assert answer.status_code == status
+    if status == 401:
+        assert error_of(answer)["code"] == "unauthorized"
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_what_is_open_without_a_key(guarded: Live) -> None:
+    with httpx.Client(base_url=guarded.client.base_url) as stranger:
+        statuses = {
+            path: stranger.get(path).status_code
+            for path in ("/healthz", "/readyz", "/docs", "/openapi.json", "/static/none",
+                         "/v1/model", "/metrics", "/model-card", "/other", "/static/../v1/model")
+        }  # fmt: skip
+
+    assert statuses == {
+        "/healthz": 200, "/readyz": 200, "/docs": 200, "/openapi.json": 200, "/static/none": 404,
+        "/v1/model": 401, "/metrics": 401, "/model-card": 401, "/other": 401, "/static/../v1/model": 401,
+    }  # fmt: skip
+
+
+def test_a_key_is_asked_for_before_the_body(guarded: Live) -> None:
+    with guarded.connect() as one:
+        one.sendall(
+            b"POST /v1/predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+            b"content-length: 1000\r\nexpect: 100-continue\r\n\r\n"
+        )
+        assert one.recv(4096).startswith(b"HTTP/1.1 401")
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/docs", "/v1/model", "/no/such", "/static/no"])
+def test_headers_of_every_answer(running: Live, path: str) -> None:
+    headers = running.client.get(path).headers
+
+    assert "default-src 'self'" in headers["content-security-policy"]
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert "server" not in headers
+    assert "access-control-allow-origin" not in headers
+
+
+def test_other_origins_only_where_allowed(model: Path) -> None:
+    asked = {"origin": "https://a.example", "access-control-request-method": "POST"}
+    with live(model, cors_origins=("https://a.example",), api_keys=("k",)) as one:
+        preflight = one.client.options("/v1/predict", headers=asked)
+        stranger = one.client.options("/v1/predict", headers={**asked, "origin": "https://b.example"})
+        answer = one.client.get("/v1/model", headers={"origin": "https://a.example"})
+
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == "https://a.example"
+    assert stranger.status_code == 400
+    assert answer.headers["access-control-allow-origin"] == "https://a.example"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../app.py",
+        "/static/%2e%2e/app.py",
+        "/static/..%2fapp.py",
+        "/static/....//app.py",
+        "/static//etc/passwd",
+        "/static/%2fetc/passwd",
+        "/static/..%5capp.py",
+        "/static/%00",
+        "/static/" + "a" * 5000,
+        "/../../etc/passwd",
+    ],
+)
+def test_nothing_outside_the_pages_folder_is_served(running: Live, path: str) -> None:
+    with running.connect() as one:
+        one.sendall(f"GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode())
+        answer = one.makefile("rb").read()
+
+    assert answer.split(b" ")[1] in (b"400", b"404"), answer[:200]
+
+
+# ---------------------------------------------------------------------------------------- fuzz
+
+
+def raw_status(one: socket.socket) -> int:
+    head = one.recv(4096)
+    return int(head.split(b" ")[1]) if head.startswith(b"HTTP/1.1 ") else 0
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=st.binary(max_size=300))
+def test_any_bytes_as_a_body_are_the_clients_fault(running: Live, body: bytes) -> None:
+    answer = running.client.post("/v1/predict", content=body, headers=JSON)
+
+    assert 400 <= answer.status_code < 500
+    assert set(answer.json()) == {"error"}
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    value=JSON_VALUES
+    | st.fixed_dictionaries(
+        {}, optional=dict.fromkeys(("text", "texts", "top_k", "thresholds", "x"), JSON_VALUES)
+    )
+)
+def test_any_json_is_answered_or_the_clients_fault(running: Live, value: Any) -> None:
+    answer = running.client.post("/v1/predict", content=json.dumps(value).encode(), headers=JSON)
+
+    assert answer.status_code == 200 or 400 <= answer.status_code < 500
+    assert set(answer.json()) in ({"error"}, {"model", "predictions"})
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(min_size=1, max_size=200))
+def test_any_bytes_instead_of_http_leave_the_server_alive(running: Live, data: bytes) -> None:
+    with running.connect() as one:
+        one.sendall(data)
+        one.shutdown(socket.SHUT_WR)
+        assert raw_status(one) in (0, 400, 404, 405, 431)
+
+    assert running.client.get("/healthz").status_code == 200
+
+
+def test_endless_headers_are_refused(running: Live) -> None:
+    with running.connect() as one:
+        one.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n" + (b"x-a: " + b"b" * 1000 + b"\r\n") * 34)
+        status = raw_status(one)
+
+    assert status == 431
+
+
+def test_endless_trailers_are_cut_off(running: Live) -> None:
+    with running.connect() as one:
+        one.sendall(
+            b"POST /v1/predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+            b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+        )
+        with pytest.raises((ConnectionError, TimeoutError)):
+            one.sendall((b"x-a: " + b"b" * 1000 + b"\r\n") * 20_000)
+    assert running.client.get("/healthz").status_code == 200

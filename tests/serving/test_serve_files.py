@@ -1,0 +1,411 @@
+"""Files sent to `afina serve`: CSV, TSV and Excel in, CSV out; wrong, huge and hostile ones."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openpyxl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from live_server import Live, live
+from toy_artifact import LABELS, write_toy
+
+TEXTS = ["agua agua por favor ya", "luz luz luz en casa", "pagos de la luz pagos"]
+EXPECTED = ["agua", "luz", "pagos"]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    path = write_toy(tmp_path_factory.mktemp("toy") / "model.onnx", abstain_below=0.7)
+    with live(
+        path,
+        max_rows=1000,
+        max_characters=2000,
+        max_file_bytes=300_000,
+        max_inflated_bytes=3_000_000,
+        max_uploads=2,
+    ) as one:
+        yield one
+
+
+def send(running: Live, content: bytes, name: str = "a.csv", **form: str) -> httpx.Response:
+    return running.client.post("/v1/predict/file", files={"file": (name, content)}, data=form)
+
+
+def rows_of(answer: httpx.Response, delimiter: str = ",") -> list[dict[str, str]]:
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    rows = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig")), delimiter=delimiter))
+    assert answer.headers["x-rows"] == str(len(rows))
+    return rows
+
+
+def code_of(answer: httpx.Response) -> tuple[int, str]:
+    assert set(answer.json()) == {"error"}
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+def workbook(rows: list[list[Any]]) -> bytes:
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    stream = io.BytesIO()
+    book.save(stream)
+    return stream.getvalue()
+
+
+def table(delimiter: str = ",", end: str = "\r\n") -> str:
+    lines = [["id", "texto", "región"], *([str(n), text, "Ñuble"] for n, text in enumerate(TEXTS))]
+    return "".join(delimiter.join(line) + end for line in lines)
+
+
+# ------------------------------------------------------------------------------------ readable
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", table().encode()),
+        ("a.CSV", table(";", "\n").encode("utf-8-sig")),
+        ("a.csv", table(";").encode("cp1252")),
+        ("a.csv", table("\t").encode("utf-16")),
+        ("a.tsv", table("\t").encode()),
+        ("a.csv", table("|", "\n\n").encode()),
+        ("a.xlsx", workbook([line.split(",") for line in table().splitlines()])),
+    ],
+)
+def test_rows_come_back_with_their_predictions(running: Live, name: str, content: bytes) -> None:
+    answer = send(running, content, name)
+
+    rows = rows_of(answer)
+    assert list(rows[0]) == ["id", "texto", "región", "label", "probability", "confidence", "needs_person"]
+    assert [row["id"] for row in rows] == ["0", "1", "2"]
+    assert [row["texto"] for row in rows] == TEXTS
+    assert {row["región"] for row in rows} == {"Ñuble"}
+    assert [row["label"] for row in rows] == EXPECTED
+    alone = running.predict(*TEXTS)
+    assert [float(row["probability"]) for row in rows] == pytest.approx(
+        [one["labels"][0]["probability"] for one in alone], abs=2e-6
+    )
+    assert [row["needs_person"] == "yes" for row in rows] == [one["needs_person"] for one in alone]
+
+
+def test_options_of_the_answer(running: Live) -> None:
+    answer = send(running, table().encode(), top_k="2", bom="true", delimiter=";", column="texto")
+
+    assert answer.content.startswith(b"\xef\xbb\xbfid;texto")
+    (first, *_) = rows_of(answer, ";")
+    assert list(first)[-4:] == ["label_1", "probability_1", "label_2", "probability_2"]
+    assert first["label_1"] == first["label"] == "agua"
+    assert first["label_2"] in LABELS[1:]
+
+
+def test_labels_of_a_multilabel_model_are_joined(tmp_path: Path) -> None:
+    with live(write_toy(tmp_path / "model.onnx", "multilabel")) as one:
+        rows = rows_of(send(one, b"texto\nagua agua luz\npagos\n"))
+
+    assert [row["label"] for row in rows] == ["agua|luz", ""]
+    assert [row["probability"] for row in rows] == ["0.500000|0.268941", ""]
+
+
+def test_many_rows_keep_their_order(running: Live) -> None:
+    words = [LABELS[(7 * n) % 3] for n in range(997)]
+    content = "n,texto\n" + "".join(f'{n},"{word} por favor, {n}"\n' for n, word in enumerate(words))
+
+    rows = rows_of(send(running, content.encode()))
+
+    assert [row["n"] for row in rows] == [str(n) for n in range(997)]
+    assert [row["label"] for row in rows] == words
+
+
+def test_names_that_are_taken(running: Live) -> None:
+    rows = rows_of(send(running, b"label,texto\nx,luz en la casa\n"))
+
+    assert list(rows[0])[2:] == [
+        "predicted_label", "predicted_probability", "predicted_confidence", "predicted_needs_person",
+    ]  # fmt: skip
+    assert rows[0]["label"] == "x"
+
+
+def test_cells_of_a_workbook_become_text(running: Live) -> None:
+    content = workbook(
+        [["n", "texto", "precio"], [1, "luz en la casa\nmañana", 2.5], [None] * 3, [2, None, True]]
+    )
+
+    rows = rows_of(send(running, content, "a.xlsx"))
+
+    assert [(row["n"], row["texto"], row["precio"]) for row in rows] == [
+        ("1", "luz en la casa\nmañana", "2.5"),
+        ("2", "", "True"),
+    ]
+
+
+def test_formulas_are_made_harmless(running: Live) -> None:
+    evil = '=HYPERLINK("http://a.example";"luz en casa")'
+    stream = io.StringIO(newline="")
+    csv.writer(stream).writerows([["+n", "texto"], ["-5", evil], ["@SUM(A1)", "luz en casa hoy"]])
+
+    rows = rows_of(send(running, stream.getvalue().encode(), column="texto"))
+
+    assert rows[0]["'+n"] == "-5"
+    assert rows[0]["texto"] == "'" + evil
+    assert rows[1]["'+n"] == "'@SUM(A1)"
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/a.csv", "<img src=x>.csv", "a\r\nx-evil: 1.csv", "..csv", "C:\\a.csv"]
+)
+def test_the_name_of_a_file_does_nothing(running: Live, name: str) -> None:
+    answer = send(running, table().encode(), name)
+
+    assert answer.headers["content-disposition"] == 'attachment; filename="predictions.csv"'
+    assert "x-evil" not in answer.headers
+    assert len(rows_of(answer)) == 3
+
+
+# --------------------------------------------------------------------------------------- wrong
+
+LONG = "n,texto\n1," + "a" * 2001 + "\n"
+MANY = "n,texto\n" + "1,a b c\n" * 1001
+
+WRONG = {
+    "no column of texts": ("a.csv", b"a,b\n1,2\n", {}, 400, "column_needed"),
+    "two columns of texts": ("a.csv", b"a,b\nuno dos tres,uno dos tres\n", {}, 400, "column_needed"),
+    "no such column": ("a.csv", b"a,b\n1,2\n", {"column": "c"}, 400, "column_needed"),
+    "twice the column": ("a.csv", b"a,a\n1,2\n", {"column": "a"}, 400, "column_needed"),
+    "empty": ("a.csv", b"", {}, 400, "bad_file"),
+    "blank": ("a.csv", b"\n \n", {}, 400, "bad_file"),
+    "a header alone": ("a.csv", b"a,b\n", {}, 400, "bad_file"),
+    "ragged": ("a.csv", b"a,b\n1,2\n3\n", {"column": "b"}, 400, "bad_file"),
+    "binary": ("a.csv", bytes(range(256)) * 9, {}, 400, "bad_file"),
+    "half a UTF-16 character": ("a.csv", b"\xff\xfea\x00\n\x00b", {}, 400, "bad_file"),
+    "a long text": ("a.csv", LONG.encode(), {}, 413, "text_too_long"),
+    "an unclosed quote": ("a.csv", b'a,b\n1,"' + b"x\n" * 5000, {}, 413, "text_too_long"),
+    "many rows": ("a.csv", MANY.encode(), {}, 413, "too_many_rows"),
+    "many columns": ("a.csv", b"a," * 600 + b"b\n", {}, 413, "too_many_columns"),
+    "large": ("a.csv", b"a\n" * 200_000, {}, 413, "too_large"),
+    "another ending": ("a.pdf", b"a\nb\n", {}, 415, "unsupported_file"),
+    "no ending": ("csv", b"a\nb\n", {}, 415, "unsupported_file"),
+    "a workbook as CSV": ("a.csv", workbook([["a"]]), {}, 415, "unsupported_file"),
+    "CSV as a workbook": ("a.xlsx", b"a\nb\n", {}, 400, "bad_file"),
+    "an empty workbook": ("a.xlsx", workbook([]), {}, 400, "bad_file"),
+    "half a workbook": ("a.xlsx", workbook([["a"], ["b"]])[:3000], {}, 400, "bad_file"),
+    "many rows in a workbook": ("a.xlsx", workbook([["a"]] * 1002), {}, 413, "too_many_rows"),
+    "top_k": ("a.csv", table().encode(), {"top_k": "0"}, 422, "invalid_request"),
+    "top_k in letters": ("a.csv", table().encode(), {"top_k": "²"}, 422, "invalid_request"),
+    "bom": ("a.csv", table().encode(), {"bom": "yes"}, 422, "invalid_request"),
+    "delimiter": ("a.csv", table().encode(), {"delimiter": "x"}, 422, "invalid_request"),
+    "a field of no use": ("a.csv", table().encode(), {"colum": "a"}, 422, "invalid_request"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_files_are_told_so(running: Live, case: str) -> None:
+    name, content, form, status, code = WRONG[case]
+
+    answer = send(running, content, name, **form)
+
+    assert code_of(answer) == (status, code), answer.text
+
+
+def test_the_columns_to_choose_from_are_named(running: Live) -> None:
+    error = send(running, b"uno,dos\n1,2\n").json()["error"]
+
+    assert error["columns"] == ["uno", "dos"]
+    assert "uno, dos" in error["message"]
+
+
+def test_forms_without_a_file(running: Live) -> None:
+    post = running.client.post
+    assert code_of(post("/v1/predict/file", data={"a": "b"}))[0] == 415
+    assert code_of(post("/v1/predict/file", files={"other": ("a.csv", b"a\nb\n")}))[0] == 422
+    assert code_of(post("/v1/predict/file", files={"file": (None, b"a\nb\n")}))[0] == 422
+    two = [("file", ("a.csv", b"a\nb\n")), ("file", ("b.csv", b"a\nb\n"))]
+    assert code_of(post("/v1/predict/file", files=two))[0] == 400
+    broken = post("/v1/predict/file", content=b"--x\r\n\r\n", headers={"content-type": "multipart/form-data"})
+    assert code_of(broken)[0] == 400
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    body=st.binary(max_size=200)
+    | st.binary(max_size=100).map(
+        lambda data: (
+            b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.csv"\r\n\r\n'
+            + data
+            + b"\r\n--x--\r\n"
+        )
+    )
+)
+def test_any_bytes_as_a_form(running: Live, body: bytes) -> None:
+    answer = running.client.post(
+        "/v1/predict/file", content=body, headers={"content-type": "multipart/form-data; boundary=x"}
+    )
+
+    assert answer.status_code == 200 or 400 <= answer.status_code < 500, answer.text
+
+
+# ------------------------------------------------------------------------------------- hostile
+
+
+def archive(**changes: bytes) -> bytes:
+    """A workbook whose parts are replaced; ``__`` stands for a slash, ``_dot_`` for a dot."""
+    source = zipfile.ZipFile(io.BytesIO(workbook([["texto"], ["luz en casa"]])))
+    parts = {entry: source.read(entry) for entry in source.namelist()}
+    parts |= {name.replace("__", "/").replace("_dot_", "."): data for name, data in changes.items()}
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as target:
+        for name, data in parts.items():
+            target.writestr(name, data)
+    return stream.getvalue()
+
+
+SHEET = (
+    b'<?xml version="1.0"?>%b<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main">'
+    b"<sheetData>%b</sheetData></worksheet>"
+)
+CELL = b'<row r="%d"><c r="A%d" t="inlineStr"><is><t>%b</t></is></c></row>'
+ENTITIES = b'<!DOCTYPE a [<!ENTITY b "luz ">%b]>' % b"".join(
+    b'<!ENTITY %c "&%c;&%c;&%c;&%c;">' % (c + 1, c, c, c, c) for c in b"bcdefghijkl"
+)
+
+
+def sheet(rows: bytes, before: bytes = b"") -> bytes:
+    return archive(xl__worksheets__sheet1_dot_xml=SHEET % (before, rows))
+
+
+def test_a_workbook_with_its_sheet_replaced_is_read(running: Live) -> None:
+    rows = rows_of(send(running, sheet(CELL % (1, 1, b"texto") + CELL % (2, 2, b"luz en casa")), "a.xlsx"))
+
+    assert [row["texto"] for row in rows] == ["luz en casa"]
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (archive(xl__media__a=b"\0" * 4_000_000), 413, "workbook_too_large"),
+        (sheet(CELL % (1, 1, b"&l;"), ENTITIES), 400, "bad_file"),
+        (sheet(CELL % (1, 1, b"a"), b'<!DOCTYPE a SYSTEM "file:///etc/passwd">'), 400, "bad_file"),
+        (sheet(CELL % (1, 1, b"texto") + CELL % (10**15, 1, b"luz")), 413, "workbook_too_large"),
+        (sheet(b'<row r="1"><c r="ZZZ1" t="inlineStr"><is><t>a</t></is></c></row>'), 413, "too_many_columns"),
+        (sheet(CELL % (1, 1, b"texto") + CELL % (2, 2, b"a" * 2001)), 413, "text_too_long"),
+        (archive(**{f"a{n}": b"" for n in range(2001)}), 413, "workbook_too_large"),
+    ],
+    ids=["inflated", "entities", "external", "rows", "columns", "text", "entries"],
+)  # fmt: skip
+def test_a_hostile_workbook_is_refused(running: Live, content: bytes, status: int, code: str) -> None:
+    assert len(content) < 300_000
+
+    assert code_of(send(running, content, "a.xlsx")) == (status, code)
+    assert running.predict("luz luz")[0]["labels"][0]["label"] == "luz"
+
+
+def test_an_archive_that_understates_its_sizes_is_refused(running: Live) -> None:
+    content = archive(xl__media__a=b"\0" * 4_000_000)
+    size = (4_000_000).to_bytes(4, "little")
+    assert content.count(size) == 2
+    lying = content.replace(size, (100).to_bytes(4, "little"))
+
+    assert code_of(send(running, lying, "a.xlsx"))[0] in (400, 413)
+
+
+def test_one_string_used_by_all_cells_does_not_multiply(running: Live) -> None:
+    strings = (
+        b'<sst xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><si><t>%b</t></si></sst>'
+        % (b"luz " * 480)
+    )
+    cells = b"".join(b'<row r="%d">%b</row>' % (n, b'<c t="s"><v>0</v></c>' * 20) for n in range(1, 900))
+    named = (
+        b'<Override PartName="/xl/sharedStrings.xml" ContentType="application/vnd.openxmlformats-'
+        b'officedocument.spreadsheetml.sharedStrings+xml" /></Types>'
+    )
+    types = zipfile.ZipFile(io.BytesIO(archive())).read("[Content_Types].xml")
+    content = archive(
+        xl__worksheets__sheet1_dot_xml=SHEET % (b"", cells),
+        xl__sharedStrings_dot_xml=strings,
+        **{"[Content_Types].xml": types.replace(b"</Types>", named)},
+    )
+    assert len(content) < 30_000
+
+    assert code_of(send(running, content, "a.xlsx")) == (413, "workbook_too_large")
+
+
+def test_memory_of_the_reader_is_bounded(tmp_path: Path) -> None:
+    # Five bytes of XML are an object of a hundred or more.
+    path = tmp_path / "a.xlsx"
+    path.write_bytes(sheet(b"<row>" + b"<c/>" * 1_500_000 + b"</row>"))
+    with path.open("rb") as stream:
+        reader = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "afina.serving.workbook_reader",
+                str(1 << 28),
+                "10",
+                "100000000",
+                str(300 << 20),
+            ],
+            stdin=stream,
+            capture_output=True,
+            check=False,
+        )
+
+    assert path.stat().st_size < 300_000
+    assert reader.stdout == b""
+    # It stops by itself, or is killed for its memory.
+    assert reader.returncode not in (0, 2) or json.loads(reader.stderr)[1] == "workbook_too_large"
+
+
+# --------------------------------------------------------------------------------- on the way
+
+
+def test_a_failure_on_the_way_breaks_the_answer_off(tmp_path: Path) -> None:
+    with live(write_toy(tmp_path / "model.onnx")) as one:
+        classifier = one.store.current.classifier
+        forward, calls = classifier.forward, []
+
+        def fail_later(batch: Any) -> Any:
+            calls.append(len(batch))
+            if len(calls) > 3:
+                raise ValueError("no")
+            return forward(batch)
+
+        classifier.forward = fail_later  # type: ignore[method-assign]
+        content = b"n,texto\n" + b"1,luz en la casa\n" * 5000
+        with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
+            send(one, content)
+        classifier.forward = forward  # type: ignore[method-assign]
+        assert len(rows_of(send(one, content))) == 5000
+
+
+def test_no_more_files_at_a_time_than_allowed(tmp_path: Path) -> None:
+    with live(write_toy(tmp_path / "model.onnx"), max_uploads=1) as one, one.connect() as slow:
+        slow.sendall(
+            b"POST /v1/predict/file HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n"
+            b"content-type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+        )
+        answer = send(one, table().encode())
+        for _ in range(100):
+            if answer.status_code == 429:
+                break
+            answer = send(one, table().encode())
+        slow.close()
+
+        assert code_of(answer) == (429, "too_many_files")
+        assert answer.headers["retry-after"] == "1"
+        for _ in range(100):
+            answer = send(one, table().encode())
+            if answer.status_code == 200:
+                break
+        assert len(rows_of(answer)) == 3

@@ -1,0 +1,292 @@
+"""`afina serve` under load and abuse: batches, turns, full queues, slow and vanished clients."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from afina.runtime.classifier import Classifier
+from live_server import Gate, Live, Process, live
+from toy_artifact import LABELS, write_toy
+
+POST = b"POST /v1/predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_toy(tmp_path / "model.onnx")
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(16) as threads:
+        yield threads
+
+
+def eventually(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
+
+
+def post(one: Live, *texts: str) -> httpx.Response:
+    return httpx.post(f"{one.client.base_url}/v1/predict", json={"texts": texts}, timeout=30)
+
+
+def gauge(one: Live, name: str) -> float:
+    text = one.client.get("/metrics").text
+    (line,) = [line for line in text.splitlines() if line.startswith(f"{name} ")]
+    return float(line.split()[1])
+
+
+# ------------------------------------------------------------------------------------- batches
+
+
+def test_every_answer_is_that_of_its_text(model: Path) -> None:
+    draw = random.Random(5)
+    words = [*LABELS, "otra", "¿qué?", ""]
+    requests = [
+        [" ".join(draw.choices(words, k=draw.randint(0, 14))) for _ in range(draw.choice((1, 1, 2, 7)))]
+        for _ in range(300)
+    ]
+    classifier = Classifier(model)
+    expected = [[one.confidence for one in classifier.predict(texts)] for texts in requests]
+
+    async def ask(port: int) -> list[list[float]]:
+        limits = httpx.Limits(max_connections=32)
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=60
+        ) as client:
+
+            async def one(texts: list[str]) -> list[float]:
+                answer = await client.post("/v1/predict", json={"texts": texts})
+                return [prediction["confidence"] for prediction in answer.json()["predictions"]]
+
+            return await asyncio.gather(*map(one, requests))
+
+    with live(model, token_budget=64) as running:
+        found = asyncio.run(ask(running.port))
+        batches = gauge(running, "afina_batch_texts_count")
+
+    assert len(found) == len(expected)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-5)
+    assert batches < sum(map(len, requests))
+
+
+def test_what_waits_is_run_together(model: Path, pool: ThreadPoolExecutor) -> None:
+    with live(model) as one:
+        gate = Gate(one.store)
+        answers = [pool.submit(post, one, "luz")]
+        assert gate.entered.wait(10)
+        answers += [pool.submit(post, one, "agua") for _ in range(8)]
+        eventually(lambda: gauge(one, "afina_queue_texts") == 8)
+        gate.opened.set()
+
+        assert [answer.result().status_code for answer in answers] == [200] * 9
+    assert gate.batches == [1, 8]
+
+
+def test_a_large_request_does_not_hold_up_a_small_one(model: Path, pool: ThreadPoolExecutor) -> None:
+    with live(model, token_budget=64) as one:
+        gate = Gate(one.store)
+        slow = gate._forward
+        gate._forward = lambda batch: (time.sleep(0.01), slow(batch))[1]
+        large = pool.submit(post, one, *["luz " * 10] * 1000)
+        assert gate.entered.wait(10)
+        small = pool.submit(post, one, "agua")
+        eventually(lambda: gauge(one, "afina_queue_texts") > 900)
+        gate.opened.set()
+
+        assert small.result().status_code == 200
+        assert not large.done()
+        assert large.result().status_code == 200
+
+
+# --------------------------------------------------------------------------------- full queues
+
+
+def test_a_full_queue_is_said_and_passes(model: Path, pool: ThreadPoolExecutor) -> None:
+    with live(model, queue_texts=10, max_texts=10) as one:
+        gate = Gate(one.store)
+        answers = [pool.submit(post, one, "luz")]
+        assert gate.entered.wait(10)
+        answers.append(pool.submit(post, one, *["agua"] * 10))
+        eventually(lambda: gauge(one, "afina_queue_texts") == 10)
+
+        refused = post(one, "luz")
+        ready = one.client.get("/readyz")
+        gate.opened.set()
+        statuses = [answer.result().status_code for answer in answers]
+
+        assert refused.status_code == 429
+        assert refused.json()["error"]["code"] == "queue_full"
+        assert int(refused.headers["retry-after"]) >= 1
+        assert ready.status_code == 503
+        assert statuses == [200, 200]
+        assert post(one, "luz").status_code == 200
+        assert one.client.get("/readyz").status_code == 200
+
+
+def test_requests_together_hold_a_bounded_number_of_bytes(model: Path) -> None:
+    with live(model, max_held_bytes=3000) as one:
+        with one.connect() as slow:
+            slow.sendall(POST % 4000 + b" " * 2500)
+            eventually(lambda: post(one, "luz" * 400).status_code == 503)
+        eventually(lambda: post(one, "luz" * 400).status_code == 200)
+
+
+def test_a_request_that_waits_too_long_is_told_so(model: Path) -> None:
+    with live(model, request_seconds=0.3) as one:
+        gate = Gate(one.store)
+        held = post(one, "luz")
+        waiting = post(one, "luz", "agua")
+        left = gauge(one, "afina_queue_texts")
+        gate.opened.set()
+
+        assert (held.status_code, waiting.status_code) == (503, 503)
+        assert held.json()["error"]["code"] == "timeout"
+        assert left == 0
+        assert post(one, "luz").status_code == 200
+
+
+def test_the_texts_of_a_client_that_has_gone_leave_the_queue(model: Path) -> None:
+    with live(model) as one:
+        gate = Gate(one.store)
+        with one.connect() as first, one.connect() as second:
+            body = b'{"texts": ["luz", "luz"]}'
+            first.sendall(POST % len(body) + body)
+            assert gate.entered.wait(10)
+            second.sendall(POST % len(body) + body)
+            eventually(lambda: gauge(one, "afina_queue_texts") == 2)
+        eventually(lambda: gauge(one, "afina_queue_texts") == 0)
+        gate.opened.set()
+        assert post(one, "agua").status_code == 200
+    assert gate.batches == [2, 1]
+
+
+# -------------------------------------------------------------------------------- slow clients
+
+
+def read_all(one: socket.socket) -> bytes:
+    data = b""
+    try:
+        while part := one.recv(65536):
+            data += part
+    except ConnectionError:
+        pass
+    return data
+
+
+def test_a_body_that_does_not_come_is_given_up(model: Path) -> None:
+    with live(model, body_seconds=0.3) as one, one.connect() as slow:
+        start = time.monotonic()
+        slow.sendall(POST % 100 + b'{"text"')
+        answer = read_all(slow)
+
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b"request_timeout" in answer
+        assert time.monotonic() - start < 10
+
+
+def test_a_body_in_drops_is_given_up(model: Path) -> None:
+    with live(model, body_seconds=0.5) as one, one.connect() as slow:
+        slow.sendall(POST % 1000)
+        drops = 0
+        try:
+            while drops < 1000:
+                slow.sendall(b" ")
+                drops += 1
+                time.sleep(0.02)
+        except OSError:
+            pass
+        assert drops < 500
+
+
+def test_headers_that_do_not_come_end_the_connection(model: Path) -> None:
+    with live(model, header_seconds=0.3) as one, one.connect() as silent, one.connect() as slow:
+        slow.sendall(b"GET / HTTP/1.1\r\nx-a")
+        start = time.monotonic()
+        assert read_all(silent) == b""
+        assert read_all(slow) == b""
+        assert time.monotonic() - start < 10
+
+
+def test_an_answer_that_is_not_read_ends_the_connection(model: Path) -> None:
+    with live(model, body_seconds=0.5) as one, one.connect() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        row = b"luz en la casa," + b"x" * 2000 + b"\n"
+        form = (
+            b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.csv"\r\n\r\ntexto,otro\n'
+            + row * 4000
+            + b"\r\n--x--\r\n"
+        )
+        deaf.sendall(
+            b"POST /v1/predict/file HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n"
+            b"content-type: multipart/form-data; boundary=x\r\n\r\n" % len(form)
+        )
+        deaf.sendall(form)
+        done = 'afina_requests_total{method="POST",route="/v1/predict/file"'
+        eventually(lambda: done in one.client.get("/metrics").text, 60)
+        assert post(one, "luz").status_code == 200
+
+
+def test_the_longest_idle_connection_makes_room(model: Path) -> None:
+    with live(model, max_connections=5, header_seconds=30) as one:
+        one.client.close()
+        idle = [one.connect() for _ in range(9)]
+        try:
+            for _ in range(3):
+                assert post(one, "luz").status_code == 200
+            assert idle[0].recv(1) == b""
+        finally:
+            for each in idle:
+                each.close()
+        one.client = httpx.Client(base_url=f"http://127.0.0.1:{one.port}")
+        assert one.client.get("/healthz").status_code == 200
+        one.client.close()
+
+
+def resident_mb(pid: int) -> float:
+    with open(f"/proc/{pid}/statm") as stream:
+        return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads memory from /proc")
+def test_ten_thousand_connections(model: Path) -> None:
+    count = 10_000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count + 500:
+        pytest.skip(f"the system allows {hard} open files, {count + 500} are needed")
+    with Process(model, "--threads", "1") as served:
+        served.ready()
+        before = resident_mb(served.pid)
+        if soft < count + 500:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (count + 500, hard))
+        sockets: list[socket.socket] = []
+        try:
+            for number in range(count):
+                one = socket.create_connection(("127.0.0.1", served.port), timeout=20)
+                if number % 2:
+                    one.sendall(b"POST /v1/predict HTTP/1.1\r\n")
+                sockets.append(one)
+                if number % 2500 == 2499:
+                    assert httpx.post(f"{served.url}/v1/predict", json={"text": "luz"}, timeout=30).is_success
+            grown = resident_mb(served.pid) - before
+        finally:
+            for one in sockets:
+                one.close()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert httpx.post(f"{served.url}/v1/predict", json={"text": "luz"}, timeout=30).is_success
+        assert grown < 150

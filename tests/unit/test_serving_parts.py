@@ -1,0 +1,289 @@
+"""Parts of `afina serve` without a server: settings, keys, the queue, pages, logs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from afina.errors import UserError
+from afina.serving.answers import added_columns
+from afina.serving.batching import QUANTUM, WINDOW_BUDGETS, Batcher, Job, QueueFullError
+from afina.serving.errors import ApiError
+from afina.serving.logs import JsonLines
+from afina.serving.model import ModelStore, Served, load_model
+from afina.serving.pages import api_page, card_page
+from afina.serving.settings import ServeSettings, api_keys
+from toy_artifact import LABELS, toy_metadata, write_toy
+
+# ------------------------------------------------------------------------------------ settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("port", -1), ("port", 65536), ("token_budget", 0), ("queue_texts", 0), ("max_texts", 0),
+     ("request_seconds", 0.0), ("max_uploads", 0), ("threads", 0), ("shutdown_seconds", -1)],
+)  # fmt: skip
+def test_settings_out_of_range(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"serve: {name}: expected"):
+        ServeSettings(model=Path("m"), **{name: value})  # type: ignore[arg-type]
+
+
+def test_settings_that_contradict_each_other() -> None:
+    with pytest.raises(UserError, match="more than the queue holds"):
+        ServeSettings(model=Path("m"), queue_texts=10, max_texts=11)
+
+
+def test_keys_are_not_shown() -> None:
+    assert "secreta" not in repr(ServeSettings(model=Path("m"), api_keys=("secreta",)))
+
+
+@pytest.mark.parametrize("key", ["", " a", "a\n", "ñ"])
+def test_keys_that_no_header_can_carry(key: str) -> None:
+    with pytest.raises(UserError, match="api_keys"):
+        ServeSettings(model=Path("m"), api_keys=(key,))
+
+
+def test_keys_from_a_file_and_the_environment(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# of the office\nuna\n\n dos \n", encoding="utf-8")
+
+    assert api_keys(path, {"AFINA_API_KEY": "tres\n"}) == ("una", "dos", "tres")
+    assert api_keys(None, {}) == ()
+    for empty in ("", " "):
+        with pytest.raises(UserError, match="AFINA_API_KEY is empty"):
+            api_keys(None, {"AFINA_API_KEY": empty})
+
+
+# ----------------------------------------------------------------------------------- the queue
+
+
+class _Classifier:
+    """Answers a text of k tokens with the probability k / 1000 for the only label."""
+
+    labels = ("una",)
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.batches: list[list[int]] = []
+
+    def forward(self, batch: list[Any]) -> tuple[Any, Any]:
+        assert self.gate.wait(20)
+        self.batches.append([len(row) for row in batch])
+        if any(len(row) == 13 for row in batch):
+            raise ValueError("13")
+        return None, np.array([[len(row) / 1000] for row in batch], dtype=np.float32)
+
+
+def _model() -> Served:
+    return Served(_Classifier(), "m", "0", (0, 0, 0))  # type: ignore[arg-type]
+
+
+def _ids(*lengths: int) -> list[Any]:
+    return [np.zeros(length, dtype=np.int64) for length in lengths]
+
+
+def _submit(batcher: Batcher, model: Served, *lengths: int) -> Job:
+    batcher.reserve(len(lengths))
+    return batcher.submit(model, _ids(*lengths))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    requests=st.lists(st.lists(st.integers(1, 12), max_size=30), max_size=12),
+    budget=st.sampled_from([1, 16, 64, 512]),
+)
+def test_every_text_gets_its_own_answer(requests: list[list[int]], budget: int) -> None:
+    async def run() -> list[list[float]]:
+        batcher = Batcher(budget, 10_000)
+        batcher.start()
+        models = [_model(), _model()]
+        jobs = [_submit(batcher, models[n % 2], *lengths) for n, lengths in enumerate(requests)]
+        answers = [(await job.future)[:, 0].tolist() for job in jobs]
+        batcher.stop()
+        assert batcher.waiting == 0
+        for model in models:
+            for batch in model.classifier.batches:  # type: ignore[attr-defined]
+                assert len(batch) == 1 or max(batch) * len(batch) <= budget
+        return answers
+
+    found = asyncio.run(run())
+
+    assert [np.round(1000 * np.array(answer)).astype(int).tolist() for answer in found] == requests
+
+
+def test_requests_take_turns() -> None:
+    async def run() -> None:
+        model = _model()
+        batcher = Batcher(QUANTUM, 10_000)
+        large = _submit(batcher, model, *[QUANTUM // 4] * 100)
+        small = _submit(batcher, model, 10)
+        batcher.start()
+        await asyncio.gather(small.future, large.future)
+        batcher.stop()
+        batches: list[list[int]] = model.classifier.batches  # type: ignore[attr-defined]
+        (turn,) = [number for number, batch in enumerate(batches) if 10 in batch]
+        # It is in the first window, with batches of a budget at most.
+        assert turn <= WINDOW_BUDGETS
+        assert len(batches) >= 25
+
+    asyncio.run(run())
+
+
+def test_a_failure_ends_the_requests_of_its_batch_alone() -> None:
+    async def run() -> None:
+        model = _model()
+        batcher = Batcher(1, 100)
+        jobs = [_submit(batcher, model, *lengths) for lengths in ([5, 6], [7, 13, 8], [9])]
+        batcher.start()
+        with pytest.raises(ValueError, match="13"):
+            await jobs[1].future
+        assert (await jobs[0].future).shape == (2, 1)
+        assert (await jobs[2].future).shape == (1, 1)
+        batcher.stop()
+        assert batcher.waiting == 0
+
+    asyncio.run(run())
+
+
+def test_room_is_counted() -> None:
+    async def run() -> None:
+        model = _model()
+        batcher = Batcher(64, 10)
+        job = _submit(batcher, model, *range(1, 8))
+        with pytest.raises(QueueFullError):
+            batcher.reserve(4)
+        batcher.reserve(3)
+        batcher.release(3)
+        batcher.drop(job)
+        batcher.drop(job)
+        assert batcher.waiting == 0
+        batcher.reserve(10)
+        batcher.release(10)
+        batcher.start()
+        assert batcher.accepting
+        batcher.stop()
+        assert not batcher.accepting
+        assert model.classifier.batches == []  # type: ignore[attr-defined]
+        with pytest.raises(QueueFullError):
+            batcher.reserve(1)
+
+    asyncio.run(run())
+
+
+def test_what_waits_is_answered_when_the_queue_stops() -> None:
+    async def run() -> None:
+        model = _model()
+        batcher = Batcher(64, 100)
+        jobs = [_submit(batcher, model, 3) for _ in range(5)]
+        batcher.start()
+        batcher.stop()
+        assert [(await job.future).item() for job in jobs] == pytest.approx([0.003] * 5)
+
+    asyncio.run(run())
+
+
+# ----------------------------------------------------------------------------------- the model
+
+
+def test_a_model_whose_answers_are_no_probabilities_is_refused(tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "model.onnx", properties=toy_metadata().to_properties())
+    store = ModelStore(path)
+    assert store.current.decide(np.array([[0.1, 0.7, 0.2]], dtype=np.float32), 1)[0].label == LABELS[1]
+    import onnx
+
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.name == "bias":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.array([np.nan], dtype=np.float32), "bias"))
+    path.write_bytes(model.SerializeToString())
+
+    with pytest.raises(UserError, match="probabilities"):
+        store.reload()
+    assert np.isfinite(store.current.classifier.predict_proba(["luz"])).all()
+
+
+def test_a_change_is_noticed_once_it_has_settled(tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "model.onnx")
+    store = ModelStore(path)
+    assert [store.changed(), store.changed()] == [False, False]
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert [store.changed(), store.changed()] == [False, True]
+    path.unlink()
+    assert [store.changed(), store.changed()] == [False, False]
+
+
+def test_given_thresholds_leave_the_model_as_it_is(tmp_path: Path) -> None:
+    served = load_model(write_toy(tmp_path / "model.onnx", "multilabel"))
+    probabilities = np.array([[0.5, 0.3, 0.1]], dtype=np.float32)
+
+    (changed,) = served.decide(probabilities, 1, {"agua": 0.6, "pagos": 0.05})
+    (plain,) = served.decide(probabilities, 1)
+
+    assert {score.label for score in changed.labels} == {"luz", "pagos"}
+    # 1 - 0.5 of agua, 0.3 of luz, 0.1 of pagos
+    assert changed.confidence == pytest.approx(0.1)
+    assert {score.label for score in plain.labels} == {"agua", "luz"}
+
+
+# --------------------------------------------------------------------------------- small things
+
+
+@pytest.mark.parametrize(
+    ("header", "top_k", "expected"),
+    [
+        (["a"], 1, ["label", "probability", "confidence", "needs_person"]),
+        (["a"], 2, ["label", "probability", "confidence", "needs_person", "label_1", "probability_1",
+                    "label_2", "probability_2"]),
+        (["confidence"], 1, ["predicted_label", "predicted_probability", "predicted_confidence",
+                             "predicted_needs_person"]),
+    ],
+)  # fmt: skip
+def test_names_of_the_columns_added(header: list[str], top_k: int, expected: list[str]) -> None:
+    assert added_columns(header, top_k) == expected
+    assert set(added_columns([*header, *expected], top_k)).isdisjoint([*header, *expected])
+
+
+def test_a_log_line_is_json_without_a_traceback() -> None:
+    try:
+        raise ValueError("un texto")
+    except ValueError as error:
+        record = logging.LogRecord(
+            "afina.serve", logging.ERROR, "x", 1, "request", (), (type(error), error, None)
+        )
+    record.fields = {"status": 500}
+
+    line = JsonLines().format(record)
+
+    assert json.loads(line) | {"time": ""} == {
+        "time": "", "level": "error", "event": "request", "status": 500, "error": "ValueError",
+    }  # fmt: skip
+    assert "un texto" not in line
+
+
+def test_pages_escape_what_they_show() -> None:
+    schema = {
+        "info": {"title": "<b>", "version": "1", "description": "&"},
+        "paths": {"/<i>": {"get": {"summary": "<u>", "responses": {"200": {"description": "<s>"}}}}},
+    }
+
+    page = api_page(schema) + card_page("<script>")
+
+    for tag in ("<b>", "<i>", "<u>", "<s>", "<script>"):
+        assert tag not in page
+
+
+def test_errors_of_the_framework_have_the_one_form() -> None:
+    for status in (400, 404, 418, 599):
+        body = json.loads(ApiError.of_status(status).body())
+        assert set(body["error"]) == {"code", "message"}
+    assert ApiError.of_status(503).response().headers["retry-after"] == "1"
