@@ -1,0 +1,617 @@
+"""`afina score`: every row is in the output or among the failures, whatever is killed, changed or damaged."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from afina.errors import UserError
+from afina.runtime.classifier import Classifier
+from afina.scoring import Settings, score
+from toy_artifact import write_toy
+
+WORDS = ("agua", "luz", "pagos", "ñu", "otra")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_toy(tmp_path_factory.mktemp("toy") / "model.onnx"))
+
+
+@pytest.fixture(scope="module")
+def multilabel(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_toy(tmp_path_factory.mktemp("toy") / "multilabel.onnx", "multilabel"))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def some_texts(count: int) -> list[str]:
+    draw = random.Random(7)
+    return [" ".join(draw.choices(WORDS, k=draw.randint(1, 6))) for _ in range(count)]
+
+
+def write_csv(path: Path, rows: list[list[str]], header: tuple[str, ...] = ("id", "text")) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def read_csv(path: Path | str) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+# ---------------------------------------------------------------------------------- what is written
+
+
+def test_csv_out_is_csv_in_with_answers(here: Path, model: str) -> None:
+    texts = some_texts(25)
+    write_csv(here / "in.csv", [[str(number), text] for number, text in enumerate(texts)])
+    result = score("in.csv", "out.csv", model, Settings(chunk=7, top_k=2))
+    assert (result.rows, result.scored, result.failed, result.parts) == (25, 25, 0, 4)
+    expected = Classifier(model).predict(texts, 2)
+    rows = read_csv("out.csv")
+    assert list(rows[0])[:2] == ["id", "text"]
+    for number, (row, prediction) in enumerate(zip(rows, expected, strict=True)):
+        assert row["id"] == str(number)
+        assert row["label"] == row["label_1"] == prediction.label
+        assert row["probability"] == f"{prediction.probability:.6f}"
+        assert row["confidence"] == f"{prediction.confidence:.6f}"
+        assert row["needs_person"] == "no"
+        assert row["label_2"] == prediction.top[1].label
+    assert sorted(os.listdir()) == ["in.csv", "out.csv"]  # nothing is left of the way there
+
+
+def test_failures_are_listed_and_counted(here: Path, model: str) -> None:
+    data = b"id,text\n1,agua\n2,\n3,  \n4,a,b\n5,\xff\xfe\n6,luz \xc3\xb1\xc3\xb1\xc3\xb1\n"
+    (here / "in.csv").write_bytes(data)
+    result = score("in.csv", "out.csv", model, Settings(chunk=2))
+    assert (result.rows, result.scored, result.failed) == (6, 2, 4)
+    assert [row["id"] for row in read_csv("out.csv")] == ["1", "6"]
+    assert result.failures == "out.csv.failed.csv"
+    assert read_csv(result.failures) == [
+        {"file": "in.csv", "row": "3", "reason": "no text"},
+        {"file": "in.csv", "row": "4", "reason": "no text"},
+        {"file": "in.csv", "row": "5", "reason": "3 columns instead of 2"},
+        {"file": "in.csv", "row": "6", "reason": "bytes that are not text in utf-8"},
+    ]
+    # Once there are none, no list of an earlier run is left.
+    (here / "in.csv").write_text("id,text\n1,agua\n")
+    assert score("in.csv", "out.csv", model, overwrite=True).failures is None
+    assert not (here / "out.csv.failed.csv").exists()
+
+
+def test_formulas_are_escaped_in_csv_alone(here: Path, model: str) -> None:
+    write_csv(here / "in.csv", [["-3", "=HYPERLINK(1) luz"]], ("=id", "text"))
+    score("in.csv", "out.csv", model)
+    assert read_csv("out.csv")[0]["text"] == "'=HYPERLINK(1) luz"
+    assert read_csv("out.csv")[0]["'=id"] == "-3"
+    score("in.csv", "out.jsonl", model)
+    assert read_jsonl("out.jsonl")[0]["text"] == "=HYPERLINK(1) luz"
+
+
+def test_json_lines_keep_their_values(here: Path, model: str) -> None:
+    rows = [
+        {"text": "agua ñ", "n": 1, "deep": {"a": [1, None]}},
+        {"text": 5},
+        {"other": "x"},
+        {"text": "luz", "big": 2**70, "n": 1.5, "flag": True},
+    ]
+    lines = [json.dumps(row) for row in rows] + ["nonsense"]
+    (here / "in.jsonl").write_text("\n".join(lines))
+    result = score("in.jsonl", "out.jsonl", model, Settings(chunk=2))
+    assert (result.rows, result.scored, result.failed) == (5, 2, 3)
+    out = read_jsonl("out.jsonl")
+    assert [{key: row[key] for key in rows[at]} for row, at in zip(out, (0, 3), strict=True)] == [
+        rows[0],
+        rows[3],
+    ]
+    assert out[0]["label"] == "agua"
+    assert out[0]["needs_person"] is False
+    assert [row["reason"] for row in read_csv("out.jsonl.failed.csv")] == [
+        "the text is not a string but a number",
+        "no text",
+        "not valid JSON: Expecting value",
+    ]
+    score("in.jsonl", "out.csv", model)
+    assert read_csv("out.csv")[0]["deep"] == '{"a": [1, null]}'
+    pq = pytest.importorskip("pyarrow.parquet")
+    score("in.jsonl", "out.parquet", model, Settings(chunk=1))
+    table = pq.read_table("out.parquet").to_pylist()
+    assert [row["n"] for row in table] == [1.0, 1.5]
+    assert [row["big"] for row in table] == [None, str(2**70)]
+    assert [row["flag"] for row in table] == [None, True]
+
+
+def test_multilabel(here: Path, multilabel: str) -> None:
+    (here / "in.jsonl").write_text('{"text": "agua agua agua luz luz"}\n{"text": "nada"}\n')
+    score("in.jsonl", "out.jsonl", multilabel)
+    assert [row["label"] for row in read_jsonl("out.jsonl")] == [["agua", "luz"], []]
+    score("in.jsonl", "out.csv", multilabel)
+    assert [row["label"] for row in read_csv("out.csv")] == ["agua|luz", ""]
+    pq = pytest.importorskip("pyarrow.parquet")
+    score("in.jsonl", "out.parquet", multilabel)
+    assert [row["label"] for row in pq.read_table("out.parquet").to_pylist()] == [["agua", "luz"], []]
+
+
+def test_several_columns_are_joined(here: Path, model: str) -> None:
+    (here / "in.jsonl").write_text(
+        '{"t": "luz", "b": {"c": ["x", "agua agua"]}}\n{"t": " ", "b": {"c": []}}\n{"t": "agua"}\n'
+    )
+    result = score("in.jsonl", "out.jsonl", model, Settings(columns=("t", "b.c.1")))
+    assert result.failed == 1
+    expected = Classifier(model).predict(["luz\nagua agua", "agua"])
+    assert [row["label"] for row in read_jsonl("out.jsonl")] == [one.label for one in expected]
+    with pytest.raises(UserError, match="no column 'body'"):
+        score("in.jsonl", "out.csv", model, Settings(columns=("body",)))
+
+
+def test_parquet_keeps_its_types(here: Path, model: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    texts = some_texts(40)
+    texts[5] = None  # type: ignore[call-overload]
+    times = pa.array([1_700_000_000_000_000_001 + at for at in range(40)], pa.timestamp("ns"))
+    table = pa.table(
+        {
+            "text": pa.array(texts).dictionary_encode(),
+            "time": times,
+            "tags": [["a", "b"]] * 40,
+            "score": pa.array([float("nan")] * 40),
+        }
+    )
+    pq.write_table(table, "in.parquet", row_group_size=9)
+    result = score("in.parquet", "out.parquet", model, Settings(chunk=7))
+    assert (result.rows, result.scored, result.failed, result.parts) == (40, 39, 1, 6)
+    out = pq.read_table("out.parquet")
+    assert out.schema.field("time").type == pa.timestamp("ns")
+    assert out.column("time").to_pylist() == times.take([at for at in range(40) if at != 5]).to_pylist()
+    given = [text for text in texts if text is not None]
+    assert out.column("text").to_pylist() == given
+    assert out.column("label").to_pylist() == [one.label for one in Classifier(model).predict(given)]
+    assert read_csv("out.parquet.failed.csv") == [{"file": "in.parquet", "row": "6", "reason": "no text"}]
+    score("in.parquet", "out.jsonl", model, Settings(chunk=7))
+    line = read_jsonl("out.jsonl")[0]
+    assert (line["time"], line["tags"], line["score"]) == (
+        "2023-11-14 22:13:20.000000001",
+        ["a", "b"],
+        None,
+    )
+
+
+def test_parquet_with_bytes_that_are_no_text(here: Path, model: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    raw = pa.array([b"luz", b"\xff", None, b"agua"])
+    column = pa.Array.from_buffers(pa.string(), 4, raw.buffers())
+    pq.write_table(pa.table({"text": column}), "in.parquet")
+    result = score("in.parquet", "out.jsonl", model)
+    assert [row["text"] for row in read_jsonl("out.jsonl")] == ["luz", "agua"]
+    assert [row["reason"] for row in read_csv(str(result.failures))] == [
+        "bytes that are not text in utf-8",
+        "no text",
+    ]
+
+
+def test_damaged_files_say_so(here: Path, model: str) -> None:
+    packed = gzip.compress(b"text\n" + b"luz\n" * 100_000)
+    (here / "in.csv.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(UserError, match=r"in\.csv\.gz: damaged or cut off"):
+        score("in.csv.gz", "out.csv", model)
+    (here / "in.csv.gz").write_bytes(b"text\nluz\n")
+    with pytest.raises(UserError, match=r"in\.csv\.gz: cannot be read \(Not a gzipped file"):
+        score("in.csv.gz", "out.csv", model)
+    pytest.importorskip("pyarrow")
+    (here / "in.parquet").write_bytes(b"PAR1 nothing PAR1")
+    with pytest.raises(UserError, match=r"in\.parquet: not a Parquet file"):
+        score("in.parquet", "out.csv", model)
+    assert not list(here.glob("out*"))
+
+
+# --------------------------------------------------------------------------- folders and patterns
+
+
+def test_folder_with_partitions(here: Path, model: str) -> None:
+    for year, text in ((2024, "agua"), (2025, "luz")):
+        write_csv(here / "in" / f"year={year}" / "site=a%2Fb" / "x.csv", [["1", text]] * 3)
+    (here / "in" / "_SUCCESS").touch()
+    (here / "in" / ".x.csv.crc").write_bytes(b"\0")
+    result = score("in", "out", model, Settings(chunk=2))
+    assert sorted(os.listdir("out")) == ["_SUCCESS", *(f"part-00000{at}.csv" for at in range(4))]
+    rows = [row for name in sorted(os.listdir("out"))[1:] for row in read_csv(here / "out" / name)]
+    assert [(row["year"], row["site"], row["label"]) for row in rows] == [
+        *[("2024", "a/b", "agua")] * 3,
+        *[("2025", "a/b", "luz")] * 3,
+    ]
+    assert (result.parts, result.rows) == (4, 6)
+    assert score("in/*/*/x.csv", "all.csv", model).scored == 6
+    # What was written can be read again.
+    assert score("out", "again.jsonl", model, Settings(prefix="new_")).scored == 6
+
+
+def test_columns_of_all_files(here: Path, model: str) -> None:
+    write_csv(here / "in" / "a.csv", [["1", "luz"]])
+    write_csv(here / "in" / "b.csv", [["agua", "web"]], ("text", "channel"))
+    score("in", "out.csv", model)
+    assert [(row["id"], row["text"], row["channel"]) for row in read_csv("out.csv")] == [
+        ("1", "luz", ""),
+        ("", "agua", "web"),
+    ]
+
+
+def test_names_in_a_folder_lead_nowhere_else(here: Path, model: str) -> None:
+    write_csv(here / "secret.csv", [["1", "agua"]])
+    write_csv(here / "in" / "up=.." / "x=..%2F..%2Fy" / "a.csv", [["1", "luz"]])
+    assert score("in", "out", model).scored == 1
+    assert sorted(os.listdir("out")) == ["_SUCCESS", "part-000000.csv"]
+    assert not (here.parent / "y").exists()
+    (here / "in" / "b.csv").symlink_to(here / "secret.csv")
+    with pytest.raises(UserError, match=r"in/b\.csv: a link that leads out of in"):
+        score("in", "out", model, overwrite=True)
+    with pytest.raises(UserError, match="a link that leads out"):
+        score("in/*.csv", "out.csv", model)
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "message"),
+    [
+        ("none.csv", "out.csv", r"none\.csv: no such file or folder"),
+        ("none*.csv", "out.csv", r"none\*\.csv: no file matches"),
+        ("in/a.csv", "in/a.csv", "is the input, or in it"),
+        ("in", "in/out.csv", "is the input, or in it"),
+        ("in/*.csv", "in/a.csv", "input and output at once"),
+        ("in/a.csv", "out.xlsx", "not a format that is written"),
+        ("in/a.csv", "out.csv.gz", "not a format that is written"),
+        ("a.zip", "out.csv", r"a\.zip: not a format that is read"),
+        ("zip://a.csv::a.zip", "out.csv", "archives are not read"),
+        ("nope://a.csv", "out.csv", "no file system is known as nope://"),
+        ("mixed", "out.csv", "several formats"),
+        ("empty.csv", "out.csv", r"empty\.csv: the file is empty"),
+        ("taken.csv", "out.csv", "has a column 'label' already; .* --prefix"),
+    ],
+)
+def test_errors_name_what_is_wrong(here: Path, model: str, source: str, out: str, message: str) -> None:
+    write_csv(here / "in" / "a.csv", [["1", "luz"]])
+    write_csv(here / "mixed" / "a.csv", [["1", "luz"]])
+    write_csv(here / "taken.csv", [["1", "luz"]], ("label", "text"))
+    (here / "mixed" / "b.jsonl").touch()
+    (here / "empty.csv").touch()
+    (here / "a.zip").touch()
+    before = (here / "in" / "a.csv").read_bytes()
+    with pytest.raises(UserError, match=message) as caught:
+        score(source, out, model, overwrite=True)
+    assert "\n" not in str(caught.value)
+    assert (here / "in" / "a.csv").read_bytes() == before
+    assert not list(here.glob("out*"))
+
+
+def test_header_alone(here: Path, model: str) -> None:
+    (here / "in.csv").write_text("id,text\n")
+    assert score("in.csv", "out.csv", model).rows == 0
+    assert Path("out.csv").read_text() == "id,text,label,probability,confidence,needs_person\n"
+    score("in.csv", "out", model)
+    assert sorted(os.listdir("out")) == ["_SUCCESS", "part-000000.csv"]
+
+
+# ------------------------------------------------------------------------------ killed and resumed
+
+
+def command(model: str, out: str, workers: int) -> list[str]:
+    options = ["--model", model, "--chunk", "5", "--threads", "1", "--workers", str(workers)]
+    return [sys.executable, "-m", "afina", "score", "in.csv", out, *options]
+
+
+def done(out: str) -> int:
+    folder = Path(f"{out}.parts/done")
+    return len(list(folder.glob("[0-9]*.json"))) if folder.is_dir() else 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_at_random_and_finished_is_as_uninterrupted(here: Path, model: str, workers: int) -> None:
+    rows = [[str(number), text] for number, text in enumerate(some_texts(2000))]
+    rows[17][1] = ""
+    write_csv(here / "in.csv", rows)
+    whole = score("in.csv", "whole.csv", model, Settings(chunk=5))
+    assert whole.scored == 1999
+    draw = random.Random(workers)
+    kills_on_the_way = 0
+    for target in sorted(draw.sample(range(1, 360), 3)):
+        process = subprocess.Popen(command(model, "out.csv", workers), stderr=subprocess.PIPE)
+        while process.poll() is None and done("out.csv") < target:
+            time.sleep(0.002)
+        time.sleep(draw.random() * 0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if process.returncode == -signal.SIGKILL:
+            kills_on_the_way += 1
+            assert not Path("out.csv").exists()
+    before = done("out.csv")
+    assert kills_on_the_way >= 2
+    assert 0 < before < 400
+    last = subprocess.run(command(model, "out.csv", workers), capture_output=True, text=True, check=True)
+    assert "1,999 of 2,000 rows, 1 failed" in last.stderr
+    assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
+    assert Path("out.csv.failed.csv").read_bytes() == Path("whole.csv.failed.csv").read_bytes()
+    assert sorted(path.name for path in here.glob("*out.csv*")) == ["out.csv", "out.csv.failed.csv"]
+
+
+class _Killed(BaseException):
+    """Stands for SIGKILL at one place."""
+
+
+def killed_after(parts: int, monkeypatch: pytest.MonkeyPatch, *arguments: Any, **options: Any) -> None:
+    """A run that ends after some parts are written."""
+    from afina.scoring import worker
+
+    left = [parts]
+    real = worker.Worker.__call__
+
+    def scored(self: worker.Worker, part: Any) -> worker.Done:
+        if not left[0]:
+            raise _Killed
+        left[0] -= 1
+        return real(self, part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.Worker, "__call__", scored)
+        with pytest.raises(_Killed):
+            score(*arguments, **options)
+
+
+@pytest.mark.parametrize("out", ["out.csv", "out", "out.parquet"])
+def test_finished_parts_are_not_scored_again(
+    here: Path, model: str, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "in.csv", [[str(number), text] for number, text in enumerate(some_texts(20))])
+    killed_after(3, monkeypatch, "in.csv", out, model, Settings(chunk=4))
+    result = score("in.csv", out, model, Settings(chunk=4))
+    assert (result.resumed, result.parts, result.scored) == (3, 5, 20)
+    assert not Path(f"{out}.parts").exists()
+
+
+def test_a_changed_input_model_or_setting_is_not_mixed_in(
+    here: Path, model: str, multilabel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [[str(number), text] for number, text in enumerate(some_texts(20))]
+    write_csv(here / "in.csv", rows)
+    killed_after(3, monkeypatch, "in.csv", "out.csv", model, Settings(chunk=4))
+    with pytest.raises(UserError, match=r"out\.csv\.parts: .*the model is another; --overwrite"):
+        score("in.csv", "out.csv", multilabel, Settings(chunk=4))
+    with pytest.raises(UserError, match="chunk was 4"):
+        score("in.csv", "out.csv", model, Settings(chunk=5))
+    status = (here / "in.csv").stat()
+    # The same size and time of change: the bytes tell.
+    changed = (here / "in.csv").read_bytes().replace(b"agua", b"pozo")
+    (here / "in.csv").write_bytes(changed)
+    os.utime(here / "in.csv", ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(UserError, match=r"in\.csv changed"):
+        score("in.csv", "out.csv", model, Settings(chunk=4))
+    result = score("in.csv", "out.csv", model, Settings(chunk=4), overwrite=True)
+    assert (result.resumed, result.scored) == (0, 20)
+    assert not any("agua" in row["text"] for row in read_csv("out.csv"))
+
+
+def test_an_input_that_changes_on_the_way_is_noticed(
+    here: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from afina.scoring import worker
+
+    write_csv(here / "in.csv", [["1", "luz"]] * 8)
+    real = worker.Worker.__call__
+
+    def meddle(self: worker.Worker, part: Any) -> worker.Done:
+        if part.number == 3:
+            with (here / "in.csv").open("a") as stream:
+                stream.write("9,agua\n")
+        return real(self, part)
+
+    monkeypatch.setattr(worker.Worker, "__call__", meddle)
+    with pytest.raises(UserError, match=r"in\.csv: changed while it was scored"):
+        score("in.csv", "out.csv", model, Settings(chunk=2))
+    assert not Path("out.csv").exists()
+
+
+def test_what_is_there_is_replaced_on_request_alone(here: Path, model: str) -> None:
+    write_csv(here / "in.csv", [["1", "luz"]])
+    for out in ("out.csv", "out"):
+        score("in.csv", out, model)
+        with pytest.raises(UserError, match="is there already; --overwrite replaces it"):
+            score("in.csv", out, model)
+        assert score("in.csv", out, model, overwrite=True).scored == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no flock")
+def test_two_runs_do_not_write_one_output(here: Path, model: str) -> None:
+    import fcntl
+
+    write_csv(here / "in.csv", [["1", "luz"]])
+    with (here / ".out.csv.lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another run is writing it"):
+            score("in.csv", "out.csv", model)
+
+
+def test_killed_after_the_folder_is_in_place(here: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from afina.scoring.storage import LocalStorage
+
+    write_csv(here / "in.csv", [["1", "luz"], ["2", ""]])
+    real = LocalStorage.remove
+
+    def remove(self: LocalStorage, location: str) -> None:
+        if location.endswith("job.json"):
+            raise _Killed
+        real(self, location)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "remove", remove)
+        with pytest.raises(_Killed):
+            score("in.csv", "out", model)
+    assert Path("out.parts").exists()
+    result = score("in.csv", "out", model)
+    assert (result.scored, result.failed) == (1, 1)
+    assert not Path("out.parts").exists()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.lists(
+        st.one_of(
+            st.sampled_from(["luz", "agua,pagos", "", " ", '"abierta', 'a "b"', "x\ny", "\ufeff", "=1+1"]),
+            st.text(max_size=8),
+        ),
+        max_size=15,
+    ),
+    chunk=st.integers(1, 6),
+)
+def test_rows_in_are_rows_out_and_rows_failed(
+    tmp_path_factory: pytest.TempPathFactory, model: str, rows: list[str], chunk: int
+) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    path = folder / "in.jsonl"
+    lines = [json.dumps({"text": row}) for row in rows] + ["{", '{"text": 1}', '{"text": "\\ud800"}']
+    path.write_text("\n".join(lines))
+    result = score(str(path), str(folder / "out.jsonl"), model, Settings(chunk=chunk))
+    kept = [row for row in rows if row.strip() and not any("\ud800" <= c <= "\udfff" for c in row)]
+    assert result.rows == len(lines) == result.scored + result.failed
+    out = [json.loads(line) for line in (folder / "out.jsonl").read_text("utf-8").split("\n") if line]
+    assert [row["text"] for row in out] == kept
+    assert len(read_csv(str(result.failures))) == result.failed
+
+
+# --------------------------------------------------------------------------------- the command line
+
+
+def test_command_line(here: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from afina.cli import main
+
+    (here / "in.csv").write_bytes("título;cuerpo\nluz;año\n;\n".encode("cp1252"))
+    arguments = ["score", "in.csv", "out.csv", "--model", model, "--column", "título", "--column", "cuerpo"]
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    error = capsys.readouterr().err
+    assert "in.csv: not UTF-8, read as cp1252 (--encoding names another)" in error
+    assert "out.csv: 1 of 2 rows, 1 failed: out.csv.failed.csv" in error
+    assert Path("out.csv").read_text("utf-8").splitlines()[0].startswith("título;cuerpo;label;")
+    for wrong in (["--engine", "spark"], ["--chunk", "0"], ["--encoding", "klingon"], ["--delimiter", "ab"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, "--overwrite", *wrong])
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.startswith(f"afina: error: score: {wrong[0]}")
+    with pytest.raises(SystemExit) as ended:
+        main(["score", "in.csv", "out2.csv"])
+    assert ended.value.code == 2
+    assert "models/onnx/model.onnx: no such file" in capsys.readouterr().err
+
+
+def test_text_formats_need_no_extra(here: Path, model: str) -> None:
+    write_csv(here / "in.csv", [["1", "luz"]])
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['pyarrow', 'fsspec', 'pandas', 'torch']));"
+        "from afina.cli import main; main(sys.argv[1:])"
+    )
+    arguments = [sys.executable, "-c", code, "score", "in.csv", "--model", model]
+    subprocess.run([*arguments, "out.csv"], check=True, capture_output=True)
+    subprocess.run([*arguments, "out.jsonl"], check=True, capture_output=True)
+    refused = subprocess.run([*arguments, "out.parquet"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "needs the package pyarrow; install it with `pip install 'afina[score]'`" in refused.stderr
+
+
+# ----------------------------------------------------------------------------------- remote places
+
+
+def test_memory(model: str) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    root = f"memory://{uuid.uuid4().hex}"
+    for year in (2024, 2025):
+        with fsspec.open(f"{root}/in/year={year}/a.jsonl", "wb") as stream:
+            stream.write(b'{"text": "luz"}\n{"text": ""}\n')
+    result = score(f"{root}/in", f"{root}/out.jsonl", model, Settings(chunk=1))
+    assert (result.rows, result.scored) == (4, 2)
+    with fsspec.open(f"{root}/out.jsonl", "rb") as stream:
+        assert [json.loads(line)["year"] for line in stream] == ["2024", "2025"]
+    result = score(f"{root}/in/*/*.jsonl", f"{root}/out", model, Settings(chunk=1))
+    names = fsspec.filesystem("memory").ls(f"{root}/out", detail=False)
+    assert sorted(name.rsplit("/", 1)[1] for name in names) == [
+        "_SUCCESS",
+        *(f"part-00000{at}.jsonl" for at in range(4)),
+    ]
+    assert not fsspec.filesystem("memory").exists(f"{root}/out.parts")
+    with pytest.raises(UserError, match="only this process sees it"):
+        score(f"{root}/in", f"{root}/out2", model, workers=2)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An S3 bucket on this machine."""
+    server_module = pytest.importorskip("moto.server")
+    s3fs = pytest.importorskip("s3fs")
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    files = s3fs.S3FileSystem()
+    files.mkdir("texts")
+    yield files
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+def test_s3(here: Path, model: str, bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = some_texts(30)
+    write_csv(here / "in.csv", [[str(number), text] for number, text in enumerate(texts)])
+    score("in.csv", "here.csv", model, Settings(chunk=4))
+    bucket.pipe_file("texts/in/in.csv", (here / "in.csv").read_bytes())
+    killed_after(3, monkeypatch, "s3://texts/in/in.csv", "s3://texts/out.csv", model, Settings(chunk=4))
+    assert not bucket.exists("texts/out.csv")
+    result = score("s3://texts/in/in.csv", "s3://texts/out.csv", model, Settings(chunk=4))
+    assert (result.resumed, result.scored) == (3, 30)
+    assert bucket.cat_file("texts/out.csv") == (here / "here.csv").read_bytes()
+    killed_after(3, monkeypatch, "s3://texts/in", "s3://texts/out", model, Settings(chunk=8))
+    assert not bucket.exists("texts/out/_SUCCESS")
+    bucket.pipe_file("texts/in/in.csv", (here / "in.csv").read_bytes() + b"30,luz\n")
+    with pytest.raises(UserError, match="changed"):
+        score("s3://texts/in", "s3://texts/out", model, Settings(chunk=8))
+    result = score("s3://texts/in/*.csv", "s3://texts/out", model, Settings(chunk=8), overwrite=True)
+    bucket.invalidate_cache()
+    names = [name.rsplit("/", 1)[1] for name in bucket.ls("texts/out", detail=False)]
+    assert (sorted(names), result.scored) == (
+        ["_SUCCESS", *(f"part-00000{at}.csv" for at in range(4))],
+        31,
+    )
+    assert not bucket.exists("texts/out.parts")
+    with pytest.raises(UserError, match="s3://texts/none"):
+        score("s3://texts/none", "s3://texts/o", model)
+    with pytest.raises(UserError, match=r"s3://nobucket/a\.csv"):
+        score("s3://nobucket/a.csv", "o.csv", model)

@@ -1,0 +1,220 @@
+"""Records of CSV and JSON Lines: what is a row, what fails why, and that reading may begin at any of them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import itertools
+import json
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from afina.errors import UserError
+from afina.scoring import text_records
+from afina.scoring.storage import LocalStorage
+from afina.scoring.text_records import Cursor, Record, TextFile, examine_csv, examine_json, read_records
+
+HERE = LocalStorage()
+
+
+def read_csv(path: Path, **options: str) -> tuple[TextFile, list[Record]]:
+    file = examine_csv(
+        HERE, str(path), options.get("encoding"), options.get("delimiter"), [options.get("column", "text")]
+    )
+    assert file is not None
+    return file, read_from(file, file.start, file.line)
+
+
+def read_from(file: TextFile, start: int, line: int) -> list[Record]:
+    cursor = Cursor(HERE, file)
+    try:
+        return list(read_records(cursor, start, line))
+    finally:
+        cursor.close()
+
+
+def problems(records: list[Record]) -> list[tuple[int, str]]:
+    return [(record.line, record.problem) for record in records if record.problem]
+
+
+def test_csv_cells_lines_and_places(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes('\ufeffid;text\r\n1;"a;\nb"\r\n\r\n2;ñandú\r\n'.encode())
+    file, records = read_csv(path)
+    assert (file.delimiter, file.names, file.encoding) == (";", ("id", "text"), "utf-8")
+    assert [record.value for record in records] == [["1", "a;\nb"], ["2", "ñandú"]]
+    assert [record.line for record in records] == [2, 5]
+    data = path.read_bytes()
+    assert data[records[1].start : records[1].end].decode() == "2;ñandú\r\n"
+
+
+def test_csv_rows_that_fail(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes('id,text,\n1,ñá,\n2,a,b,c\n3\n4,"open\n5,fine,\n6,x\xff,\n7,y,,,\n'.encode("latin-1"))
+    path.write_bytes(path.read_bytes().replace(b"\xf1\xe1", "ñáñá".encode()))
+    _, records = read_csv(path)
+    assert problems(records) == [
+        (3, "4 columns instead of 3"),
+        (4, "1 columns instead of 3"),
+        (5, "a quote opens and does not close"),
+        (7, "bytes that are not text in utf-8"),
+    ]
+    # Empty cells at the end of the last line are no columns; the line after the open quote is sound.
+    assert [record.value[0] for record in records if not record.problem] == ["1", "5", "7"]
+
+
+def test_a_stray_quote_takes_only_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('id,text\n1,"pantalla de 20\n2,otra\n3,"una", más\n4,fin\n', encoding="utf-8")
+    _, records = read_csv(path)
+    assert problems(records) == [
+        (2, "a quote opens and does not close"),
+        (4, "3 columns instead of 2"),
+    ]
+    assert [record.value[0] for record in records if not record.problem] == ["2", "4"]
+
+
+def test_longest_record_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_records, "MAX_RECORD", 100)
+    path = tmp_path / "a.csv"
+    path.write_text(f'id,text\n1,{"x" * 200}\n2,ok\n3,"{"y" * 30}\n{"z" * 80}"\n4,fin\n')
+    _, records = read_csv(path)
+    assert [(record.line, record.problem[:11]) for record in records if record.problem] == [
+        (2, "longer than"),
+        (4, "a quote ope"),  # goes on longer than a record may, so its first line alone is lost
+        (5, "1 columns i"),
+    ]
+    assert [record.value[0] for record in records if not record.problem] == ["2", "4"]
+
+
+def test_huge_line_is_never_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with path.open("wb") as stream:
+        for _ in range(64):
+            stream.write(b"x" * (1 << 20))
+        stream.write(b'\n{"text": "luz"}\n')
+    file = examine_json(HERE, str(path), "utf-8")
+    tracemalloc.start()
+    records = read_from(file, 0, 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert problems(records) == [(1, "longer than 4,194,304 bytes")]
+    assert records[1].value == {"text": "luz"}
+    assert peak < 20 << 20
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"{", "not valid JSON: Expecting property name"),
+        (b"[1]", "not a JSON object"),
+        (b'{"a": NaN}', "not valid JSON: not a number"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "not valid JSON: not a number"),
+        (b'{"a": "\\ud83d"}', "half a surrogate pair"),
+        (b'{"a": "\xff"}', "bytes that are not text in utf-8"),
+        (b"[" * 200_000, "not valid JSON: nested too deeply"),
+    ],
+)
+def test_json_lines_that_fail(tmp_path: Path, line: bytes, reason: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"text": "ññ \\ud83d\\ude00"}\n\n'.encode() + line + b'\n{"text": "b"}')
+    records = read_from(examine_json(HERE, str(path), None), 0, 1)
+    assert [record.line for record in records] == [1, 3, 4]
+    assert [bool(record.problem) for record in records] == [False, True, False]
+    assert records[1].problem.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "found"),
+    [("utf-8", "utf-8"), ("utf-8-sig", "utf-8"), ("cp1252", "cp1252"), ("utf-16", "utf-16")],
+)
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_encodings(tmp_path: Path, encoding: str, found: str, suffix: str) -> None:
+    path = tmp_path / f"a.csv{suffix}"
+    data = "id,text\n1,“año”\n2,niño\n3,café\n".encode(encoding)
+    path.write_bytes(gzip.compress(data) if suffix else data)
+    file, records = read_csv(path)
+    assert file.encoding == found
+    assert [record.value[1] for record in records] == ["“año”", "niño", "café"]
+    # From the middle too, where a stream cannot jump.
+    assert read_from(file, records[1].start, records[1].line) == records[1:]
+
+
+def test_cursor_goes_back_in_a_compressed_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b"".join(b'{"text": "%d"}\n' % number for number in range(100))))
+    file = examine_json(HERE, str(path), None)
+    cursor = Cursor(HERE, file)
+    everything = list(read_records(cursor, 0, 1))
+    for at in (90, 10, 50, 51, 0):
+        again = next(read_records(cursor, everything[at].start, everything[at].line))
+        assert again == everything[at]
+    cursor.close()
+
+
+def test_cut_utf16_fails_where_it_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"text": "a"}\n{"text": "b"}'.encode("utf-16")[:-1])
+    records = read_from(examine_json(HERE, str(path), None), 0, 1)
+    assert records[0].value == {"text": "a"}
+    assert records[1].problem == "bytes that are not text in utf-16"
+
+
+def test_columns_of_one_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,text,a,,\n1,x,2,,\n")
+    file, _ = read_csv(path)
+    assert file.names == ("a", "text", "a_2", "", "_2")
+    path.write_text("text,text\n1,x\n")
+    with pytest.raises(UserError, match="2 columns are named 'text'"):
+        read_csv(path)
+    with pytest.raises(UserError, match="no column 'body'; it has 'text'"):
+        read_csv(path, column="body")
+
+
+CELLS = st.text(st.sampled_from('ab,;"\n\r ñ😀\t\x00='), max_size=6)
+
+
+@settings(max_examples=150, deadline=None)
+@given(rows=st.lists(st.tuples(CELLS, CELLS), max_size=12), ends=st.sampled_from(["\n", "\r\n"]))
+def test_what_is_written_is_read_from_any_record(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], ends: str
+) -> None:
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator=ends, quoting=csv.QUOTE_ALL)
+    writer.writerow(["id", "text"])
+    writer.writerows(rows)
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    path.write_bytes(stream.getvalue().encode())
+    file, records = read_csv(path)
+    assert [tuple(record.value) for record in records] == rows
+    assert not problems(records)
+    for at, record in enumerate(records):
+        assert read_from(file, record.start, record.line) == records[at:]
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.binary(max_size=200))
+def test_any_bytes_are_rows_or_failures(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.mktemp("any") / "a.csv"
+    path.write_bytes(b"id,text\n" + data)
+    file, records = read_csv(path, encoding="utf-8", delimiter=",")
+    for record in records:
+        assert (record.value is None) == bool(record.problem)
+        assert record.value is None or len(record.value) == 2
+    for one, other in itertools.pairwise(records):
+        assert one.start < one.end <= other.start
+        assert one.line <= one.last < other.line
+    for at, record in enumerate(records):
+        assert read_from(file, record.start, record.line) == records[at:]
+    path = path.with_suffix(".jsonl")
+    path.write_bytes(data)
+    lines = [line for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
+    for record, line in zip(read_from(examine_json(HERE, str(path), "utf-8"), 0, 1), lines, strict=True):
+        if not record.problem:
+            assert record.value == json.loads(line)
