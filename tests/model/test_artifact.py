@@ -19,8 +19,10 @@ import torch
 
 from afina.errors import UserError
 from afina.evaluation.probabilities import Calibration
-from afina.export import artifact, graph
+from afina.export import artifact, contract, graph, quantisation
 from afina.export.artifact import TestTexts, build_metadata, export_classifier, read_calibration
+from afina.export.contract import Texts, Trial
+from afina.export.quantisation import RECIPES, Recipe
 from afina.labels import encode_labels
 from afina.modeling.classifier import Pooling, TextClassifier, load_pretrained
 from afina.modeling.inference import predict_logits
@@ -32,6 +34,9 @@ from afina.runtime.text import DEFAULT_STEPS, clean_text
 from tiny import ARCHITECTURES, LABELS, Architecture, build_tiny_backbone, tiny_messages
 
 Task = Literal["multiclass", "multilabel"]
+# Random weights are harder to round than trained ones: no contract, so that there is a copy to look at.
+ANY_INT8 = {"int8_max_drop": 1.0, "int8_min_agreement": 0.0}
+COUNTS = dict(zip(LABELS, (30, 5, 10), strict=True))
 METRICS = {
     "test": {"macro_f1": 0.8},
     "interval": {"macro_f1_low": 0.7, "macro_f1_high": 0.9},
@@ -55,7 +60,7 @@ class Trained:
     def decision(self) -> dict[str, Any]:
         return {"thresholds": self.thresholds, "abstain_below": 0.75, "target_accuracy": 0.9}
 
-    def export(self, folder: Path, **params: Any) -> dict[str, Any]:
+    def export(self, folder: Path, largest: int = graph.LARGEST_WEIGHTS, **params: Any) -> dict[str, Any]:
         metadata = build_metadata(self.config, self.tokenizer, self.decision(), METRICS)
         return export_classifier(
             self.model,
@@ -63,9 +68,11 @@ class Trained:
             metadata,
             self.calibration,
             self.texts,
-            ExportParams(**params),
-            folder / "model.onnx",
-            folder / "model.int8.onnx",
+            Texts(self.texts.raw[:20], self.texts.encoded[:20]),
+            COUNTS,
+            ExportParams(**(ANY_INT8 | params)),
+            folder,
+            largest=largest,
         )
 
 
@@ -153,7 +160,7 @@ def test_every_architecture_is_fused_and_agrees(
     assert report["fused_operators"]["SkipLayerNormalization"] == 4
     # ModernBERT's rotary attention has no fused counterpart.
     assert report["fused_operators"].get("Attention", 0) == (0 if architecture == "modernbert" else 2)
-    # Random weights are harder to round than trained ones, and the rounding differs between processors.
+    # Rounding differs between processors.
     assert report["int8"]["label_agreement"] >= 0.75
     assert report["int8"]["max_abs_diff"] < 0.4
     assert report["size_mb"]["int8"] < report["size_mb"]["fp32"]
@@ -403,7 +410,7 @@ def test_an_int8_file_that_fails_keeps_the_previous_pair(
     def fail(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(graph, "quantise", fail)
+    monkeypatch.setattr(quantisation, "quantise", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         train("bert").export(tmp_path)
     assert contents(tmp_path) == previous
@@ -430,12 +437,127 @@ def test_without_int8_no_older_twin_stays(
     assert now["model.onnx"] != previous["model.onnx"]
 
 
-def test_weights_too_large_for_one_file_are_refused(
+def test_where_no_recipe_keeps_the_contract_there_is_no_int8_file(
+    train: Callable[..., Trained], tmp_path: Path, previous: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare = contract.compare
+
+    def worse(*arguments: Any) -> Any:
+        return replace(compare(*arguments), label_agreement=0.9)
+
+    monkeypatch.setattr(contract, "compare", worse)
+    report = train("bert").export(tmp_path, int8_min_agreement=0.99)
+    assert set(contents(tmp_path)) == {"model.onnx"}
+    int8 = report["int8"]
+    assert int8["written"] is False
+    assert "labels agree on 90.00% of the texts (asked 99.00%)" in int8["reason"]
+    # All recipes, and then the more sensitive of the two layers left in fp32.
+    names = [variant["recipe"] for variant in int8["variants"]]
+    assert names[:-1] == [recipe.name for recipe in RECIPES]
+    assert names[-1].endswith(("layers 0 in fp32", "layers 1 in fp32"))
+    assert {variant["within_contract"] for variant in int8["variants"]} == {False}
+    assert report["size_mb"]["int8"] is None
+
+
+def test_the_report_has_what_the_choice_was_made_by(train: Callable[..., Trained], tmp_path: Path) -> None:
+    int8 = train("bert").export(tmp_path, int8_texts=7)["int8"]
+    assert int8["validation"]["texts"] == 7
+    assert int8["validation"]["of"] == 20
+    assert len(int8["variants"]) == len(RECIPES)
+    assert all(variant["texts_per_second"] > 0 for variant in int8["variants"])
+    assert int8["recipe"] in {recipe.name for recipe in RECIPES}
+    [rare] = int8["rare_classes"]  # a third of three
+    assert (rare["label"], rare["examples"]) == (LABELS[1], 5)
+    assert all(0 <= rare[name] <= 1 for name in ("validation_int8", "test_fp32", "test_int8"))
+
+
+def test_layers_left_in_fp32_are_as_they_were(train: Callable[..., Trained], tmp_path: Path) -> None:
+    trained = train("bert")
+    trained.export(tmp_path, int8=False)
+    model = onnx.load(tmp_path / "model.onnx")
+    assert quantisation.layers(model) == ["0", "1"]
+
+    def operators(recipe: Recipe) -> tuple[int, int]:
+        quantised = quantisation.quantise(graph.Graph(model, fused=True), recipe).model
+        found = [node.op_type for node in quantised.graph.node]
+        return found.count("Attention"), found.count("QAttention")
+
+    assert operators(Recipe()) == (0, 2)
+    assert operators(Recipe(kept=("1",))) == (1, 1)
+    assert operators(Recipe(kept=("0", "1"))) == (2, 0)
+
+
+def test_layers_that_gain_most_from_fp32_are_left_first(
     train: Callable[..., Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph, "LARGEST_WEIGHTS", 1000)
-    with pytest.raises(UserError, match=r"choose a smaller train\.backbone"):
-        train("bert").export(tmp_path)
+    trained = train("bert")
+    trained.export(tmp_path, int8=False)
+    model = graph.Graph(onnx.load(tmp_path / "model.onnx"), fused=True)
+    kept: list[tuple[str, ...]] = []
+
+    def write(recipe: Recipe) -> Path:
+        kept.append(recipe.kept)
+        path = tmp_path / f"{len(kept)}.onnx"
+        properties = Classifier(tmp_path / "model.onnx").metadata.to_properties()
+        # A layer in fp32 that takes all the error away stands for the sensitive one.
+        made = model if recipe.kept == ("1",) else quantisation.quantise(model, recipe)
+        graph.write(made, properties, path)
+        return path
+
+    monkeypatch.setattr(Trial, "keeps", lambda self, _: self.recipe.kept == ("1",))
+    texts = Texts(trained.texts.raw[:20], trained.texts.encoded[:20])
+    agreed = contract.Contract(0.005, 0.99)
+    found = contract.search(model, tmp_path / "model.onnx", texts, agreed, write, 2048)
+    assert kept == [()] * len(RECIPES) + [("0",), ("1",), ("1",)]
+    assert found.winner is not None
+    assert found.winner.recipe.kept == ("1",)
+    assert found.winner.agreement == 1.0
+
+
+def test_half_precision_is_close_and_said_to_be(train: Callable[..., Trained], tmp_path: Path) -> None:
+    report = train("bert").export(tmp_path, int8=False, fp16=True, fp16_tolerance=0.1)
+    assert report["fp16"]["written"], report["fp16"]
+    assert 0 < report["fp16"]["max_abs_diff"] <= 0.1
+    assert report["size_mb"]["fp16"] < 0.7 * report["size_mb"]["fp32"]
+    half = Classifier(tmp_path / "model.fp16.onnx")
+    assert half.metadata.precision == "fp16"
+    kinds = {tensor.data_type for tensor in onnx.load(tmp_path / "model.fp16.onnx").graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in kinds
+
+
+def test_half_precision_beyond_its_tolerance_is_not_kept(
+    train: Callable[..., Trained], tmp_path: Path
+) -> None:
+    (tmp_path / "model.fp16.onnx").write_bytes(b"of an earlier model")
+    report = train("bert").export(tmp_path, int8=False, fp16=True, fp16_tolerance=1e-9)
+    assert not report["fp16"]["written"]
+    assert "differs from torch: max |Δp|" in report["fp16"]["reason"]
+    assert set(contents(tmp_path)) == {"model.onnx"}
+
+
+def test_weights_that_one_file_cannot_hold_go_to_a_second(
+    train: Callable[..., Trained], tmp_path: Path
+) -> None:
+    trained = train("bert")
+    trained.export(tmp_path / "one", int8=False)
+    report = trained.export(tmp_path / "two", largest=1000)
+    files = contents(tmp_path / "two")
+    assert {Path(name).suffix for name in files} == {".onnx", ".data"}
+    assert len(files) == 4  # model.onnx and model.int8.onnx, and the weights of each
+    assert len(files["model.onnx"]) < len((tmp_path / "one" / "model.onnx").read_bytes()) / 2
+    assert report["parity"]["max_abs_diff"] <= 1e-5
+    texts = trained.texts.raw[:9]
+    np.testing.assert_array_equal(
+        Classifier(tmp_path / "two" / "model.onnx").predict_proba(texts),
+        Classifier(tmp_path / "one" / "model.onnx").predict_proba(texts),
+    )
+    onnx.checker.check_model(str(tmp_path / "two" / "model.onnx"))
+    # The next run replaces both, and a failed one leaves both.
+    with pytest.raises(UserError, match="the previous model is kept"):
+        trained.export(tmp_path / "two", largest=1000, opset=18, tolerance=1e-12)
+    assert contents(tmp_path / "two") == files
+    trained.export(tmp_path / "two", int8=False)
+    assert set(contents(tmp_path / "two")) == {"model.onnx"}
 
 
 def test_exporting_leaves_the_model_as_it_was(train: Callable[..., Trained], tmp_path: Path) -> None:
@@ -457,7 +579,7 @@ def write_all(backbone: Path, folder: Path) -> None:
     traced = graph.trace(model, (ids, np.ones_like(ids)), 17)
     fused = graph.fuse(traced, *graph.attention_shape(model))
     folder.mkdir()
-    for name, made in {"plain": traced, "fused": fused, "int8": graph.quantise(fused)}.items():
+    for name, made in {"plain": traced, "fused": fused, "int8": quantisation.quantise(fused)}.items():
         graph.write(made, {"afina_version": "0"}, folder / name)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,16 +21,32 @@ from afina.errors import UserError
 from afina.evaluation.metrics import classification_metrics
 from afina.evaluation.probabilities import Calibration, to_probabilities
 from afina.export import graph as graphs
-from afina.export.graph import Graph, ProbabilityModel
+from afina.export import quantisation
+from afina.export.contract import (
+    Contract,
+    Found,
+    Texts,
+    f1_of_labels,
+    rare_labels,
+    search,
+    stratified_rows,
+)
+from afina.export.graph import LARGEST_WEIGHTS, Graph, ProbabilityModel
 from afina.export.parity import Agreement, check_cleaning, compare, mixed_probabilities
+from afina.export.quantisation import Recipe
 from afina.files import atomic_path
 from afina.modeling.classifier import TextClassifier
 from afina.modeling.inference import predict_logits
 from afina.modeling.store import ClassifierConfig
 from afina.params.export import ExportParams
-from afina.runtime.classifier import Classifier, Floats
+from afina.runtime.classifier import Classifier
 from afina.runtime.encoding import Encoder, pad_batch
+from afina.runtime.loading import Floats
 from afina.runtime.metadata import ArtifactMetadata
+
+MODEL, INT8, FP16 = "model.onnx", "model.int8.onnx", "model.fp16.onnx"
+PRECISION_OF: dict[str, Literal["fp32", "int8", "fp16"]] = {MODEL: "fp32", INT8: "int8", FP16: "fp16"}
+WEIGHTS = "model*.data"  # of models that one file cannot hold
 
 # Of metrics.json, what the file itself states: scores on test, their intervals, and on how many rows.
 HEADLINE = ("test", "interval", "rows")
@@ -136,15 +153,19 @@ def export_classifier(
     metadata: ArtifactMetadata,
     calibration: Calibration,
     texts: TestTexts,
+    validation: Texts,
+    label_counts: Mapping[str, int],
     params: ExportParams,
-    model_path: Path,
-    int8_path: Path,
+    folder: Path,
+    *,
+    largest: int = LARGEST_WEIGHTS,
 ) -> dict[str, Any]:
-    """Write the classifier as one ONNX file, and its int8 twin, if they pass the checks.
+    """Write the classifier as one ONNX file, and its int8 and fp16 copies, if they pass the checks.
 
     The reference is torch on the cleaned texts of the test split; the candidate is the runtime on the raw
     ones, in batches of mixed sizes and lengths. The fused graph is tried first; where it cannot be made or
-    differs, the plain one.
+    differs, the plain one. The int8 copy is the fastest that keeps a contract on the validation texts; where
+    none does there is no copy, and the report says by how much each recipe missed.
 
     Args:
         classifier: the trained classifier.
@@ -153,13 +174,14 @@ def export_classifier(
         calibration: of decision.json; it becomes part of the graph's probabilities, and leaves its logits
             alone.
         texts: the test split.
+        validation: the validation split.
+        label_counts: examples of each label, which says which are rare.
         params: the stage's parameters.
-        model_path: where the file goes.
-        int8_path: where its int8 twin goes.
+        folder: where the files go.
+        largest: most bytes of weights in one file; of more, they go to a second one.
 
     Returns:
-        The report: parity, graph, sizes, and the int8 file's agreement and macro-F1 difference (int8 minus
-        fp32; measured, not a gate).
+        The report: parity, graph, sizes, and what became of the copies.
 
     Raises:
         UserError: the probabilities differ by more than ``params.tolerance`` or a label differs. The files
@@ -173,54 +195,225 @@ def export_classifier(
     reference = np.asarray(to_probabilities(logits, metadata.task, calibration), dtype=np.float32)
     traced = graphs.trace(model, _example(encoder), params.opset)
     with ExitStack() as stack:
-        fp32_file = stack.enter_context(atomic_path(model_path))
-        fp32, note = _fp32(model, traced, reference, metadata, texts, params, fp32_file)
-        report = _report(fp32, note, params, fp32_file)
+        weights = stack.enter_context(_weight_files(folder))  # first in, last out: after the models are there
+        export = _Export(reference, metadata, texts, params, folder, largest, weights)
+        fp32_file = stack.enter_context(atomic_path(folder / MODEL))
+        fp32, note = export.fp32(model, traced, fp32_file)
+        report = _report(fp32, note, params)
+        report["size_mb"]["fp32"] = export.megabytes(fp32_file, MODEL)
         if params.int8:
-            int8_file = stack.enter_context(atomic_path(int8_path))
-            properties = replace(metadata, precision="int8").to_properties()
-            graphs.write(graphs.quantise(fp32.graph), properties, int8_file)
-            int8 = _measure(fp32.graph, reference, int8_file, texts, params)
-            together = Classifier(int8_file, token_budget=params.token_budget).predict_proba(texts.raw)
-            report["int8"] = _int8_report(fp32, int8, together, metadata, texts)
-            report["size_mb"]["int8"] = _megabytes(int8_file)
-    if not params.int8:
-        int8_path.unlink(missing_ok=True)  # a twin of an earlier model would be mistaken for this one's
+            report["int8"] = export.int8(fp32, fp32_file, validation, label_counts, stack)
+        if params.fp16:
+            report["fp16"] = export.fp16(fp32, stack)
+        for part, name in (("int8", INT8), ("fp16", FP16)):
+            if report[part] and report[part]["written"]:
+                report["size_mb"][part] = report[part].pop("size_mb")
+            else:
+                stack.callback(_remove_old, folder / name)
     return report
 
 
-def _fp32(
-    model: ProbabilityModel,
-    traced: Graph,
-    reference: Floats,
-    metadata: ArtifactMetadata,
-    texts: TestTexts,
-    params: ExportParams,
-    file: Path,
-) -> tuple[Written, str | None]:
-    """Write the first graph that passes; the note says why it is not the fused one."""
-    note: str | None = None
-    if params.optimize:
-        fused, note = _try_fuse(model, traced)
-        if fused is not None:
-            graphs.write(fused, metadata.to_properties(), file)
-            try:
-                written = _measure(fused, reference, file, texts, params)
-            except Exception as error:  # whatever the fusions got wrong, there is the plain graph
-                note = f"the fused graph does not run: {' '.join(str(error).split())[:200]}"
-            else:
-                if written.agreement.within(params.tolerance):
-                    return written, None
-                note = f"the fused graph differs: {_describe(written.agreement)}"
-    graphs.write(traced, metadata.to_properties(), file)
-    written = _measure(traced, reference, file, texts, params)
-    if not written.agreement.within(params.tolerance):
-        raise UserError(
-            f"export: the ONNX file and torch differ on the test texts: {_describe(written.agreement)}, "
-            f"allowed are {params.tolerance:g} and none; the previous model is kept. Try another "
-            "export.opset, or a larger export.tolerance if every label agrees"
-        )
-    return written, note
+def _remove_old(copy: Path) -> None:
+    """A copy of an earlier model would be mistaken for this one's."""
+    copy.unlink(missing_ok=True)
+
+
+@contextmanager
+def _weight_files(folder: Path) -> Iterator[dict[str, Path]]:
+    """Of the files with weights, leave those that are wanted, by the name of their model, and no others.
+
+    Where something fails, those that were there before stay instead.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    before = set(folder.glob(WEIGHTS))
+    wanted: dict[str, Path] = {}
+    try:
+        yield wanted
+    except BaseException:
+        for file in set(folder.glob(WEIGHTS)) - before:
+            file.unlink()
+        raise
+    for file in set(folder.glob(WEIGHTS)) - set(wanted.values()):
+        file.unlink()
+
+
+@dataclass(frozen=True)
+class _Export:
+    """What all files of one run have in common."""
+
+    reference: Floats  # torch's probabilities of the test texts (n, L)
+    metadata: ArtifactMetadata
+    texts: TestTexts
+    params: ExportParams
+    folder: Path
+    largest: int
+    weights: dict[str, Path]  # name of a model -> the file with its weights
+
+    def write(self, graph: Graph, file: Path, name: str) -> None:
+        """Write a graph whose file will have a name in the end."""
+        metadata = replace(self.metadata, precision=PRECISION_OF[name])
+        data = graphs.write(graph, metadata.to_properties(), file, name=name, largest=self.largest)
+        self.weights.pop(name, None)
+        if data is not None:
+            self.weights[name] = data
+
+    def measure(self, graph: Graph, file: Path) -> Written:
+        """Predict the raw test texts with a file and compare with torch."""
+        runtime = Classifier(file, token_budget=self.params.token_budget)
+        found = mixed_probabilities(runtime, self.texts.raw)
+        return Written(graph, found, compare(self.reference, found, runtime.thresholds))
+
+    def megabytes(self, file: Path, name: str) -> float:
+        """Size of a file and its weights."""
+        weights = self.weights.get(name)
+        return round((file.stat().st_size + (weights.stat().st_size if weights else 0)) / 1e6, 2)
+
+    def fp32(self, model: ProbabilityModel, traced: Graph, file: Path) -> tuple[Written, str | None]:
+        """Write the first graph that passes; the note says why it is not the fused one."""
+        tolerance, note = self.params.tolerance, None
+        if self.params.optimize:
+            fused, note = _try_fuse(model, traced)
+            if fused is not None:
+                self.write(fused, file, MODEL)
+                try:
+                    written = self.measure(fused, file)
+                except Exception as error:  # whatever the fusions got wrong, there is the plain graph
+                    note = f"the fused graph does not run: {' '.join(str(error).split())[:200]}"
+                else:
+                    if written.agreement.within(tolerance):
+                        return written, None
+                    note = f"the fused graph differs: {_describe(written.agreement)}"
+        self.write(traced, file, MODEL)
+        written = self.measure(traced, file)
+        if not written.agreement.within(tolerance):
+            raise UserError(
+                f"export: the ONNX file and torch differ on the test texts: {_describe(written.agreement)}, "
+                f"allowed are {tolerance:g} and none; the previous model is kept. Try another "
+                "export.opset, or a larger export.tolerance if every label agrees"
+            )
+        return written, note
+
+    def int8(
+        self,
+        fp32: Written,
+        fp32_file: Path,
+        validation: Texts,
+        label_counts: Mapping[str, int],
+        stack: ExitStack,
+    ) -> dict[str, Any]:
+        """Write the int8 copy that keeps the contract, if one does; its part of the report."""
+        if not len(validation.raw):
+            raise UserError(
+                "export: the validation split is empty, so no int8 recipe can be chosen; see the section "
+                "split, or set export.int8 to false"
+            )
+        contract = Contract(self.params.int8_max_drop, self.params.int8_min_agreement)
+        rows = stratified_rows(validation.encoded, self.params.int8_texts)
+        sample = Texts([validation.raw[row] for row in rows], validation.encoded[rows])
+        found = self._search(fp32.graph, fp32_file, sample, contract)
+        report: dict[str, Any] = {
+            "written": found.winner is not None,
+            "reason": None if found.winner else _missed(found, contract),
+            "contract": {"max_drop": contract.max_drop, "min_agreement": contract.min_agreement},
+            "validation": {"texts": len(rows), "of": len(validation.raw)},
+            "variants": [trial.to_json(contract) for trial in found.trials],
+        }
+        if found.winner is None or found.probabilities is None or found.reference_speed is None:
+            return report
+        file = stack.enter_context(atomic_path(self.folder / INT8))
+        recipe = found.winner.recipe
+        self.write(quantisation.quantise(fp32.graph, recipe), file, INT8)
+        int8 = self.measure(fp32.graph, file)
+        together = Classifier(file, token_budget=self.params.token_budget).predict_proba(self.texts.raw)
+        speed = found.winner.speed or 0.0
+        report["validation"] |= {
+            "label_agreement": round(found.winner.agreement, 6),
+            "macro_f1_delta": round(-found.winner.drop, 6),
+        }
+        return report | {
+            "recipe": recipe.name,
+            "texts_per_second": {"fp32": round(found.reference_speed, 1), "int8": round(speed, 1)},
+            "speedup": round(speed / found.reference_speed, 2),
+            # On the test split, which had no say in the choice.
+            **_int8_scores(fp32, int8, together, self.metadata, self.texts),
+            "rare_classes": self._rare(label_counts, sample, found, fp32, int8),
+            "size_mb": self.megabytes(file, INT8),
+        }
+
+    def _search(self, graph: Graph, fp32_file: Path, texts: Texts, contract: Contract) -> Found:
+        with tempfile.TemporaryDirectory() as scratch:
+
+            def write(recipe: Recipe) -> Path:
+                place = Path(tempfile.mkdtemp(dir=scratch))
+                return self._draft(quantisation.quantise(graph, recipe), INT8, place)
+
+            return search(graph, fp32_file, texts, contract, write, self.params.token_budget)
+
+    def _draft(self, graph: Graph, name: str, folder: Path) -> Path:
+        """Write a graph that may not become a file of the model."""
+        metadata = replace(self.metadata, precision=PRECISION_OF[name])
+        graphs.write(graph, metadata.to_properties(), folder / name, largest=self.largest)
+        return folder / name
+
+    def _rare(
+        self, label_counts: Mapping[str, int], sample: Texts, found: Found, fp32: Written, int8: Written
+    ) -> list[dict[str, Any]]:
+        """F1 of each rare label, by both files, on validation and test: a mean may hide what they lose."""
+        assert found.probabilities is not None
+        columns = {
+            "validation_fp32": (found.reference, sample.encoded),
+            "validation_int8": (found.probabilities, sample.encoded),
+            "test_fp32": (fp32.probabilities, self.texts.encoded),
+            "test_int8": (int8.probabilities, self.texts.encoded),
+        }
+        labels, task, limits = self.metadata.labels, self.metadata.task, _limits(self.metadata)
+        scores = {
+            name: f1_of_labels(probabilities, encoded, labels, task, limits)
+            for name, (probabilities, encoded) in columns.items()
+        }
+        return [
+            {
+                "label": label,
+                "examples": label_counts.get(label),
+                **{name: by[label] for name, by in scores.items()},
+            }
+            for label in rare_labels(label_counts, labels)
+        ]
+
+    def fp16(self, fp32: Written, stack: ExitStack) -> dict[str, Any]:
+        """Write the copy in half precision if it is close enough; its part of the report."""
+        tolerance, reason, agreement, halved = self.params.fp16_tolerance, None, None, None
+        try:
+            halved = graphs.halve(fp32.graph)
+            with tempfile.TemporaryDirectory() as scratch:
+                agreement = self.measure(halved, self._draft(halved, FP16, Path(scratch))).agreement
+        except Exception as error:  # the converter is a heuristic too, and this copy an extra
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if agreement is not None and agreement.max_abs_diff > tolerance:
+            reason = f"differs from torch: {_describe(agreement)}, allowed is {tolerance:g}"
+        report = {
+            "written": reason is None,
+            "reason": reason,
+            "tolerance": tolerance,
+            "max_abs_diff": None if agreement is None else _finite(agreement.max_abs_diff),
+            "label_agreement": None if agreement is None else round(agreement.label_agreement, 6),
+        }
+        if reason is not None or halved is None:
+            return report
+        file = stack.enter_context(atomic_path(self.folder / FP16))
+        self.write(halved, file, FP16)
+        return report | {"size_mb": self.megabytes(file, FP16)}
+
+
+def _missed(found: Found, contract: Contract) -> str:
+    """Why there is no int8 file."""
+    best = max(found.trials, key=lambda trial: (trial.agreement, -trial.drop))
+    return (
+        f"none of {len(found.trials)} recipes keeps the contract on validation; closest is "
+        f"{best.recipe.name}: labels agree on {best.agreement:.2%} of the texts "
+        f"(asked {contract.min_agreement:.2%}), macro-F1 changes by {-best.drop:+.4f} "
+        f"(allowed -{contract.max_drop:g})"
+    )
 
 
 def _try_fuse(model: ProbabilityModel, traced: Graph) -> tuple[Graph | None, str | None]:
@@ -230,19 +423,12 @@ def _try_fuse(model: ProbabilityModel, traced: Graph) -> tuple[Graph | None, str
         return None, f"the fusions failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _measure(graph: Graph, reference: Floats, file: Path, texts: TestTexts, params: ExportParams) -> Written:
-    """Predict the raw texts with a file and compare with torch."""
-    runtime = Classifier(file, token_budget=params.token_budget)
-    found = mixed_probabilities(runtime, texts.raw)
-    return Written(graph, found, compare(reference, found, runtime.thresholds))
-
-
 def _example(encoder: Encoder) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Two texts of different length: what is traced must not depend on them, as parity shows."""
     return pad_batch(encoder.encode(["a b c d e f g h i j", "a"]), encoder.pad_token_id)
 
 
-def _report(fp32: Written, note: str | None, params: ExportParams, file: Path) -> dict[str, Any]:
+def _report(fp32: Written, note: str | None, params: ExportParams) -> dict[str, Any]:
     return {
         "parity": {
             "texts": fp32.agreement.texts,
@@ -256,7 +442,8 @@ def _report(fp32: Written, note: str | None, params: ExportParams, file: Path) -
         "nodes": fp32.graph.nodes,
         "opset": params.opset,
         "int8": None,
-        "size_mb": {"fp32": _megabytes(file), "int8": None},
+        "fp16": None,
+        "size_mb": {"fp32": None, "int8": None, "fp16": None},
         "versions": {
             "torch": torch.__version__.split("+")[0],
             "onnx": onnx.__version__,
@@ -265,16 +452,13 @@ def _report(fp32: Written, note: str | None, params: ExportParams, file: Path) -
     }
 
 
-def _int8_report(
+def _int8_scores(
     fp32: Written, int8: Written, together: Floats, metadata: ArtifactMetadata, texts: TestTexts
 ) -> dict[str, Any]:
     """Agreement with torch and difference in macro-F1; ``together``: int8 probabilities in other batches."""
-    thresholds = (
-        None if metadata.thresholds is None else [metadata.thresholds[label] for label in metadata.labels]
-    )
     scores = [
         classification_metrics(
-            texts.encoded, written.probabilities, metadata.labels, metadata.task, thresholds
+            texts.encoded, written.probabilities, metadata.labels, metadata.task, _limits(metadata)
         )["macro_f1"]
         for written in (fp32, int8)
     ]
@@ -287,6 +471,13 @@ def _int8_report(
     }
 
 
+def _limits(metadata: ArtifactMetadata) -> list[float] | None:
+    """Thresholds in the order of the labels; None for multiclass."""
+    if metadata.thresholds is None:
+        return None
+    return [metadata.thresholds[label] for label in metadata.labels]
+
+
 def _describe(agreement: Agreement) -> str:
     differing = round((1 - agreement.label_agreement) * agreement.texts)
     return f"max |Δp| {agreement.max_abs_diff:.2g}, {differing} of {agreement.texts} texts with another label"
@@ -296,5 +487,6 @@ def _digits(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _megabytes(file: Path) -> float:
-    return round(file.stat().st_size / 1e6, 2)
+def _finite(value: float) -> float | None:
+    """As `_digits`; None for what JSON does not know."""
+    return _digits(value) if math.isfinite(value) else None

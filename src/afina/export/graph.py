@@ -1,4 +1,4 @@
-"""The ONNX graph of a classifier: traced from torch, fused for onnxruntime, quantised to int8.
+"""The ONNX graph of a classifier: traced from torch, fused for onnxruntime, in half precision, in a file.
 
 Fused graphs hold operators of the domain ``com.microsoft``. They are part of onnxruntime on every platform;
 ``onnx.checker`` knows the standard operators and passes over these, so the graph is checked in full before
@@ -7,30 +7,41 @@ it is fused.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import onnx
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.transformers import optimizer
+from onnxruntime.transformers import float16, optimizer
 from onnxruntime.transformers.fusion_options import FusionOptions
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from afina.errors import UserError
 from afina.evaluation.probabilities import Calibration
-from afina.runtime.classifier import INPUTS, OUTPUTS
 from afina.runtime.encoding import Ids
+from afina.runtime.external import PROPERTY, DataFile
+from afina.runtime.loading import INPUTS, OUTPUTS
 
 # Protobuf holds 2 GiB at most; what is not weights (tokenizer, nodes) stays far below the rest.
 LARGEST_WEIGHTS = 2**31 - 2**27
+
+# Smaller tensors stay in the model's own file: onnxruntime reads shapes and axes from there.
+SMALLEST_EXTERNAL = 1024  # bytes
+
+# Where tensors begin in the second file: at multiples of this, so that it can be mapped into memory.
+ALIGNMENT = 4096
+
+# Below what float16 can hold, a number is raised to the least that it can.
+_HALF_WARNINGS = "the float32 number .* will be truncated to"
 
 
 class ProbabilityModel(nn.Module):
@@ -96,16 +107,7 @@ def trace(model: ProbabilityModel, example: tuple[Ids, Ids], opset: int) -> Grap
             the one that onnxruntime's fusions know.
         example: ``input_ids`` and ``attention_mask``, int64 (B, T), to trace with.
         opset: version of the ONNX operators.
-
-    Raises:
-        UserError: the weights do not fit in one file.
     """
-    size = sum(tensor.numel() * 4 for tensor in model.state_dict().values())
-    if size > LARGEST_WEIGHTS:
-        raise UserError(
-            f"export: the weights take {size / 1e9:.1f} GB in fp32 and one ONNX file holds 2 GB; "
-            "choose a smaller train.backbone"
-        )
     model = model.float().cpu().eval()
     dynamic = {name: {0: "batch", 1: "sequence"} for name in INPUTS} | {
         name: {0: "batch"} for name in OUTPUTS
@@ -141,9 +143,9 @@ def fuse(graph: Graph, attention_heads: int, hidden_size: int) -> Graph:
     """
     options = FusionOptions("bert")
     options.use_raw_attention_mask(True)
-    with tempfile.TemporaryDirectory() as folder, _quiet_logging():
+    with tempfile.TemporaryDirectory() as folder, quiet_logging():
         source, target = Path(folder) / "traced.onnx", Path(folder) / "fused.onnx"
-        onnx.save(graph.model, str(source))
+        save(graph.model, source)
         fused = optimizer.optimize_model(
             str(source),
             model_type="bert",
@@ -153,51 +155,118 @@ def fuse(graph: Graph, attention_heads: int, hidden_size: int) -> Graph:
             optimization_options=options,
         )
         operators = {name: count for name, count in fused.get_fused_operator_statistics().items() if count}
-        fused.save_model_to_file(str(target))
+        fused.save_model_to_file(
+            str(target), use_external_data_format=weight_bytes(fused.model) > LARGEST_WEIGHTS
+        )
         onnx.checker.check_model(str(target))
         return Graph(onnx.load(str(target)), fused=True, operators=operators)
 
 
-def quantise(graph: Graph) -> Graph:
-    """Weights in int8, per channel, with activations quantised as they come (dynamic quantisation).
+def halve(graph: Graph) -> Graph:
+    """Weights and activations in float16, for GPUs; inputs and outputs keep their types.
 
-    Signed weights run at full speed (unsigned ones at half). They use 7 of the 8 bits: processors without
-    VNNI add two products in 16 bits, which overflows with 8-bit weights and costs accuracy on that machine
-    alone. The tables of the lexical model stay as they are: one of their columns dwarfs the others.
+    The lexical model stays in float32: its sums of squares leave the range of float16.
     """
-    with tempfile.TemporaryDirectory() as folder, _quiet_logging():
-        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        onnx.save(graph.model, str(source))
-        quantize_dynamic(
-            source,
-            target,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            reduce_range=True,
-            nodes_to_exclude=_lexical_nodes(graph.model),
-            # Types of tensors inside fused operators cannot be inferred; they are all float.
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=_HALF_WARNINGS)
+        halved = float16.convert_float_to_float16(
+            model,
+            keep_io_types=True,
+            # Types inside fused operators cannot be inferred, and the converter does without.
+            disable_shape_infer=graph.fused,
+            node_block_list=[node.name for node in model.graph.node if is_lexical(node, model)],
         )
-        return Graph(onnx.load(str(target)), fused=graph.fused, operators=graph.operators)
+    return replace(graph, model=halved)
 
 
-def _lexical_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that read a table of `afina.modeling.lexical.LexicalScorer`."""
-    tables = {table.name for table in model.graph.initializer if ".lexical." in table.name}
-    return [node.name for node in model.graph.node if tables & set(node.input)]
+def is_lexical(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
+    """Whether a node is one of `afina.modeling.lexical.LexicalScorer`."""
+    return "/lexical/" in node.name or any(".lexical." in name for name in node.input)
 
 
-def write(graph: Graph, properties: Mapping[str, str], path: Path) -> None:
-    """Write the graph with its metadata as one file; equal graphs and metadata give equal bytes."""
+def save(model: onnx.ModelProto, path: Path, largest: int = LARGEST_WEIGHTS) -> None:
+    """Write a model for the next step, its weights in a file of their own where one cannot hold all."""
+    onnx.save(
+        model,
+        str(path),
+        save_as_external_data=weight_bytes(model) > largest,
+        location=f"{path.name}.data",
+        size_threshold=SMALLEST_EXTERNAL,
+    )
+
+
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """Size of the weights that are inside the message."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+
+
+def write(
+    graph: Graph,
+    properties: Mapping[str, str],
+    path: Path,
+    *,
+    name: str | None = None,
+    largest: int = LARGEST_WEIGHTS,
+) -> Path | None:
+    """Write the graph with its metadata as one file; equal graphs and metadata give equal bytes.
+
+    Weights that one file cannot hold go to a second one in the same folder. Its name has its hash in it, so
+    that a model and the one it replaces never share one; name, size and hash are in the metadata, where
+    `afina.runtime.external` checks them.
+
+    Args:
+        graph: the model.
+        properties: the metadata.
+        path: where the file goes.
+        name: what the file will be called in the end, which the second one is named after; None: as now.
+        largest: most bytes of weights in one file.
+
+    Returns:
+        The second file; None where there is none.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     model.producer_name, model.producer_version, model.doc_string = "afina", properties["afina_version"], ""
     for node in model.graph.node:
         node.doc_string = ""
+    data = None
+    if weight_bytes(model) > largest:
+        data = _write_weights(model, path.parent, Path(name or path.name).stem)
+        properties = {**properties, PROPERTY: json.dumps([data.to_json()])}
     del model.metadata_props[:]
     for key, value in properties.items():
         model.metadata_props.add(key=key, value=value)
     path.write_bytes(model.SerializeToString(deterministic=True))
+    return None if data is None else path.parent / data.location
+
+
+def _write_weights(model: onnx.ModelProto, folder: Path, stem: str) -> DataFile:
+    """Move the weights of a model into a file of ``folder``, and tell the model where they are."""
+    digest, size = hashlib.sha256(), 0
+    tensors = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= SMALLEST_EXTERNAL]
+    temporary = folder / f".{stem}.{os.getpid()}.data.tmp"
+    places = []
+    try:
+        with temporary.open("wb") as stream:
+            for tensor in tensors:
+                padding = -size % ALIGNMENT
+                content = bytes(padding) + tensor.raw_data
+                stream.write(content)
+                digest.update(content)
+                places.append((size + padding, len(tensor.raw_data)))
+                size += len(content)
+        location = f"{stem}.{digest.hexdigest()[:16]}.data"
+        temporary.replace(folder / location)
+    finally:
+        temporary.unlink(missing_ok=True)
+    for tensor, (offset, length) in zip(tensors, places, strict=True):
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in {"location": location, "offset": offset, "length": length}.items():
+            tensor.external_data.add(key=key, value=str(value))
+    return DataFile(location, size, digest.hexdigest())
 
 
 def attention_shape(model: nn.Module) -> tuple[int, int]:
@@ -228,7 +297,7 @@ def _backbone(model: nn.Module) -> PreTrainedModel | None:
 
 
 @contextmanager
-def _quiet_logging() -> Iterator[None]:
+def quiet_logging() -> Iterator[None]:
     """Silence libraries that log warnings about their own defaults to the root logger."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

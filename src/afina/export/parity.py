@@ -12,7 +12,8 @@ import numpy.typing as npt
 from afina.errors import UserError
 from afina.evaluation.metrics import predict
 from afina.progress import Progress
-from afina.runtime.classifier import Classifier, Floats
+from afina.runtime.classifier import Classifier
+from afina.runtime.loading import Floats
 from afina.runtime.text import clean_text
 
 # Sizes of the batches that texts are cut into in the order they come, so that short and long ones mix.

@@ -21,7 +21,34 @@ class ExportParams(Section):
         "fails the parity check fused is exported as it is",
     )
     int8: bool = Field(
-        True, description="write a second file with 8-bit weights: smaller, faster, less exact"
+        True,
+        description="write a second file with 8-bit weights, smaller and faster: the fastest of several "
+        "recipes that keeps what the next two ask for on validation; none if none does",
+    )
+    int8_max_drop: float = Field(
+        0.005, ge=0, le=1, description="most macro-F1 that int8 may lose on validation"
+    )
+    int8_min_agreement: float = Field(
+        0.99,
+        ge=0,
+        le=1,
+        description="least share of validation texts that int8 gives the same labels as fp32",
+    )
+    int8_texts: int = Field(
+        1000,
+        ge=1,
+        description="most validation texts that recipes are tried on; of more, a sample, each class with its "
+        "share",
+    )
+    fp16: bool = Field(
+        False, description="write a file in half precision for GPUs; on processors it runs, slowly"
+    )
+    fp16_tolerance: float = Field(
+        0.01,
+        gt=0,
+        le=0.1,
+        description="largest difference between a probability of torch and of the fp16 file; beyond it there "
+        "is no such file",
     )
     tolerance: float = Field(
         1e-4,

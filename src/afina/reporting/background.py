@@ -417,10 +417,18 @@ def use(inputs: Inputs, setting: Setting) -> Section:
                 Cell(locale.text("megabytes", n=locale.decimal(sizes[part], 1)), tone="num"),
                 Cell(_check(inputs.export, part, locale), tone="advice"),
             ]
-            for part, name in (("fp32", "models/onnx/model.onnx"), ("int8", "models/onnx/model.int8.onnx"))
+            for part, name in (
+                ("fp32", "models/onnx/model.onnx"),
+                ("int8", "models/onnx/model.int8.onnx"),
+                ("fp16", "models/onnx/model.fp16.onnx"),
+            )
             if sizes.get(part)
         ]
         blocks.append(Table(locale.text("use"), columns, rows))
+    int8 = inputs.export.get("int8") or {}
+    if int8.get("written") is False:
+        count = locale.integer(len(int8["variants"]))
+        blocks.append(Paragraph(locale.text("file_int8_none", variants=count)))
     values = {name: locale.text(f"use_{name}") for name in ("column", "csv", "out")}
     command = "afina predict models/onnx/model.onnx --file {csv} --column {column} --out {out}".format(
         **values
@@ -443,6 +451,8 @@ def _check(export: Any, part: str, locale: Locale) -> str:
             return MISSING
         agreement = locale.percent(int8["label_agreement"], 1)
         return locale.text("file_int8", agreement=agreement, change=locale.points(int8["macro_f1_delta"]))
+    if part == "fp16":
+        return locale.text("file_fp16", difference=locale.scientific(export["fp16"]["max_abs_diff"]))
     parity = export.get("parity") or {}
     if "texts" not in parity:
         return MISSING

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -84,6 +84,7 @@ def render_card(inputs: Inputs, setting: Setting, text_language: str) -> str:
         "\n".join(known),
         f"## {locale.text('card_limits')}",
         "\n".join(limits),
+        *_copies(inputs.export, setting),
         f"## {locale.text('card_run')}",
         locale.text("card_run_afina"),
         f"```python\n{python_example('model.onnx', inputs, locale)}\n```",
@@ -181,6 +182,80 @@ def _labels(inputs: Inputs, setting: Setting) -> str:
                 locale.integer(integer(row, "support")) if row else locale.decimal(None),
                 locale.decimal(number(row, "f1")),
                 locale.interval(number(row, "f1_low"), number(row, "f1_high")),
+            )
+        )
+    return _table(rows)
+
+
+def _copies(export: Mapping[str, Any], setting: Setting) -> list[str]:
+    """The int8 copy and the fp16 one, or why they are not there; nothing where none was asked for."""
+    locale, int8, fp16 = setting.locale, export.get("int8") or {}, export.get("fp16") or {}
+    sizes = export.get("size_mb") or {}
+    parts = []
+    if int8.get("written"):
+        validation = int8["validation"]
+        told = locale.text(
+            "card_int8",
+            recipe=int8["recipe"],
+            size=locale.decimal(sizes.get("int8"), 1),
+            speed=locale.decimal(int8["speedup"], 1),
+            agreement=locale.percent(validation["label_agreement"], 1),
+            change=locale.points(validation["macro_f1_delta"]),
+            test_agreement=locale.percent(int8["label_agreement"], 1),
+            test_change=locale.points(int8["macro_f1_delta"]),
+        )
+        parts += [told, _variants(int8, setting), locale.text("card_rare"), _rare(int8, setting)]
+    elif "written" in int8:
+        contract = int8["contract"]
+        agreement = locale.percent(contract["min_agreement"], 1)
+        drop = locale.decimal(100 * contract["max_drop"], 1)
+        told = locale.text("card_int8_none", agreement=agreement, drop=drop)
+        parts += [told, _variants(int8, setting)]
+    if fp16.get("written"):
+        difference = locale.scientific(fp16["max_abs_diff"])
+        size = locale.decimal(sizes.get("fp16"), 1)
+        parts.append(locale.text("card_fp16", size=size, difference=difference))
+    return [f"## {locale.text('card_copies')}", *parts] if parts else []
+
+
+def _variants(int8: Mapping[str, Any], setting: Setting) -> str:
+    """What was tried, on validation."""
+    locale = setting.locale
+    names = ("recipe", "same", "change", "size", "speed")
+    rows = [tuple(locale.text(f"card_{name}") for name in names), ("---", *["---:"] * 4)]
+    for variant in int8["variants"]:
+        rows.append(
+            (
+                f"`{variant['recipe']}`",
+                locale.percent(variant["label_agreement"], 1),
+                locale.points(variant["macro_f1_delta"]),
+                locale.decimal(variant["size_mb"], 1),
+                locale.decimal(variant["texts_per_second"], 1),
+            )
+        )
+    return _table(rows)
+
+
+def _rare(int8: Mapping[str, Any], setting: Setting) -> str:
+    """F1 of each rare class, by both files."""
+    locale = setting.locale
+    heads = [
+        f"{locale.text(f'card_rare_{part}')}, {precision}"
+        for part in ("validation", "test")
+        for precision in ("fp32", "int8")
+    ]
+    rows = [(locale.text("label"), locale.text("sizes_card"), *heads), ("---", *["---:"] * 5)]
+    for row in int8["rare_classes"]:
+        examples = row["examples"]
+        rows.append(
+            (
+                escape(row["label"]),
+                locale.decimal(None) if examples is None else locale.integer(examples),
+                *(
+                    locale.decimal(row[f"{part}_{precision}"])
+                    for part in ("validation", "test")
+                    for precision in ("fp32", "int8")
+                ),
             )
         )
     return _table(rows)

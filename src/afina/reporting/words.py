@@ -501,6 +501,11 @@ ES = {
         "versión reducida: las mismas respuestas en el {agreement} de los mensajes; el F1 promedio cambia "
         "{change} puntos"
     ),
+    "file_fp16": "versión para tarjetas gráficas: diferencia máxima {difference}",
+    "file_int8_none": (
+        "No hay versión reducida de 8 bits: ninguna de las {variants} formas probadas conserva las "
+        "respuestas del modelo."
+    ),
     "use_command": "En una terminal, con una planilla en CSV que tiene una columna «texto»:",
     "use_python": "En Python:",
     "use_sample": "Escriba aquí el mensaje",
@@ -610,6 +615,29 @@ ES = {
     "card_run_plain": (
         "Solo con onnxruntime y tokenizers. Si se omiten los pasos de limpieza que indica `cleaning` en "
         "los metadatos, los resultados pueden cambiar:"
+    ),
+    "card_copies": "Copias reducidas",
+    "card_int8": (
+        "`model.int8.onnx` ({recipe}): {size} MB y {speed} veces la velocidad de `model.onnx`. Se eligió con "
+        "los mensajes de validación: las mismas respuestas en el {agreement}, F1 promedio {change} puntos. "
+        "En la prueba: {test_agreement} y {test_change} puntos."
+    ),
+    "card_int8_none": (
+        "No hay `model.int8.onnx`: en validación, ninguna forma de redondear los pesos da las mismas "
+        "respuestas en el {agreement} de los mensajes y pierde a lo más {drop} puntos del F1 promedio. "
+        "Use `model.onnx`."
+    ),
+    "card_recipe": "Pesos",
+    "card_same": "Mismas respuestas",
+    "card_change": "Cambio del F1 promedio",
+    "card_size": "MB",
+    "card_speed": "Textos por segundo, un hilo",
+    "card_rare": "F1 de las clases con menos mensajes, con `model.onnx` y con `model.int8.onnx`:",
+    "card_rare_validation": "Validación",
+    "card_rare_test": "Prueba",
+    "card_fp16": (
+        "`model.fp16.onnx`: para tarjetas gráficas, {size} MB; diferencia máxima de una probabilidad: "
+        "{difference}."
     ),
     "card_data_hash": "SHA-256 de los datos de entrenamiento",
     "card_thresholds": (
@@ -1101,6 +1129,10 @@ EN = {
         "reduced version: the same answers on {agreement} of the messages; average F1 changes by {change} "
         "points"
     ),
+    "file_fp16": "version for graphics cards: largest difference {difference}",
+    "file_int8_none": (
+        "There is no reduced 8-bit version: none of the {variants} ways tried keeps the model's answers."
+    ),
     "use_command": "In a terminal, with a CSV spreadsheet that has a column “text”:",
     "use_python": "In Python:",
     "use_sample": "Write the message here",
@@ -1208,6 +1240,28 @@ EN = {
     "card_run_plain": (
         "With onnxruntime and tokenizers alone. Results may differ where the steps that `cleaning` in the "
         "metadata names are left out:"
+    ),
+    "card_copies": "Reduced copies",
+    "card_int8": (
+        "`model.int8.onnx` ({recipe}): {size} MB and {speed} times the speed of `model.onnx`. It was chosen "
+        "with the validation messages: the same answers on {agreement}, average F1 {change} points. On the "
+        "test: {test_agreement} and {test_change} points."
+    ),
+    "card_int8_none": (
+        "There is no `model.int8.onnx`: on validation, no way of rounding the weights gives the same "
+        "answers on {agreement} of the messages and loses at most {drop} points of average F1. "
+        "Use `model.onnx`."
+    ),
+    "card_recipe": "Weights",
+    "card_same": "Same answers",
+    "card_change": "Change of average F1",
+    "card_size": "MB",
+    "card_speed": "Texts per second, one thread",
+    "card_rare": "F1 of the classes with the fewest messages, with `model.onnx` and with `model.int8.onnx`:",
+    "card_rare_validation": "Validation",
+    "card_rare_test": "Test",
+    "card_fp16": (
+        "`model.fp16.onnx`: for graphics cards, {size} MB; largest difference of a probability: {difference}."
     ),
     "card_data_hash": "SHA-256 of the training data",
     "card_thresholds": (
