@@ -19,6 +19,7 @@ from afina import __version__
 from afina.errors import UserError
 from afina.files import UnixLines, atomic_path
 from afina.progress import Progress
+from afina.spreadsheets import escape_formula
 
 if TYPE_CHECKING:
     from afina.runtime.classifier import Classifier, Prediction, Score
@@ -593,7 +594,8 @@ def _detect_delimiter(header: str, column: str) -> str:
 def _predict_csv(classifier: Classifier, table: _Csv, out: Path | None, prefix: str, top_k: int) -> None:
     """Write the rows of a CSV with label, probability and needs_person added; memory stays constant.
 
-    The answer has the delimiter of the question, in UTF-8 (marked as such where the question was).
+    The answer has the delimiter of the question, in UTF-8 (marked as such where the question was). Cells that
+    a spreadsheet would run as a formula get an apostrophe.
     """
     top_k = min(top_k, len(classifier.labels))
     names = ["label", "probability", "needs_person"]
@@ -615,13 +617,14 @@ def _predict_csv(classifier: Classifier, table: _Csv, out: Path | None, prefix: 
         reader = csv.reader(source, delimiter=table.delimiter)
         writer = csv.writer(UnixLines(target), delimiter=table.delimiter, lineterminator="\r\n")
         next(reader)
-        writer.writerow([*table.header, *added])
+        writer.writerow([escape_formula(cell) for cell in (*table.header, *added)])
         for rows in _chunks(filter(None, reader), CHUNK):
             predictions = classifier.predict([row[table.text_index] for row in rows], top_k)
             for row, prediction in zip(rows, predictions, strict=True):
                 label, probability, *top = _cells(prediction, top_k)
                 for_person = "yes" if prediction.needs_person else "no"
-                writer.writerow([*row, label, probability, for_person, *top])
+                cells = (*row, label, probability, for_person, *top)
+                writer.writerow([escape_formula(cell) for cell in cells])
             progress.advance(len(rows))
     if out is not None:
         print(f"{out}: {table.rows:,} rows", file=sys.stderr)

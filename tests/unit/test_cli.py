@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from afina import __version__, cli
+from afina.spreadsheets import escape_formula
 from toy_artifact import write_toy
 
 HEADER = "text,label,probability,needs_person\n"
@@ -183,7 +184,7 @@ def test_a_csv_keeps_its_columns_and_gains_three(run: Run, model: str, tmp_path:
     run("predict", model, "--file", source, "--column", "texto", "--out", out)
     assert out.read_text(encoding="utf-8") == (
         "id,texto,nota,label,probability,needs_person\n"
-        '1,agua agua,"a, b",agua,0.786986,no\n2,"luz\nluz",=1+1,luz,0.786986,no\n'
+        '1,agua agua,"a, b",agua,0.786986,no\n2,"luz\nluz",\'=1+1,luz,0.786986,no\n'
     )
     assert list(out.parent.iterdir()) == [out]
 
@@ -301,7 +302,8 @@ def test_what_was_in_the_csv_comes_out_of_it(
     with source.open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream, quoting=csv.QUOTE_ALL).writerows([("text", "b"), *rows])
     run("predict", model, "--file", source, "--out", out)
-    assert [(row["text"], row["b"]) for row in read_rows(out)] == rows
+    expected = [(escape_formula(first), escape_formula(second)) for first, second in rows]
+    assert [(row["text"], row["b"]) for row in read_rows(out)] == expected
 
 
 @pytest.mark.parametrize(
