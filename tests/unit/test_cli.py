@@ -363,7 +363,7 @@ def test_an_interruption_leaves_the_old_answer(
 def test_a_model_that_is_none(run: Run, tmp_path: Path) -> None:
     assert "no such file" in run.error("predict", tmp_path / "model.onnx", "--text", "agua")
     (tmp_path / "model.onnx").write_bytes(b"not a model")
-    assert "not a usable ONNX model" in run.error("predict", tmp_path / "model.onnx", "--text", "agua")
+    assert "not an ONNX model" in run.error("predict", tmp_path / "model.onnx", "--text", "agua")
 
 
 def test_a_csv_that_is_none(run: Run, model: str, tmp_path: Path) -> None:
