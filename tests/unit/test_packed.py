@@ -39,8 +39,8 @@ VOCABULARY, HIDDEN, HEADS = 61, 32, 2
 
 # Widths below SHORT, at it, above it and above WIDE; texts of one token; one text alone; no padding at all.
 BATCHES = {
-    "short": [1, 3, 8, 23],
-    "at the limit": [31, 1, 32, 2],
+    "short": [1, 3, 8, 7],
+    "at the limit": [15, 1, 16, 2],
     "long": [1, 47, 48, 7, 33],
     "wide": [54, 3, 50],
     "one token": [1],
@@ -338,7 +338,7 @@ def test_attention_and_its_gradient_against_float64(dropout: float, lengths: lis
     rows, (batch, width) = len(index.token_ids), index.mask.shape
     generator = torch.Generator().manual_seed(2)
     projected = torch.randn((rows, 3 * HIDDEN), generator=generator, requires_grad=True)
-    factors = draw_factors(batch * HEADS * width * width, dropout, torch.float32, generator)
+    factors = draw_factors(batch * HEADS * width * width, dropout, torch.float32, 3)
     factors = factors.view(batch * HEADS, width, width)
     context = Attention.apply(projected, index, HEADS, dropout, FixedMask(factors))
     exact = projected.detach().double().requires_grad_()
@@ -380,7 +380,7 @@ def test_fused_attention_is_attention(dtype: torch.dtype, tolerance: float, leng
 @pytest.mark.parametrize("rate", [0.1, 0.25, 0.5, 0.9])
 def test_factors_of_dropout(rate: float, dtype: torch.dtype) -> None:
     count = 1_000_001  # no multiple of four
-    factors = draw_factors(count, rate, dtype, torch.Generator().manual_seed(1))
+    factors = draw_factors(count, rate, dtype, 1)
     assert (factors.shape, factors.dtype) == ((count,), dtype)
     assert factors.unique().tolist() == [0.0, torch.tensor(1 / (1 - rate)).to(dtype).item()]
     zeros = (factors == 0).double()
@@ -398,7 +398,7 @@ def test_factors_of_dropout(rate: float, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("rate", [0.0, 0.00001, 0.001, 0.999, 0.99999, 0.999999])
 def test_rates_near_nothing_and_near_everything(rate: float) -> None:
-    factors = draw_factors(100_000, rate, torch.float32, torch.Generator().manual_seed(0))
+    factors = draw_factors(100_000, rate, torch.float32, 0)
     share = (factors == 0).double().mean().item()
     assert share == pytest.approx(rate, abs=2e-4)
 
@@ -424,9 +424,9 @@ def test_a_pool_is_drawn_once_for_each_seed_rate_and_precision(monkeypatch: pyte
     drawn = []
     original = draw_factors
 
-    def draw(count: int, rate: float, dtype: torch.dtype, generator: torch.Generator | None) -> Tensor:
+    def draw(count: int, rate: float, dtype: torch.dtype, seed: int) -> Tensor:
         drawn.append((count, rate, dtype))
-        return original(count, rate, dtype, generator)
+        return original(count, rate, dtype, seed)
 
     monkeypatch.setattr("afina.modeling.packed.draw_factors", draw)
     monkeypatch.setattr(DropoutPool, "SIZE", 4096)
@@ -445,7 +445,7 @@ def test_a_pool_is_drawn_once_for_each_seed_rate_and_precision(monkeypatch: pyte
     drawn.clear()
     pool.mask((1024,), 0.5, single)
     assert not drawn
-    for shape, size in (((5, 1000), 8 * 4096), ((5, 5000), 25_000)):
+    for shape, size in (((5, 1000), 4 * 4096), ((5, 5000), 25_000)):
         torch.manual_seed(1)
         large = pool.mask(shape, 0.5, single)
         assert drawn == [(size, 0.5, torch.float32)]

@@ -462,8 +462,14 @@ def test_a_gpu_that_is_not_there(bert: Path, tmp_path: Path) -> None:
 
 def test_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    for tiles, expected in ((True, "bf16"), (False, "fp32")):
+    for tiles, vectors, expected in (
+        (True, True, "bf16"),
+        (True, False, "bf16"),
+        (False, True, "bf16"),
+        (False, False, "fp32"),
+    ):
         monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda tiles=tiles: tiles)
+        monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda vectors=vectors: vectors)
         assert loop.choose_precision("auto", cpu) == expected
     assert loop.choose_precision("bf16", cpu) == "bf16"
     assert loop.choose_precision("fp32", cpu) == "fp32"

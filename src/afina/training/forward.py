@@ -123,8 +123,9 @@ def choose_precision(asked: str, device: torch.device) -> Literal["fp32", "bf16"
         return "bf16"
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
-    # Without AMX tiles the processor emulates bfloat16 and is slower than in float32.
-    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+    # Without instructions of its own for it a processor emulates bfloat16 and is slower than in float32.
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if fast else "fp32"
 
 
 class PackedForward:
