@@ -22,6 +22,7 @@ from afina.params.base import load_section, load_seed
 from afina.params.baseline import BaselineParams
 from afina.params.split import SplitParams
 from afina.params.train import TrainParams
+from afina.spreadsheets import escape_row
 from afina.stage import stage
 
 LABELS = Path("data/clean/labels.json")
@@ -103,7 +104,7 @@ def main() -> str:
     pairs = similar_labels(
         y, held.probabilities, similarity, labels, task, params.max_pairs, params.min_similarity
     )
-    write_csv(ISSUES, DOUBTS_HEADER, map(astuple, issues))
+    write_csv(ISSUES, DOUBTS_HEADER, (escape_row(astuple(issue)) for issue in issues))
     write_csv(PAIRS, PAIRS_HEADER, map(astuple, pairs))
     doubted = np.any([opinion.doubted.any(axis=1) for opinion in opinions.values()], axis=0)
     closest = f"; most alike: {pairs[0].label} and {pairs[0].other} ({pairs[0].score:.2f})" if pairs else ""

@@ -26,6 +26,7 @@ from afina.params.base import load_section, load_seed
 from afina.params.behave import BehaveParams
 from afina.progress import track
 from afina.runtime import Classifier
+from afina.spreadsheets import escape_row
 from afina.stage import stage
 from afina.table import read, read_texts
 
@@ -60,7 +61,7 @@ def main() -> str:
         results += by_name
         failures += failed
     write_csv(RESULTS, RESULTS_HEADER, map(astuple, results))
-    write_csv(FAILURES, FAILURES_HEADER, map(astuple, failures))
+    write_csv(FAILURES, FAILURES_HEADER, (escape_row(astuple(failure)) for failure in failures))
     return summary(results)
 
 

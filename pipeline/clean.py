@@ -9,6 +9,7 @@ from afina.cleaning import clean, read_label_map
 from afina.params.base import load_section
 from afina.params.clean import CleanParams
 from afina.progress import Progress
+from afina.rejected import write_rejected
 from afina.stage import stage
 
 RAW = Path("data/raw/messages.parquet")
@@ -23,7 +24,7 @@ def main() -> str:
     messages = table.read(RAW)
     with Progress("clean", messages.num_rows, "rows") as progress:
         result = clean(messages, params, mapping, progress)
-    table.write_rejected(result.rejected, CLEAN / "rejected.csv")
+    write_rejected(result.rejected, CLEAN / "rejected.csv")
     result.require_classes()
     table.write(result.table, CLEAN / "messages.parquet")
     files.write_json(CLEAN / "labels.json", result.labels)

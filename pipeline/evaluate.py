@@ -34,6 +34,7 @@ from afina.modeling.backbone import resolve_backbone
 from afina.params.base import load_section, load_seed
 from afina.params.evaluate import EvaluateParams
 from afina.params.train import TrainParams
+from afina.spreadsheets import escape_row
 from afina.stage import stage
 
 LABELS = Path("data/clean/labels.json")
@@ -137,7 +138,7 @@ def main() -> str:
     write_csv(REPORTS / "models.csv", rival_header(label_set), result.rivals)
     write_csv(REPORTS / "reliability.csv", RELIABILITY_HEADER, result.reliability)
     write_predictions(result.predictions, REPORTS / "predictions.parquet")
-    write_csv(MISTAKES, MISTAKES_HEADER, (astuple(mistake) for mistake in result.mistakes))
+    write_csv(MISTAKES, MISTAKES_HEADER, (escape_row(astuple(mistake)) for mistake in result.mistakes))
     write_json(DECISION, result.decision)
     write_json(REPORTS / "evaluation.json", result.details)
     write_json(REPORTS / "metrics.json", result.metrics)

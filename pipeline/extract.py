@@ -8,6 +8,7 @@ from pathlib import Path
 from afina import table
 from afina.params.base import load_section
 from afina.params.extract import ExtractParams
+from afina.rejected import write_rejected
 from afina.sources import read_sources
 from afina.stage import stage
 
@@ -34,7 +35,7 @@ def main() -> str:
     extraction = read_sources(params, Path())
     warn_of_files_elsewhere(params)
     table.write(extraction.table, MESSAGES)
-    table.write_rejected(extraction.rejected, REJECTED)
+    write_rejected(extraction.rejected, REJECTED)
     line = extraction.describe()
     return f"{line} -> {REJECTED}" if extraction.rejected.num_rows else line
 

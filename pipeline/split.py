@@ -9,6 +9,7 @@ from afina.files import write_csv, write_json
 from afina.labels import read_label_set
 from afina.params.base import load_section, load_seed
 from afina.params.split import SplitParams
+from afina.rejected import write_rejected
 from afina.splitting import SPLITS, split_messages
 from afina.stage import stage
 
@@ -24,7 +25,7 @@ def main() -> str:
     division = split_messages(messages, read_label_set(CLEAN / "labels.json"), params, load_seed())
     for name in SPLITS:
         table.write(division.tables[name], OUTPUT / f"{name}.parquet")
-    table.write_rejected(division.rejected, OUTPUT / "rejected.csv")
+    write_rejected(division.rejected, OUTPUT / "rejected.csv")
     write_json(REPORTS / "split.json", division.report)
     write_csv(REPORTS / "split_classes.csv", ("label", *SPLITS), division.classes)
     return division.summary

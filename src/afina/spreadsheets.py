@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from typing import Any
 
 # What Excel, LibreOffice and Google Sheets take for the start of a formula, white space before it or not.
 _FORMULA = re.compile(r"\s*[=+\-@\t\r＝＋－＠]")
@@ -18,3 +20,8 @@ def escape_formula(cell: str) -> str:
     if not _FORMULA.match(cell) or _NUMBER.fullmatch(cell.strip()) or len(cell.strip()) <= 1:
         return cell
     return "'" + cell
+
+
+def escape_row(cells: Iterable[Any]) -> list[Any]:
+    """A row with `escape_formula` applied to its texts; numbers and the rest stay as they are."""
+    return [escape_formula(cell) if isinstance(cell, str) else cell for cell in cells]

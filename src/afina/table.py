@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from afina.errors import UserError
@@ -87,13 +86,3 @@ def write(table: pa.Table, path: Path, schema: pa.Schema = SCHEMA) -> None:
 def empty_rejected() -> pa.Table:
     """A table of rejected rows with no row in it."""
     return REJECTED.empty_table()
-
-
-def write_rejected(table: pa.Table, path: Path) -> None:
-    """Write the rejected rows as CSV, sorted by source, row and id, every one with its reason."""
-    ordered = table.select(REJECTED.names).cast(REJECTED)
-    order = pc.sort_indices(
-        ordered, sort_keys=[("source", "ascending"), ("row", "ascending"), ("id", "ascending")]
-    )
-    with atomic_path(path) as temporary:
-        pa_csv.write_csv(ordered.take(order), temporary)

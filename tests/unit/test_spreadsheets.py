@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afina.spreadsheets import escape_formula
+from afina.spreadsheets import escape_formula, escape_row
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,7 @@ def test_no_cell_begins_as_a_formula_after_it(cell: str) -> None:
     escaped = escape_formula(cell)
     assert escaped in (cell, "'" + cell)
     assert escape_formula(escaped) == escaped
+
+
+def test_a_row_keeps_what_is_no_text() -> None:
+    assert escape_row(("=1+1", -2.5, None, "hola")) == ["'=1+1", -2.5, None, "hola"]

@@ -191,7 +191,8 @@ class TrainParams(Section):
         None, ge=1, description="stop after so many epochs without a better validation macro-F1; null = never"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto = bf16 where the processor (AMX, AVX512-BF16) or the GPU computes it fast, else fp32"
+        "auto",
+        description="auto = bf16 where the processor (AMX, AVX512-BF16) or the GPU computes it fast, else fp32",
     )
     gradient_checkpointing: bool = Field(
         False, description="compute the backbone's insides twice instead of keeping them: less memory, slower"
