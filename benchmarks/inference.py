@@ -1,6 +1,6 @@
 """Inference beside what a user would pick instead: texts/s, cold start, latency, memory, in one run.
 
-    python benchmarks/inference.py [--quick] [--model models/onnx] [--classifier models/classifier]
+    python benchmarks/inference.py [--quick] [--words N] [--model models/onnx] [--classifier models/classifier]
 
 Everything starts from raw texts and ends with probabilities. The settings are transformers' `pipeline` (with
 the best of several batch sizes), torch in bfloat16 with texts sorted by length, plain onnxruntime in the
@@ -370,15 +370,16 @@ def machine() -> dict[str, Any]:
     }
 
 
-def load_texts(count: int) -> list[str]:
-    """Raw texts of the test split."""
+def load_texts(count: int, words: int | None) -> list[str]:
+    """Raw texts of the test split, or the first words of each."""
     from afina.table import read, read_texts
 
     test = ROOT / "data/splits/test.parquet"
     if not test.is_file():
         raise SystemExit(f"inference: {test} is not there; run `dvc repro`")
     ids = read(test, ["id"])["id"].to_pylist()[:count]
-    return read_texts(ROOT / "data/raw/messages.parquet", ids)
+    texts = read_texts(ROOT / "data/raw/messages.parquet", ids)
+    return texts if words is None else [" ".join(text.split()[:words]) for text in texts]
 
 
 def say(line: str) -> None:
@@ -394,6 +395,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=ROOT / "models/onnx", help="folder with model.onnx")
     parser.add_argument("--classifier", type=Path, default=ROOT / "models/classifier")
     parser.add_argument("--texts", type=int, default=512)
+    parser.add_argument("--words", type=int, help="of each text, the first ones (default: all)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each setting")
     parser.add_argument("--singles", type=int, default=50, help="texts given one by one in each turn")
     parser.add_argument("--starts", type=int, default=5, help="cold starts of each setting")
@@ -411,7 +413,7 @@ def main() -> None:
     """Parse the command line, measure, print the table."""
     arguments = parse()
     load = round(os.getloadavg()[0], 2)  # other work on the machine spoils the figures
-    texts = load_texts(arguments.texts)
+    texts = load_texts(arguments.texts, arguments.words)
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "plain"
         length = write_plain(arguments.classifier, plain)
