@@ -1,6 +1,6 @@
 """Inference beside what a user would pick instead: texts/s, cold start, latency, memory, in one run.
 
-    python benchmarks/inference.py [--quick] [--words N] [--model models/onnx] [--classifier models/classifier]
+    python benchmarks/inference.py [--quick] [--words N] [--model FOLDER] [--classifier FOLDER]
 
 Everything starts from raw texts and ends with probabilities. The settings are transformers' `pipeline` (with
 the best of several batch sizes), torch in bfloat16 with texts sorted by length, plain onnxruntime in the

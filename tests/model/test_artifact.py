@@ -157,7 +157,9 @@ def test_every_architecture_is_fused_and_agrees(
     assert report["parity"]["label_agreement"] == 1.0
     assert report["graph"] == "fused"
     assert report["graph_note"] is None
-    assert report["fused_operators"]["SkipLayerNormalization"] == 4
+    # After each half of both layers; where it has no fused counterpart, after the embeddings too.
+    assert report["fused_operators"]["LayerNormalization"] >= 4
+    assert "SkipLayerNormalization" not in report["fused_operators"]
     # ModernBERT's rotary attention has no fused counterpart.
     assert report["fused_operators"].get("Attention", 0) == (0 if architecture == "modernbert" else 2)
     # Rounding differs between processors.

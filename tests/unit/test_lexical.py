@@ -545,7 +545,7 @@ def graphs(classifier: tuple[TextClassifier, str]) -> dict[str, graph.Graph]:
 
 def test_the_backbone_is_fused_beside_the_lexical_model(graphs: dict[str, graph.Graph]) -> None:
     assert graphs["fused"].operators["Attention"] == 2
-    assert graphs["fused"].operators["SkipLayerNormalization"] == 4
+    assert graphs["fused"].operators["LayerNormalization"] == 4
     assert graphs["fused"].operators["EmbedLayerNormalization"] == 1
 
 

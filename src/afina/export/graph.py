@@ -13,6 +13,7 @@ import logging
 import os
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from typing import Literal
 
 import onnx
 import torch
+from onnx import helper
 from onnxruntime.transformers import float16, optimizer
 from onnxruntime.transformers.fusion_options import FusionOptions
 from torch import Tensor, nn
@@ -154,12 +156,45 @@ def fuse(graph: Graph, attention_heads: int, hidden_size: int) -> Graph:
             opt_level=0,
             optimization_options=options,
         )
-        operators = {name: count for name, count in fused.get_fused_operator_statistics().items() if count}
+        names = [*fused.get_fused_operator_statistics(), "LayerNormalization"]
+        split_skip_normalisation(fused.model)
         fused.save_model_to_file(
             str(target), use_external_data_format=weight_bytes(fused.model) > LARGEST_WEIGHTS
         )
         onnx.checker.check_model(str(target))
-        return Graph(onnx.load(str(target)), fused=True, operators=operators)
+        model = onnx.load(str(target))
+        present = Counter(node.op_type for node in model.graph.node)
+        return Graph(model, fused=True, operators={name: present[name] for name in names if present[name]})
+
+
+def split_skip_normalisation(model: onnx.ModelProto) -> None:
+    """Put ``Sum`` and ``LayerNormalization`` in place of each ``SkipLayerNormalization``, in place.
+
+    On processors onnxruntime's kernel of the fused operator takes three times as long as those two, a quarter
+    of an int8 model's time. Written with ``Add``, onnxruntime would fuse them again on loading.
+    """
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        mean_and_deviation, total = node.output[1:3], "".join(node.output[3:])
+        if node.op_type != "SkipLayerNormalization" or any(mean_and_deviation):
+            nodes.append(node)
+            continue
+        added = [name for name in (*node.input[:2], *node.input[4:]) if name]
+        total = total or f"{node.output[0]}/sum"
+        epsilon = next(part.f for part in node.attribute if part.name == "epsilon")
+        nodes.append(helper.make_node("Sum", added, [total], f"{node.name}/sum"))
+        nodes.append(
+            helper.make_node(
+                "LayerNormalization",
+                [total, *node.input[2:4]],
+                node.output[:1],
+                node.name,
+                axis=-1,
+                epsilon=epsilon,
+            )
+        )
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def halve(graph: Graph) -> Graph:

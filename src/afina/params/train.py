@@ -192,7 +192,7 @@ class TrainParams(Section):
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
-        description="auto = bf16 where the processor (AMX, AVX512-BF16) or the GPU computes it fast, else fp32",
+        description="auto = bf16 where processor (AMX, AVX512-BF16) or GPU compute it fast, else fp32",
     )
     gradient_checkpointing: bool = Field(
         False, description="compute the backbone's insides twice instead of keeping them: less memory, slower"

@@ -1,0 +1,75 @@
+"""Normalisation after a residual connection, split in two operators: the same numbers, and it stays split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from afina.export.graph import split_skip_normalisation
+
+WIDTH = 8
+OUTPUTS = ["normalised", "mean", "deviation", "total"]
+
+
+def skip_model(inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
+    """A model of one fused operator, with numbers for what is not an input of it."""
+    generator = np.random.default_rng(0)
+    node = helper.make_node(
+        "SkipLayerNormalization", inputs, outputs, "skip", domain="com.microsoft", epsilon=1e-5
+    )
+    graph = helper.make_graph(
+        [node],
+        "graph",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", "t", WIDTH]) for name in inputs[:2]],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", "t", None])
+            for name in outputs
+            if name
+        ],
+        [
+            helper.make_tensor(name, TensorProto.FLOAT, [WIDTH], generator.normal(size=WIDTH))
+            for name in inputs[2:]
+            if name
+        ],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+def run(model: onnx.ModelProto, optimised: Path) -> list[np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(optimised)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    generator = np.random.default_rng(1)
+    batch = {name: generator.normal(size=(2, 3, WIDTH)).astype(np.float32) for name in ("one", "other")}
+    return list(session.run(None, batch))
+
+
+@pytest.mark.parametrize(
+    "inputs", [["one", "other", "scale", "shift", "bias"], ["one", "other", "scale", "shift"]]
+)
+@pytest.mark.parametrize("outputs", [OUTPUTS[:1], [OUTPUTS[0], "", "", OUTPUTS[3]]])
+def test_split_gives_the_same_and_is_not_fused_again(
+    inputs: list[str], outputs: list[str], tmp_path: Path
+) -> None:
+    model = skip_model(inputs, outputs)
+    expected = run(model, tmp_path / "before.onnx")
+    split_skip_normalisation(model)
+    onnx.checker.check_model(model)
+    for got, wanted in zip(run(model, tmp_path / "after.onnx"), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+    # What onnxruntime makes of it on loading.
+    loaded = [node.op_type for node in onnx.load(tmp_path / "after.onnx").graph.node]
+    assert loaded == ["Sum", "LayerNormalization"]
+
+
+def test_an_operator_whose_statistics_are_used_stays() -> None:
+    model = skip_model(["one", "other", "scale", "shift"], OUTPUTS[:3])
+    before = model.SerializeToString()
+    split_skip_normalisation(model)
+    assert model.SerializeToString() == before
