@@ -446,6 +446,51 @@ def test_what_is_there_is_replaced_on_request_alone(here: Path, model: str) -> N
         assert score("in.csv", out, model, overwrite=True).scored == 1
 
 
+@pytest.mark.parametrize(
+    ("source", "out", "message"),
+    [
+        ("d1/in.csv", "d1", r"d1/in\.csv: is read, and inside d1, which is replaced"),
+        ("d1/*.csv", "d1", r"d1/in\.csv: is read, and inside d1"),
+        ("d1/in.csv", "link", "inside link"),
+        ("in.csv", "models", r"models/m\.onnx: is read, and inside models"),
+        ("out.parts/in.csv", "out", r"inside out\.parts"),
+        ("in.csv", ".", "is the current folder, or one around it"),
+        ("in.csv", "..", "is the current folder, or one around it"),
+        ("in.csv", "other/../../here", "is the current folder, or one around it"),
+        ("in.csv", "", "is the current folder, or one around it"),
+        ("in.csv", "notes", r"notes: holds 'mine\.txt', which is no part of an output"),
+        ("in.csv", "file", "file: is no folder, and one is to be written"),
+        ("in.csv", "folder.csv", r"folder\.csv: is a folder, and a file is to be written"),
+    ],
+)
+def test_overwriting_takes_nothing_but_an_older_output(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, source: str, out: str, message: str
+) -> None:
+    here = tmp_path / "here"
+    for name in ("in.csv", "d1/in.csv", "out.parts/in.csv"):
+        write_csv(here / name, [["1", "luz"]])
+    for name in ("models", "notes", "folder.csv", "other"):
+        (here / name).mkdir()
+    (here / "models" / "m.onnx").write_bytes(Path(model).read_bytes())
+    for name in ("d1/kept.txt", "notes/mine.txt", "notes/part-000000.csv", "file"):
+        (here / name).touch()
+    (here / "link").symlink_to("d1")
+    monkeypatch.chdir(here)
+    before = sorted(here.rglob("*"))
+    with pytest.raises(UserError, match=message) as caught:
+        score(source, out, "models/m.onnx", overwrite=True)
+    assert "\n" not in str(caught.value)
+    assert sorted(here.rglob("*")) == before
+
+
+def test_an_empty_folder_or_an_older_output_is_overwritten(here: Path, model: str) -> None:
+    write_csv(here / "in.csv", [[str(number), "luz"] for number in range(4)])
+    (here / "out").mkdir()
+    assert score("in.csv", "out", model, Settings(chunk=1), overwrite=True).parts == 4
+    assert score("in.csv", "out", model, overwrite=True).parts == 1
+    assert sorted(os.listdir("out")) == ["_SUCCESS", "part-000000.csv"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no flock")
 def test_two_runs_do_not_write_one_output(here: Path, model: str) -> None:
     import fcntl
@@ -566,6 +611,23 @@ def test_memory(model: str) -> None:
     assert not fsspec.filesystem("memory").exists(f"{root}/out.parts")
     with pytest.raises(UserError, match="only this process sees it"):
         score(f"{root}/in", f"{root}/out2", model, workers=2)
+
+
+def test_overwriting_a_remote_place_keeps_what_is_read(model: str) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    root = f"memory://{uuid.uuid4().hex}"
+    for name in ("in.csv", "notes/mine.txt"):
+        with fsspec.open(f"{root}/{name}", "wb") as stream:
+            stream.write(b"text\nluz\n")
+    with pytest.raises(UserError, match="is read, and inside"):
+        score(f"{root}/in.csv", root.replace("://", ":///"), model, overwrite=True)
+    with pytest.raises(UserError, match=r"holds 'mine\.txt'"):
+        score(f"{root}/in.csv", f"{root}/notes", model, overwrite=True)
+    with pytest.raises(UserError, match="names no file or folder"):
+        score(f"{root}/in.csv", "memory://", model, overwrite=True)
+    files = fsspec.filesystem("memory")
+    assert files.exists(f"{root}/in.csv")
+    assert files.exists(f"{root}/notes/mine.txt")
 
 
 @pytest.fixture

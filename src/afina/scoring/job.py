@@ -28,9 +28,9 @@ from afina.progress import Progress
 from afina.scoring.inputs import InputFile, find_inputs
 from afina.scoring.plan import Part, Plan, Planner, Settings, output_format
 from afina.scoring.rows import header, output_schema
-from afina.scoring.storage import TEMPORARY, Storage, is_remote, normalise, storage_of
+from afina.scoring.storage import TEMPORARY, Storage, is_inside, is_remote, normalise, place, storage_of
 from afina.scoring.text_records import known_encoding
-from afina.scoring.worker import Done, Task, Worker, done_name, part_name, readable
+from afina.scoring.worker import PART_NAME, Done, Task, Worker, done_name, part_name, readable
 from afina.spreadsheets import escape_formula
 
 COMPLETE = "_SUCCESS"  # in a folder of parts: all are there
@@ -92,7 +92,7 @@ def score(
     """
     settings = _checked(settings or Settings(), workers, threads)
     source, out = normalise(source), normalise(out)
-    _check_apart(source, out, workers if engine == "local" else 2)
+    _check_places(source, out, workers if engine == "local" else 2)
     origin, target = storage_of(source), storage_of(out)
     with _reachable(source):
         files = find_inputs(source, origin)
@@ -104,15 +104,12 @@ def score(
     if not Path(model).is_file():
         raise UserError(f"{model}: no such file; run `dvc repro`, or name one with --model")
     run = _Run(source, out, f"{out}.parts", target, _is_folder_name(out), overwrite)
-    for file in files:
-        if _same_place(file.location, out) or _same_place(file.location, run.failures):
-            raise UserError(f"{file.location}: is input and output at once; write elsewhere")
+    run.check_apart([*(file.location for file in files), model])
     with _reachable(out), run.locked():
         job = _job(files, sha256(Path(model)), settings, write)
         if result := run.already_placed(job):
             return result
-        if run.is_taken() and not overwrite:
-            raise UserError(f"{out}: is there already; --overwrite replaces it")
+        run.check_free()
         run.begin(job)
         plan = run.plan(origin, files, settings, write, model)
         task = Task(source, run.work, run.parts, model, job["model"], threads)
@@ -141,22 +138,17 @@ def _is_folder_name(out: str) -> bool:
     return "." not in out.rsplit("/", 1)[-1].strip(".")
 
 
-def _check_apart(source: str, out: str, processes: int) -> None:
-    """The output must not be the input, nor in it; and a place in memory is seen by one process alone."""
+def _check_places(source: str, out: str, processes: int) -> None:
+    """The output must not be the input, in it, or the folder one is in; memory is of one process alone."""
     for location in (source, out):
         if location.startswith("memory://") and processes > 1:
             raise UserError(f"{location}: only this process sees it; use --engine local with one worker")
-    if is_remote(source) != is_remote(out):
-        return
-    inner, outer = (out, source) if is_remote(out) else (os.path.realpath(out), os.path.realpath(source))
-    if inner == outer or inner.startswith(outer.rstrip("/" + os.sep) + "/"):
+    if out.rsplit("/", 1)[-1] in ("", ".", "..") or is_inside(place(os.curdir), place(out)):
+        raise UserError(
+            f"{out or repr(out)}: is the current folder, or one around it; name a new folder or a file"
+        )
+    if is_inside(place(out), place(source)):
         raise UserError(f"{out}: is the input, or in it; write elsewhere")
-
-
-def _same_place(one: str, other: str) -> bool:
-    if is_remote(one) or is_remote(other):
-        return one == other
-    return os.path.realpath(one) == os.path.realpath(other)
 
 
 @contextmanager
@@ -284,6 +276,53 @@ class _Run:
             return self.storage.exists(f"{self.out}/{COMPLETE}")
         return self.storage.exists(self.out)
 
+    def check_apart(self, read: Sequence[str]) -> None:
+        """What is read must not be where this run writes and removes.
+
+        Raises:
+            UserError: a file is the output, or inside it.
+        """
+        written = [(name, place(name)) for name in (self.out, self.work, self.failures)]
+        for location in read:
+            here = place(location)
+            for name, there in written:
+                if here == there:
+                    raise UserError(f"{location}: is input and output at once; write elsewhere")
+                if is_inside(here, there):
+                    raise UserError(
+                        f"{location}: is read, and inside {name}, which is replaced; write elsewhere"
+                    )
+
+    def check_free(self) -> None:
+        """What is at ``out`` may be replaced: there is nothing, or an older output and ``overwrite``.
+
+        Raises:
+            UserError: it may not.
+        """
+        if self.is_taken() and not self.overwrite:
+            raise UserError(f"{self.out}: is there already; --overwrite replaces it")
+        self._check_replaceable()
+
+    def _check_replaceable(self) -> None:
+        here = not is_remote(self.out)
+        if not self.storage.exists(self.out):
+            return
+        if not self.folder:
+            if here and os.path.isdir(self.out):
+                raise UserError(
+                    f"{self.out}: is a folder, and a file is to be written; delete it or write elsewhere"
+                )
+            return
+        if here and (os.path.islink(self.out) or not os.path.isdir(self.out)):
+            raise UserError(
+                f"{self.out}: is no folder, and one is to be written; delete it or write elsewhere"
+            )
+        for name in self.storage.names(self.out):
+            if name and name != COMPLETE and not PART_NAME.fullmatch(name.removesuffix(TEMPORARY)):
+                raise UserError(
+                    f"{self.out}: holds {name!r}, which is no part of an output; move it or write elsewhere"
+                )
+
     def begin(self, job: dict[str, Any]) -> None:
         """Keep what an earlier run did if it was of the same job, else begin anew.
 
@@ -394,7 +433,8 @@ class _Run:
         for name in self.storage.names(self.parts):
             if name.endswith(TEMPORARY):
                 self.storage.remove(f"{self.parts}/{name}")
-        if os.path.isdir(self.out) and not os.path.islink(self.out):
+        self._check_replaceable()  # hours may have passed
+        if os.path.isdir(self.out):
             shutil.rmtree(self.out)
         os.replace(self.parts, self.out)
 

@@ -6,6 +6,7 @@ import glob
 import hashlib
 import io
 import os
+import posixpath
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from afina.files import atomic_path
 
 # Here a file appears when it is complete, so no temporary name is needed.
 _WHOLE_OBJECTS = ("s3", "s3a", "gs", "gcs", "abfs", "az", "memory")
+_ONE_PLACE = {"s3a": "s3", "gcs": "gs", "abfs": "az"}  # protocols of the same objects
 TEMPORARY = ".tmp"  # how files end that a killed process left half-written
 
 _EDGE = 1 << 16  # bytes at both ends of a file that its stamp covers
@@ -204,12 +206,30 @@ def normalise(location: str) -> str:
     """A location without the slash at its end; ``file://`` URLs become paths.
 
     Raises:
-        UserError: a chain of URLs (``zip://…::s3://…``): archives are not read.
+        UserError: a chain of URLs (``zip://…::s3://…``): archives are not read; or a URL of nothing.
     """
     if "::" in location and "://" in location:
         raise UserError(f"{location}: chained URLs and archives are not read; unpack the files first")
-    location = location.removeprefix("file://") if location.startswith("file://") else location
+    location = location.removeprefix("file://").removeprefix("local://")
+    if is_remote(location) and not location.split("://", 1)[1].strip("/"):
+        raise UserError(
+            f"{location}: names no file or folder; give one, such as {location.rstrip('/')}//bucket/texts"
+        )
     return location.rstrip("/") or location
+
+
+def place(location: str) -> str:
+    """A location in the one form by which two can be compared: links and ``..`` resolved."""
+    if not is_remote(location):
+        return os.path.realpath(location)
+    protocol, rest = location.split("://", 1)
+    return f"{_ONE_PLACE.get(protocol, protocol)}://{posixpath.normpath(rest.lstrip('/'))}"
+
+
+def is_inside(inner: str, outer: str) -> bool:
+    """Whether a `place` is another, or below it."""
+    separator = "/" if is_remote(outer) else os.sep
+    return inner == outer or inner.startswith(outer.rstrip(separator) + separator)
 
 
 def storage_of(location: str) -> Storage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,9 @@ class Task:
     model: str
     model_sha256: str
     threads: int | None
+
+
+PART_NAME = re.compile(r"part-\d{6,}\.(csv|jsonl|parquet)")
 
 
 def part_name(number: int, kind: str) -> str:
