@@ -395,6 +395,33 @@ def test_finished_parts_are_not_scored_again(
     assert not Path(f"{out}.parts").exists()
 
 
+def killed_at_rename(model: str, source: str, out: str, renamed: str, *options: str) -> None:
+    """A process that dies at the moment it would give a file its name, so that nothing is tidied up."""
+    code = """
+import os, sys
+real = os.replace
+def replace(old, new):
+    if str(new).endswith(sys.argv[1]):
+        os._exit(9)
+    real(old, new)
+os.replace = replace
+from afina.cli import main
+main(sys.argv[2:])
+"""
+    arguments = [renamed, "score", source, out, "--model", model, "--threads", "1", *options]
+    assert subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True).returncode == 9
+
+
+@pytest.mark.parametrize("renamed", ["done/000004.json", "done/000003.json", "parts/part-000004.csv"])
+def test_a_half_written_note_is_no_part_done(here: Path, model: str, renamed: str) -> None:
+    write_csv(here / "in.csv", [[str(number), text] for number, text in enumerate(some_texts(50))])
+    killed_at_rename(model, "in.csv", "out.csv", renamed, "--chunk", "10")
+    result = score("in.csv", "out.csv", model, Settings(chunk=10))
+    assert (result.scored, result.parts, result.resumed) == (50, 5, 3 if "3" in renamed else 4)
+    assert len(read_csv("out.csv")) == 50
+    assert sorted(os.listdir()) == ["in.csv", "out.csv"]
+
+
 def test_a_changed_input_model_or_setting_is_not_mixed_in(
     here: Path, model: str, multilabel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

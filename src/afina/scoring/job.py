@@ -30,7 +30,7 @@ from afina.scoring.plan import Part, Plan, Planner, Settings, output_format
 from afina.scoring.rows import header, output_schema
 from afina.scoring.storage import TEMPORARY, Storage, is_inside, is_remote, normalise, place, storage_of
 from afina.scoring.text_records import known_encoding
-from afina.scoring.worker import PART_NAME, Done, Task, Worker, done_name, part_name, readable
+from afina.scoring.worker import DONE_NAME, PART_NAME, Done, Task, Worker, done_name, part_name, readable
 from afina.spreadsheets import escape_formula
 
 COMPLETE = "_SUCCESS"  # in a folder of parts: all are there
@@ -382,9 +382,17 @@ class _Run:
             for line in stream:
                 yield Part(*json.loads(line))
 
+    def _finished(self) -> set[str]:
+        """The names in ``done/``; what a process left there half-written is removed."""
+        names = self.storage.names(f"{self.work}/done")
+        for name in names:
+            if name.endswith(TEMPORARY):
+                self.storage.remove(f"{self.work}/done/{name}")
+        return {name for name in names if DONE_NAME.fullmatch(name)}
+
     def score(self, plan: Plan, task: Task, engine: str, workers: int) -> int:
         """Score the parts that are not yet; returns how many were."""
-        finished = set(self.storage.names(f"{self.work}/done"))
+        finished = self._finished()
         todo = (part for part in self._chunks() if done_name(part.number) not in finished)
         if len(finished) < plan.parts:
             with Progress("score", plan.rows, "rows") as progress:

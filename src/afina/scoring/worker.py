@@ -55,6 +55,9 @@ def part_name(number: int, kind: str) -> str:
     return f"part-{number:06d}.{kind}"
 
 
+DONE_NAME = re.compile(r"\d{6,}\.json")
+
+
 def done_name(number: int) -> str:
     """The name of the file that says that a part is written."""
     return f"{number:06d}.json"
