@@ -19,6 +19,7 @@ from afina import __version__
 from afina.errors import UserError
 from afina.files import UnixLines, atomic_path
 from afina.progress import Progress
+from afina.quotes import UnsoundQuotesError, sound_rows
 from afina.spreadsheets import escape_formula
 
 if TYPE_CHECKING:
@@ -519,6 +520,7 @@ def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str |
     if not path.is_file():
         raise UserError(f"{path}: {'is a folder, give a CSV file' if path.is_dir() else 'no such file'}")
     csv.field_size_limit(2**31 - 1)
+    line = 0
     encoding = encoding or _detect_encoding(path)
     with _known_encoding(encoding), path.open(encoding=encoding, newline="") as stream:
         try:
@@ -527,8 +529,8 @@ def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str |
                 raise UserError(f"{path}: line 1: expected a header with column names, found an empty line")
             delimiter = delimiter or _detect_delimiter(first, column)
             stream.seek(0)
-            reader = csv.reader(stream, delimiter=delimiter)
-            header = next(reader)
+            reader = sound_rows(stream, delimiter)
+            line, header = next(reader)
             if column not in header:
                 raise UserError(
                     f"{path}: no column {column!r}; it has {', '.join(map(repr, header[:20]))}; "
@@ -539,10 +541,10 @@ def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str |
                     f"{path}: {header.count(column)} columns are named {column!r}; rename all but one"
                 )
             rows = 0
-            for row in reader:
+            for line, row in reader:
                 if row and len(row) != len(header):
                     raise UserError(
-                        f"{path}: line {reader.line_num}: {len(row)} cells where the header has "
+                        f"{path}: line {line}: {len(row)} cells where the header has "
                         f"{len(header)}; mend the row, or name another --delimiter than {delimiter!r}"
                     )
                 rows += bool(row)
@@ -552,8 +554,12 @@ def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str |
             ) from None
         except UnicodeError as error:  # a mark of the byte order that is missing
             raise UserError(f"{path}: not {encoding} ({error}); name another --encoding") from None
+        except UnsoundQuotesError as error:
+            raise UserError(
+                f"{path}: line {error.line}: a quote opens and does not close; close it, or double it in a text"
+            ) from None
         except csv.Error as error:
-            raise UserError(f"{path}: line {reader.line_num}: not valid CSV ({error})") from None
+            raise UserError(f"{path}: after line {line}: not valid CSV ({error}); mend it") from None
     return _Csv(path, encoding, delimiter, header, header.index(column), rows)
 
 
