@@ -556,7 +556,7 @@ def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str |
             raise UserError(f"{path}: not {encoding} ({error}); name another --encoding") from None
         except UnsoundQuotesError as error:
             raise UserError(
-                f"{path}: line {error.line}: a quote opens and does not close; close it, or double it in a text"
+                f"{path}: line {error.line}: a quote opens and does not close; close it or write it twice"
             ) from None
         except csv.Error as error:
             raise UserError(f"{path}: after line {line}: not valid CSV ({error}); mend it") from None

@@ -106,6 +106,14 @@ def test_failures_are_listed_and_counted(here: Path, model: str) -> None:
     assert not (here / "out.csv.failed.csv").exists()
 
 
+def test_broken_quotes_are_failed_rows(here: Path, model: str) -> None:
+    rows = [f'{row},"hola {row}' if 5 <= row <= 8 else f"{row},hola {row}" for row in range(1, 13)]
+    (here / "in.csv").write_text("\n".join(["id,text", *rows, ""]))
+    result = score("in.csv", "out.csv", model, Settings(chunk=3))
+    assert (result.rows, result.scored, result.failed) == (12, 8, 4)
+    assert [row["row"] for row in read_csv("out.csv.failed.csv")] == ["6", "7", "8", "9"]
+
+
 def test_formulas_are_escaped_in_csv_alone(here: Path, model: str) -> None:
     write_csv(here / "in.csv", [["-3", "=HYPERLINK(1) luz"]], ("=id", "text"))
     score("in.csv", "out.csv", model)

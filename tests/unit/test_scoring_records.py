@@ -79,6 +79,18 @@ def test_a_stray_quote_takes_only_its_line(tmp_path: Path) -> None:
     assert [record.value[0] for record in records if not record.problem] == ["2", "4"]
 
 
+def test_open_quotes_line_after_line_merge_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    rows = [f'{row},"hola {row}' if 5 <= row <= 8 else f"{row},hola {row}" for row in range(1, 13)]
+    path.write_text("\n".join(["id,text", *rows, ""]))
+    _, records = read_csv(path)
+    assert len(records) == 12
+    assert problems(records) == [(line, "a quote opens and does not close") for line in (6, 7, 8, 9)]
+    # Quotes that open and close are no break of the rules, over however many lines.
+    path.write_text('id,text\n1,"a\n2,b\n"\n2,"c ""d""\n"\n')
+    assert [record.value[1] for record in read_csv(path)[1]] == ["a\n2,b\n", 'c "d"\n']
+
+
 def test_longest_record_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_records, "MAX_RECORD", 100)
     path = tmp_path / "a.csv"

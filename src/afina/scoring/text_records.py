@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import IO, Any, NamedTuple, cast
 
 from afina.errors import UserError
+from afina.quotes import is_sound
 from afina.scoring.storage import Storage
 
 MAX_RECORD = 4 << 20  # bytes of a record; a longer one is a failure, and never in memory
@@ -308,9 +309,7 @@ def _csv_records(
             continue
         if first.too_long or len(first.data) > MAX_RECORD:
             problem = f"longer than {MAX_RECORD:,} bytes"
-        elif source.stopped or (
-            len(source.taken) > 1 and len(cells or ()) != width and not _sound(source.texts, delimiter)
-        ):
+        elif source.stopped or (len(source.taken) > 1 and not is_sound(source.texts, delimiter)):
             source.keep_first()
             problem = "a quote opens and does not close"
         elif cells is not None:
@@ -326,14 +325,6 @@ def _cells_problem(cells: Sequence[str], width: int, encoding: str) -> str:
     if any(_ESCAPED.search(cell) for cell in cells if not cell.isascii()):
         return _undecodable(encoding)
     return ""
-
-
-def _sound(texts: Sequence[str], delimiter: str) -> bool:
-    """Whether lines are one record whose quotes keep the rules."""
-    try:
-        return len(list(csv.reader(texts, delimiter=delimiter, strict=True))) == 1
-    except csv.Error:
-        return False
 
 
 # ---------------------------------------------------------------------------- how a file is written
