@@ -272,6 +272,46 @@ def test_columns_of_all_files(here: Path, model: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("pattern", ["d2/**/*.csv", "d2/**"])
+@pytest.mark.parametrize("out", ["d2/scored.csv", "d2/scored"])
+def test_a_pattern_that_matches_what_the_run_writes(
+    here: Path, model: str, monkeypatch: pytest.MonkeyPatch, pattern: str, out: str
+) -> None:
+    write_csv(here / "d2" / "a.csv", [["1", "luz"], ["2", ""], ["3", "agua"]])
+    write_csv(here / "d2" / "z" / "b.csv", [["4", "luz"]])
+    killed_after(2, monkeypatch, pattern, out, model, Settings(chunk=1))
+    result = score(pattern, out, model, Settings(chunk=1))
+    assert (result.rows, result.scored, result.failed, result.resumed) == (4, 3, 1, 2)
+    assert not Path(f"{out}.parts").exists()
+    # Now it would be read as well.
+    with pytest.raises(UserError, match=r"input and output at once|is read, and inside"):
+        score(pattern, out, model, Settings(chunk=1), overwrite=True)
+    assert Path(out).exists()
+
+
+@pytest.mark.parametrize(("number", "what"), [(0, "came"), (1, "went")])
+def test_a_file_that_comes_or_goes_on_the_way_is_named(
+    here: Path, model: str, monkeypatch: pytest.MonkeyPatch, number: int, what: str
+) -> None:
+    from afina.scoring import worker
+
+    for name in ("a", "c"):
+        write_csv(here / "in" / f"{name}.csv", [["1", "luz"]])
+    real = worker.Worker.__call__
+
+    def meddle(self: worker.Worker, part: Any) -> worker.Done:
+        done = real(self, part)
+        if what == "came":
+            write_csv(here / "in" / "b.csv", [["1", "luz"]])
+        elif part.number == 1:
+            (here / "in" / "c.csv").unlink()
+        return done
+
+    monkeypatch.setattr(worker.Worker, "__call__", meddle)
+    with pytest.raises(UserError, match=rf"in/{'bc'[number]}\.csv: {what} while it was scored"):
+        score("in", "out.csv", model)
+
+
 def test_names_in_a_folder_lead_nowhere_else(here: Path, model: str) -> None:
     write_csv(here / "secret.csv", [["1", "agua"]])
     write_csv(here / "in" / "up=.." / "x=..%2F..%2Fy" / "a.csv", [["1", "luz"]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 from urllib.parse import unquote
@@ -53,8 +54,10 @@ def format_of(name: str) -> Format | None:
     return None if found == "parquet" and text != lower else found
 
 
-def find_inputs(source: str, storage: Storage) -> list[InputFile]:
-    """The files that ``source`` names, in order of name.
+def find_inputs(
+    source: str, storage: Storage, passed_over: Callable[[str], bool] = lambda location: False
+) -> list[InputFile]:
+    """The files that ``source`` names, in order of name; of a folder or pattern without those passed over.
 
     In folders, names that begin with ``.`` or ``_`` are passed over, as Spark and Hive do. A link in a folder
     or pattern that leads out of it is an error: whoever may put files there may not thereby read others.
@@ -64,14 +67,16 @@ def find_inputs(source: str, storage: Storage) -> list[InputFile]:
     """
     if storage.is_folder(source):
         root = source
-        locations = [item for item in storage.below(source) if not _is_hidden(item, source)]
+        found = storage.below(source)
+        locations = [item for item in found if not _is_hidden(item, source) and not passed_over(item)]
         if not locations:
             raise UserError(f"{source}: no file in the folder; put {_KNOWN} files in it")
     elif storage.exists(source):
         root, locations = "", [source]
     elif _PATTERN.search(source):
         root = _fixed_part(source)
-        locations = [item for item in storage.matching(source) if not _is_hidden(item, root)]
+        found = storage.matching(source)
+        locations = [item for item in found if not _is_hidden(item, root) and not passed_over(item)]
         if not locations:
             raise UserError(f"{source}: no file matches the pattern; put it in quotes and check it")
     else:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import json
 import os
 import shutil
@@ -94,8 +93,9 @@ def score(
     source, out = normalise(source), normalise(out)
     _check_places(source, out, workers if engine == "local" else 2)
     origin, target = storage_of(source), storage_of(out)
+    run = _Run(source, out, f"{out}.parts", target, _is_folder_name(out), overwrite)
     with _reachable(source):
-        files = find_inputs(source, origin)
+        files = find_inputs(source, origin, run.is_of_a_run)
     write = output_format(out, files[0].format)
     if write is None:
         raise UserError(f"{out}: not a format that is written; give .csv, .tsv, .jsonl, .parquet or a folder")
@@ -103,7 +103,6 @@ def score(
         import afina.scoring.parquet  # noqa: F401  # says what to install where that is missing
     if not Path(model).is_file():
         raise UserError(f"{model}: no such file; run `dvc repro`, or name one with --model")
-    run = _Run(source, out, f"{out}.parts", target, _is_folder_name(out), overwrite)
     run.check_apart([*(file.location for file in files), model])
     with _reachable(out), run.locked():
         job = _job(files, sha256(Path(model)), settings, write)
@@ -115,7 +114,7 @@ def score(
         task = Task(source, run.work, run.parts, model, job["model"], threads)
         resumed = run.score(plan, task, engine, workers)
         with _reachable(source):
-            _check_unchanged(files, find_inputs(source, origin))
+            _check_unchanged(files, find_inputs(source, origin, run.is_of_a_run))
         return run.finish(plan, resumed)
 
 
@@ -197,10 +196,11 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def _check_unchanged(before: Sequence[InputFile], now: Sequence[InputFile]) -> None:
-    for old, new in itertools.zip_longest(before, now):
-        if old != new:
-            changed = (old or new).location
-            raise UserError(f"{changed}: changed while it was scored; run with --overwrite to begin anew")
+    old, new = ({file.location: file for file in files} for files in (before, now))
+    for location in sorted(old.keys() | new.keys()):
+        if old.get(location) != new.get(location):
+            what = "went" if location not in new else "changed" if location in old else "came"
+            raise UserError(f"{location}: {what} while it was scored; run with --overwrite to begin anew")
 
 
 @dataclass(frozen=True)
@@ -275,6 +275,11 @@ class _Run:
         if self.folder and is_remote(self.out) and self.storage.exists(f"{self.work}/job.json"):
             return self.storage.exists(f"{self.out}/{COMPLETE}")
         return self.storage.exists(self.out)
+
+    def is_of_a_run(self, location: str) -> bool:
+        """Whether a pattern that matches a file does so because a run writes beside its input."""
+        here = place(location)
+        return is_inside(here, place(self.work)) or here == place(self.failures)
 
     def check_apart(self, read: Sequence[str]) -> None:
         """What is read must not be where this run writes and removes.
