@@ -566,6 +566,35 @@ def test_an_empty_folder_or_an_older_output_is_overwritten(here: Path, model: st
     assert sorted(os.listdir("out")) == ["_SUCCESS", "part-000000.csv"]
 
 
+def test_files_beside_the_output_are_kept(here: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_csv(here / "in.csv", [["1", "luz"], ["2", ""], ["3", "luz"]])
+    (here / "a.csv.failed.csv").write_text("mine")
+    with pytest.raises(UserError, match=r"a\.csv\.failed\.csv: is there already; --overwrite replaces it"):
+        score("in.csv", "a.csv", model)
+    assert (here / "a.csv.failed.csv").read_text() == "mine"
+    for name in ("notes.txt", "done/mine.json", "parts/part-1.csv"):
+        kept = here / "b.csv.parts" / name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.touch()
+        with pytest.raises(UserError, match=rf"b\.csv\.parts/{name}: is of no run"):
+            score("in.csv", "b.csv", model, overwrite=True)
+        assert kept.exists()
+        kept.unlink()
+    (here / "c.csv.parts").touch()
+    with pytest.raises(UserError, match=r"c\.csv\.parts: is no folder"):
+        score("in.csv", "c.csv", model)
+    # What a run left is no one's: it is removed without asking.
+    killed_after(2, monkeypatch, "in.csv", "b.csv", model, Settings(chunk=1))
+    (here / "b.csv.parts" / "done" / ".000002.json.ab12.tmp").touch()
+    (here / "b.csv.parts" / "job.json").unlink()
+    assert score("in.csv", "b.csv", model, Settings(chunk=1)).resumed == 0
+    # What comes while it runs stays.
+    killed_after(2, monkeypatch, "in.csv", "e.csv", model, Settings(chunk=1))
+    (here / "e.csv.parts" / "notes.txt").touch()
+    assert score("in.csv", "e.csv", model, Settings(chunk=1)).resumed == 2
+    assert os.listdir("e.csv.parts") == ["notes.txt"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no flock")
 def test_two_runs_do_not_write_one_output(here: Path, model: str) -> None:
     import fcntl

@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -203,6 +204,22 @@ def _check_unchanged(before: Sequence[InputFile], now: Sequence[InputFile]) -> N
             raise UserError(f"{location}: {what} while it was scored; run with --overwrite to begin anew")
 
 
+_OF_WORK = {
+    "": r"(job|plan|result)\.json|chunks\.jsonl",
+    "done": DONE_NAME.pattern,
+    "parts": rf"{COMPLETE}|{PART_NAME.pattern}",
+}
+
+
+def _is_of_work(name: str) -> bool:
+    """Whether a file in the work folder, by its path there, is of a run; perhaps half-written."""
+    folder, _, name = name.replace(os.sep, "/").strip("/").rpartition("/")
+    known = _OF_WORK.get(folder)
+    return known is not None and bool(
+        re.fullmatch(rf"({known})({TEMPORARY})?|\.({known})\.\w+{TEMPORARY}", name)
+    )
+
+
 @dataclass(frozen=True)
 class _Run:
     """The files of one run; see the top of the module."""
@@ -256,7 +273,7 @@ class _Run:
         try:
             with self.storage.open(f"{self.work}/{name}") as stream:
                 return cast("dict[str, Any]", json.loads(stream.read()))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def already_placed(self, job: dict[str, Any]) -> ScoreResult | None:
@@ -267,7 +284,7 @@ class _Run:
         mark = f"{self.out}/{COMPLETE}"
         if not self.folder or self.storage.exists(f"{self.work}/parts") or not self.storage.exists(mark):
             return None
-        self.storage.remove(self.work)
+        self._tidy()
         return ScoreResult(**values | {"notes": tuple(values["notes"])})
 
     def is_taken(self) -> bool:
@@ -306,6 +323,9 @@ class _Run:
         """
         if self.is_taken() and not self.overwrite:
             raise UserError(f"{self.out}: is there already; --overwrite replaces it")
+        unfinished = self.storage.exists(f"{self.work}/job.json")
+        if self.storage.exists(self.failures) and not unfinished and not self.overwrite:
+            raise UserError(f"{self.failures}: is there already; --overwrite replaces it")
         self._check_replaceable()
 
     def _check_replaceable(self) -> None:
@@ -343,6 +363,7 @@ class _Run:
                 "--overwrite begins anew, or delete that folder"
             )
         if old is None or difference:
+            self._check_work()
             self.storage.remove(self.work)
             if self.folder and is_remote(self.out):
                 self.storage.remove(self.out)
@@ -377,7 +398,7 @@ class _Run:
                     progress.advance(part.rows)
             plan = planner.plan()
         except UserError:
-            self.storage.remove(self.work)  # nothing in it is worth keeping
+            self._tidy()  # nothing in it is worth keeping
             raise
         self.storage.write(f"{self.work}/plan.json", plan.to_json().encode())
         return plan
@@ -431,10 +452,32 @@ class _Run:
         else:
             with self.storage.writer(self.out) as stream:
                 self._join(plan, stream)
-        # First what makes it a job: if killed now, what is left is nobody's and is removed by the next run.
-        self.storage.remove(f"{self.work}/job.json")
-        self.storage.remove(self.work)
+        self._tidy()
         return result
+
+    def _check_work(self) -> None:
+        """Whether all in ``work`` is of a run.
+
+        Raises:
+            UserError: it is not.
+        """
+        if not self.storage.exists(self.work):
+            return
+        if not self.storage.is_folder(self.work):
+            raise UserError(
+                f"{self.work}: is no folder, and a run needs one there; move it or write elsewhere"
+            )
+        for location in self.storage.below(self.work):
+            if not _is_of_work(place(location).removeprefix(place(self.work))):
+                raise UserError(f"{location}: is of no run, and {self.work} is to be emptied; move it away")
+
+    def _tidy(self) -> None:
+        """Remove what a run needed on its way, and nothing else."""
+        # First what makes it a job: if killed now, what is left is nobody's and is removed by the next run.
+        for name in ("job.json", "chunks.jsonl", "plan.json", "done", "parts", "result.json"):
+            self.storage.remove(f"{self.work}/{name}")
+        if all(name.endswith(TEMPORARY) for name in self.storage.names(self.work)):
+            self.storage.remove(self.work)
 
     def _place_folder(self, plan: Plan) -> None:
         if not plan.parts:
