@@ -606,25 +606,61 @@ def test_two_runs_do_not_write_one_output(here: Path, model: str) -> None:
             score("in.csv", "out.csv", model)
 
 
-def test_killed_after_the_folder_is_in_place(here: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def killed_at_removal(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: Any, **options: Any) -> None:
+    """A run that ends when it would remove a file of the work folder."""
     from afina.scoring.storage import LocalStorage
 
-    write_csv(here / "in.csv", [["1", "luz"], ["2", ""]])
     real = LocalStorage.remove
 
     def remove(self: LocalStorage, location: str) -> None:
-        if location.endswith("job.json"):
+        if location.endswith(f".parts/{name}"):
             raise _Killed
         real(self, location)
 
     with monkeypatch.context() as patch:
         patch.setattr(LocalStorage, "remove", remove)
         with pytest.raises(_Killed):
-            score("in.csv", "out", model)
-    assert Path("out.parts").exists()
-    result = score("in.csv", "out", model)
+            score(*arguments, **options)
+
+
+@pytest.mark.parametrize("out", ["d/out", "d/out.csv", "d/out.parquet"])
+@pytest.mark.parametrize("removed", ["job.json", "plan.json", "parts", "result.json"])
+@pytest.mark.parametrize("older", [False, True])
+def test_killed_after_the_output_is_in_place(
+    here: Path, model: str, out: str, removed: str, older: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "d" / "in.csv", [["1", "luz"], ["2", ""]])
+    if older:
+        score("d/in.csv", out, model)
+    killed_at_removal(removed, monkeypatch, "d/in.csv", out, model, overwrite=older)
+    with pytest.raises(UserError, match="is there already"):
+        score("d/in.csv", out, model, Settings(top_k=2))  # another job
+    result = score("d/in.csv", out, model)
     assert (result.scored, result.failed) == (1, 1)
-    assert not Path("out.parts").exists()
+    assert not Path(f"{out}.parts").exists()
+    with pytest.raises(UserError, match="is there already"):
+        score("d/in.csv", out, model)
+
+
+def test_killed_after_an_output_that_the_pattern_matches(
+    here: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "d" / "in.csv", [["1", "luz"]])
+    killed_at_removal("plan.json", monkeypatch, "d/*.csv", "d/out.csv", model)
+    assert score("d/*.csv", "d/out.csv", model).scored == 1
+
+
+@pytest.mark.parametrize(("out", "renamed"), [("out", "part-000000.csv"), ("out.csv", "out.csv")])
+def test_killed_before_an_older_output_is_replaced(here: Path, model: str, out: str, renamed: str) -> None:
+    write_csv(here / "in.csv", [["1", "luz"]])
+    score("in.csv", out, model)
+    killed_at_rename(model, "in.csv", out, renamed, "--overwrite", "--top-k", "2")
+    with pytest.raises(UserError, match="is there already"):
+        score("in.csv", out, model, Settings(top_k=2))
+    score("in.csv", out, model, Settings(top_k=2), overwrite=True)
+    written = Path(out) / renamed if out == "out" else Path(out)
+    assert "label_2" in read_csv(written)[0]
+    assert sorted(os.listdir()) == sorted(["in.csv", out])
 
 
 @settings(max_examples=40, deadline=None)

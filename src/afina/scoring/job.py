@@ -104,11 +104,12 @@ def score(
         import afina.scoring.parquet  # noqa: F401  # says what to install where that is missing
     if not Path(model).is_file():
         raise UserError(f"{model}: no such file; run `dvc repro`, or name one with --model")
-    run.check_apart([*(file.location for file in files), model])
+    found, files = files, [file for file in files if not run.replaces(file.location)]
     with _reachable(out), run.locked():
         job = _job(files, sha256(Path(model)), settings, write)
         if result := run.already_placed(job):
             return result
+        run.check_apart([*(file.location for file in found), model])
         run.check_free()
         run.begin(job)
         plan = run.plan(origin, files, settings, write, model)
@@ -116,7 +117,7 @@ def score(
         resumed = run.score(plan, task, engine, workers)
         with _reachable(source):
             _check_unchanged(files, find_inputs(source, origin, run.is_of_a_run))
-        return run.finish(plan, resumed)
+        return run.finish(job, plan, resumed)
 
 
 def _checked(settings: Settings, workers: int, threads: int | None) -> Settings:
@@ -279,13 +280,20 @@ class _Run:
     def already_placed(self, job: dict[str, Any]) -> ScoreResult | None:
         """The result of a run that was killed after its output was in place and before it had tidied up."""
         values = self._json("result.json")
-        if values is None or self._json("job.json") != job:
+        if values is None or values.get("job") != job:
             return None
-        mark = f"{self.out}/{COMPLETE}"
-        if not self.folder or self.storage.exists(f"{self.work}/parts") or not self.storage.exists(mark):
+        there = self._complete_stamp()
+        if there in (None, values["before"]) or (values["size"] is not None and there[0] != values["size"]):
             return None
         self._tidy()
-        return ScoreResult(**values | {"notes": tuple(values["notes"])})
+        return ScoreResult(**values["result"] | {"notes": tuple(values["result"]["notes"])})
+
+    def _complete_stamp(self) -> list[Any] | None:
+        """Stamp of what is there once the output is; None where it is not."""
+        try:
+            return list(self.storage.stamp(f"{self.out}/{COMPLETE}" if self.folder else self.out))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def is_taken(self) -> bool:
         """Whether ``out`` is there, other than as what an unfinished run has of it."""
@@ -297,6 +305,10 @@ class _Run:
         """Whether a pattern that matches a file does so because a run writes beside its input."""
         here = place(location)
         return is_inside(here, place(self.work)) or here == place(self.failures)
+
+    def replaces(self, location: str) -> bool:
+        """Whether a file is what this run writes, or inside it."""
+        return is_inside(place(location), place(self.out))
 
     def check_apart(self, read: Sequence[str]) -> None:
         """What is read must not be where this run writes and removes.
@@ -429,7 +441,7 @@ class _Run:
                     progress.advance(rows)
         return len(finished)
 
-    def finish(self, plan: Plan, resumed: int) -> ScoreResult:
+    def finish(self, job: dict[str, Any], plan: Plan, resumed: int) -> ScoreResult:
         """Put the output in its place and remove what was needed on the way."""
         scored, failed = self._write_failures(plan)
         if scored + failed != plan.rows:
@@ -446,14 +458,20 @@ class _Run:
             resumed=resumed,
             notes=plan.notes,
         )
-        self.storage.write(f"{self.work}/result.json", json.dumps(asdict(result)).encode())
+        note = {"job": job, "result": asdict(result), "before": self._complete_stamp(), "size": None}
         if self.folder:
+            self._note_result(note)
             self._place_folder(plan)
         else:
             with self.storage.writer(self.out) as stream:
                 self._join(plan, stream)
+                self._note_result(note | {"size": stream.tell()})  # before the file gets its name
         self._tidy()
         return result
+
+    def _note_result(self, note: dict[str, Any]) -> None:
+        """Write what `already_placed` needs, should the run be killed after its output is in place."""
+        self.storage.write(f"{self.work}/result.json", json.dumps(note).encode())
 
     def _check_work(self) -> None:
         """Whether all in ``work`` is of a run.
@@ -474,6 +492,7 @@ class _Run:
     def _tidy(self) -> None:
         """Remove what a run needed on its way, and nothing else."""
         # First what makes it a job: if killed now, what is left is nobody's and is removed by the next run.
+        # Last what says that all is done.
         for name in ("job.json", "chunks.jsonl", "plan.json", "done", "parts", "result.json"):
             self.storage.remove(f"{self.work}/{name}")
         if all(name.endswith(TEMPORARY) for name in self.storage.names(self.work)):
