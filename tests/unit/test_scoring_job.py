@@ -770,6 +770,34 @@ def test_overwriting_a_remote_place_keeps_what_is_read(model: str) -> None:
     assert files.exists(f"{root}/notes/mine.txt")
 
 
+def test_a_remote_output_is_kept_until_the_new_one_is_planned(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    files = fsspec.filesystem("memory")
+    root = f"memory://{uuid.uuid4().hex}"
+    files.pipe_file(f"{root}/in.csv", b"text\nluz\nagua\nluz\n")
+    files.pipe_file(f"{root}/other.csv", b"body\nluz\nagua\n")
+    source, out = f"{root}/in.csv", f"{root}/out"
+    score(source, out, model, Settings(chunk=1))
+    before = {name: files.cat_file(name) for name in files.find(out)}
+    assert len(before) == 4
+    with pytest.raises(UserError, match="no column 'text'"):
+        score(f"{root}/other.csv", out, model, overwrite=True)
+    assert {name: files.cat_file(name) for name in files.find(out)} == before
+    # Fewer parts: none of the older ones is left, however often the run is killed.
+    other = Settings(columns=("body",), chunk=1)
+    killed_after(0, monkeypatch, f"{root}/other.csv", out, model, other, overwrite=True)
+    assert not files.exists(f"{out}/_SUCCESS")
+    killed_after(1, monkeypatch, f"{root}/other.csv", out, model, other)
+    assert score(f"{root}/other.csv", out, model, other).resumed == 1
+    assert sorted(name.rsplit("/", 1)[1] for name in files.find(out)) == [
+        "_SUCCESS",
+        "part-000000.csv",
+        "part-000001.csv",
+    ]
+
+
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An S3 bucket on this machine."""

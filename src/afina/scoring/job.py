@@ -113,6 +113,7 @@ def score(
         run.check_free()
         run.begin(job)
         plan = run.plan(origin, files, settings, write, model)
+        run.clear()
         task = Task(source, run.work, run.parts, model, job["model"], threads)
         resumed = run.score(plan, task, engine, workers)
         with _reachable(source):
@@ -377,11 +378,7 @@ class _Run:
         if old is None or difference:
             self._check_work()
             self.storage.remove(self.work)
-            if self.folder and is_remote(self.out):
-                self.storage.remove(self.out)
             self.storage.write(f"{self.work}/job.json", json.dumps(job).encode())
-        elif self.folder and is_remote(self.out):
-            self.storage.remove(f"{self.out}/{COMPLETE}")
 
     def plan(
         self, origin: Storage, files: Sequence[InputFile], settings: Settings, write: Any, model: str
@@ -414,6 +411,14 @@ class _Run:
             raise
         self.storage.write(f"{self.work}/plan.json", plan.to_json().encode())
         return plan
+
+    def clear(self) -> None:
+        """Remove an older output from where parts are written; not before the plan says that they can be."""
+        if not self.folder or not is_remote(self.out):
+            return
+        self.storage.remove(f"{self.out}/{COMPLETE}")
+        if not self._finished():
+            self.storage.remove(self.out)
 
     def _chunks(self) -> Iterator[Part]:
         with self.storage.open(f"{self.work}/chunks.jsonl") as stream:
