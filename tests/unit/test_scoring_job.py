@@ -212,6 +212,108 @@ def test_parquet_keeps_its_types(here: Path, model: str) -> None:
     )
 
 
+def test_json_lines_of_mixed_types_become_parquet(here: Path, model: str) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    big = 2**60 + 1
+    rows = [{"a": big, "b": 1, "c": big}, {"a": 1.5, "b": 2**53, "c": 1}, {"a": 1, "b": 0.5}]
+    (here / "in.jsonl").write_text("".join(json.dumps(row | {"text": "luz"}) + "\n" for row in rows))
+    assert score("in.jsonl", "out.parquet", model, Settings(chunk=2)).scored == 3
+    table = pq.read_table("out.parquet")
+    assert table.column("a").to_pylist() == [str(big), "1.5", "1"]
+    assert table.column("b").to_pylist() == [1.0, float(2**53), 0.5]
+    assert table.column("c").to_pylist() == [big, 1, None]
+
+
+def test_a_folder_and_some_rows_have_the_column(here: Path, model: str) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    path = here / "in" / "year=2025" / "a.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"text": "luz"}\n{"text": "luz", "year": 2025}\n{"text": "luz", "year": null}\n')
+    score("in", "out.parquet", model)
+    assert pq.read_table("out.parquet").column("year").to_pylist() == ["2025", "2025", None]
+
+
+def parquet(path: Path, **columns: Any) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = {"write_statistics": False} if "unsaid" in path.name else {}
+    pq.write_table(pa.table({"text": ["luz"] * len(columns["n"]), **columns}), path, **options)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "kind"),
+    [
+        (("int64", [2**60 + 1]), ("float64", [0.5]), "string"),
+        (("int64", [2**53, None]), ("float64", [0.5]), "double"),
+        (("int64", [None]), ("float64", [0.5]), "double"),
+        (("int32", [-(2**31)]), ("float64", [0.5]), "double"),
+        (("uint64", [2**63 + 1]), ("int64", [-1]), "string"),
+        (("uint64", [2**62]), ("int64", [-1]), "int64"),
+        (("uint64", [2**63 + 1]), ("uint8", [1]), "uint64"),
+        (("int64", [5]), ("string", ["a"]), "string"),
+        (("bool", [True]), ("int64", [5]), "string"),
+        (("string", ["a"]), ("string_view", ["b"]), "string"),
+        (("null", [None]), ("int64", [5]), "int64"),
+    ],
+)
+def test_parquet_files_of_different_types(
+    here: Path, model: str, one: tuple[str, list[Any]], other: tuple[str, list[Any]], kind: str
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    make = {"bool": pa.bool_, "float64": pa.float64} | {
+        name: getattr(pa, name)
+        for name in ("int64", "int32", "uint64", "uint8", "string", "string_view", "null")
+    }
+    for name, (type_name, values) in (("a", one), ("b", other)):
+        parquet(here / "in" / f"{name}.parquet", n=pa.array(values, make[type_name]()))
+    score("in", "out.parquet", model)
+    column = pq.read_table("out.parquet").column("n")
+    assert str(column.type) == kind
+    expected = [*one[1], *other[1]]
+    if kind == "string":
+        expected = [str(value).lower() for value in expected]
+    assert column.to_pylist() == expected
+
+
+def test_parquet_files_that_do_not_say_their_extremes(here: Path, model: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    parquet(here / "in" / "unsaid.parquet", n=pa.array([2**60 + 1]))
+    parquet(here / "in" / "b.parquet", n=pa.array([0.5]))
+    score("in", "out.parquet", model)
+    assert pq.read_table("out.parquet").column("n").to_pylist() == ["0.5", str(2**60 + 1)]
+
+
+def test_a_parquet_column_beside_a_folder_of_its_name(here: Path, model: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    parquet(here / "in" / "a.parquet", n=pa.array([1]), y=pa.array([5]))
+    parquet(here / "in" / "y=q" / "b.parquet", n=pa.array([2]))
+    score("in", "out.parquet", model)
+    assert pq.read_table("out.parquet").column("y").to_pylist() == ["5", "q"]
+
+
+@pytest.mark.parametrize("name", ["a", "unsaid"])
+def test_parquet_files_that_do_not_go_together_are_named(here: Path, model: str, name: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    late = pa.array([10**18], pa.int64()).view(pa.timestamp("us"))
+    parquet(here / "in" / f"{name}.parquet", n=late)
+    parquet(here / "in" / "b.parquet", n=pa.array([1], pa.timestamp("ns")))
+    with pytest.raises(UserError, match=r"in/.*\.parquet: column 'n': .*; score (them|it) apart") as caught:
+        score("in", "out.parquet", model)
+    assert "\n" not in str(caught.value)
+    parquet(here / "nested" / "a.parquet", n=pa.array([[1]]))
+    parquet(here / "nested" / "b.parquet", n=pa.array([1]))
+    with pytest.raises(
+        UserError,
+        match=r"nested/b\.parquet: column 'n': int64 does not go with the list<.* of nested/a\.parquet",
+    ):
+        score("nested", "out2.parquet", model)
+    assert not list(here.glob("out*.parquet"))
+
+
 def test_parquet_with_bytes_that_are_no_text(here: Path, model: str) -> None:
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
