@@ -96,6 +96,8 @@ def _text_rows(plan: Plan, source: Source, part: Part, cursor: Cursor) -> Rows:
         else:
             rows.texts.append(text)
             rows.values.append(values)
+        if record.end >= part.end:  # one record more, and a stream that cannot go back were read anew
+            break
     return rows
 
 
