@@ -374,6 +374,37 @@ def test_columns_of_all_files(here: Path, model: str) -> None:
     ]
 
 
+def test_linked_folders_are_not_left_out_unsaid(here: Path, model: str) -> None:
+    write_csv(here / "elsewhere" / "b.csv", [["2", "agua"]])
+    write_csv(here / "in" / "year=2025" / "a.csv", [["1", "luz"]])
+    (here / "in" / "latest").symlink_to("year=2025")  # read in its own place
+    assert score("in", "out.csv", model).rows == 1
+    (here / "links" / ".hidden").mkdir(parents=True)
+    (here / "links" / "shown").symlink_to(".hidden")
+    with pytest.raises(UserError, match="links: no file in the folder but links"):
+        score("links", "out2.csv", model)
+    (here / "in" / "year=2024").symlink_to(here / "elsewhere")
+    with pytest.raises(UserError, match=r"in/year=2024: a link that leads out of in; name that file itself"):
+        score("in", "out2.csv", model)
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(
+    here: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "in" / "a.csv", [["1", "luz"]])
+    write_csv(here / "in" / "shut" / "b.csv", [["1", "luz"]])
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        if path.endswith("shut"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=r"in/shut: cannot be read \(Permission denied\)"):
+        score("in", "out.csv", model)
+
+
 @pytest.mark.parametrize("pattern", ["d2/**/*.csv", "d2/**"])
 @pytest.mark.parametrize("out", ["d2/scored.csv", "d2/scored"])
 def test_a_pattern_that_matches_what_the_run_writes(

@@ -83,6 +83,10 @@ def find_inputs(
         raise UserError(f"{source}: no such file or folder; check the name")
     if root and not is_remote(source):
         _check_links(root, locations)
+        # What a link to a folder in here leads to is found in its own place.
+        locations = [location for location in locations if not os.path.isdir(location)]
+        if not locations:
+            raise UserError(f"{source}: no file in the folder but links; put {_KNOWN} files in it")
     files = [_input_file(location, root, storage) for location in locations]
     formats = sorted({file.format for file in files})
     if len(formats) > 1:

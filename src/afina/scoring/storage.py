@@ -50,7 +50,7 @@ class Storage(Protocol):
         """Names of the files directly in a folder; none where there is no folder."""
 
     def below(self, folder: str) -> list[str]:
-        """Locations of all files below a folder, sorted."""
+        """Locations of all files below a folder, and of links to folders, which are not followed; sorted."""
 
     def matching(self, pattern: str) -> list[str]:
         """Locations of the files that a pattern with * ? [] ** matches, sorted."""
@@ -99,8 +99,9 @@ class LocalStorage:
 
     def below(self, folder: str) -> list[str]:
         found = []
-        for directory, _, names in os.walk(folder):  # links to folders are not followed
-            found += [os.path.join(directory, name) for name in names]
+        for directory, folders, names in os.walk(folder, onerror=_not_readable):
+            links = [name for name in folders if os.path.islink(os.path.join(directory, name))]
+            found += [os.path.join(directory, name) for name in (*links, *names)]
         return sorted(found)
 
     def matching(self, pattern: str) -> list[str]:
@@ -112,6 +113,10 @@ class LocalStorage:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def _not_readable(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check it and run again")
 
 
 class RemoteStorage:
