@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -104,16 +106,17 @@ def predict(
 
     _write_utf8()
     classifier = Classifier(model, threads=threads)
-    if file is not None:
-        table = _inspect_csv(file, column, delimiter, encoding)
-        _predict_csv(classifier, table, out, prefix, top_k)
-    elif text:
-        # Bytes of an argument that are no character can be printed no more than they can be classified.
-        _print_predictions(classifier, [clean_text(one, ()) for one in text], top_k, as_json)
-    elif sys.stdin is None:
-        raise UserError("predict: stdin is closed; give --text, --file, or texts on stdin")
-    else:
-        _print_predictions(classifier, _stdin_lines(encoding), top_k, as_json)
+    with _writing(out):
+        if file is not None:
+            table = _inspect_csv(file, column, delimiter, encoding)
+            _predict_csv(classifier, table, out, prefix, top_k)
+        elif text:
+            # Bytes of an argument that are no character can be printed no more than they can be classified.
+            _print_predictions(classifier, [clean_text(one, ()) for one in text], top_k, as_json)
+        elif sys.stdin is None:
+            raise UserError("predict: stdin is closed; give --text, --file, or texts on stdin")
+        else:
+            _print_predictions(classifier, _stdin_lines(encoding), top_k, as_json)
 
 
 @app.command()
@@ -634,6 +637,30 @@ def _predict_csv(classifier: Classifier, table: _Csv, out: Path | None, prefix: 
             progress.advance(len(rows))
     if out is not None:
         print(f"{out}: {table.rows:,} rows", file=sys.stderr)
+
+
+@contextmanager
+def _writing(out: Path | None) -> Iterator[None]:
+    """Turn what goes wrong with a disk into a `UserError`; a reader that went away is none.
+
+    Raises:
+        UserError: a file cannot be read, or the answer not be written.
+    """
+    try:
+        yield
+        if out is None:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        if out is None and error.filename is None:
+            # What could not be written would be tried again, with a traceback, when Python ends.
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        what = (
+            f"cannot write {out or 'to stdout'}" if error.filename is None else f"{error.filename}: no access"
+        )
+        raise UserError(f"predict: {what} ({error.strerror or error}); check it and run again") from None
 
 
 @contextmanager

@@ -437,6 +437,39 @@ def test_python_m_afina(model: str, tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (2, b"afina: error: absent.onnx: no such file\n")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize(
+    "options", [["--text", "agua"], ["--file", "in.csv"], ["--file", "in.csv", "--out"], []]
+)
+def test_a_full_disk_is_one_line(model: str, tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "in.csv").write_text("text\nagua\n", encoding="utf-8")
+    to_out = options[-1:] == ["--out"]
+    command = [sys.executable, "-m", "afina", "predict", model, *options, *(["/dev/full"] if to_out else [])]
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(
+            command,
+            input=b"agua\n",
+            stdout=None if to_out else full,
+            stderr=subprocess.PIPE,
+            check=False,
+            cwd=tmp_path,
+        )
+    where = "/dev/full" if to_out else "to stdout"
+    expected = (
+        f"afina: error: predict: cannot write {where} (No space left on device); check it and run again\n"
+    )
+    assert (result.returncode, result.stderr.decode()) == (2, expected)
+
+
+def test_a_reader_that_went_away_is_no_error(model: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "afina", "predict", model, "--text", "agua"]
+    read, write = os.pipe()
+    os.close(read)
+    result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False, cwd=tmp_path)
+    os.close(write)
+    assert result.stderr == b""
+
+
 # --------------------------------------------------------------------- what must not be overwritten
 
 
