@@ -212,6 +212,39 @@ def test_parquet_keeps_its_types(here: Path, model: str) -> None:
     )
 
 
+def test_parquet_of_string_views(here: Path, model: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    raw = pa.array([b"luz", b"\xff", None, b"agua", b" "], pa.binary_view())
+    columns = {
+        "text": pa.Array.from_buffers(pa.string_view(), 5, raw.buffers()),
+        "tags": pa.array([["a"], ["b"], None, ["c", "d"], []], pa.list_(pa.string_view())),
+    }
+    pq.write_table(pa.table(columns), "in.parquet")
+    result = score("in.parquet", "out.parquet", model)
+    assert (result.scored, result.failed) == (2, 3)
+    assert pq.read_table("out.parquet", columns=["text", "tags"]).to_pylist() == [
+        {"text": "luz", "tags": ["a"]},
+        {"text": "agua", "tags": ["c", "d"]},
+    ]
+    score("in.parquet", "out.jsonl", model)
+    assert [(row["text"], row["tags"]) for row in read_jsonl("out.jsonl")] == [
+        ("luz", ["a"]),
+        ("agua", ["c", "d"]),
+    ]
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are text there")
+def test_a_file_name_that_is_no_text(here: Path, model: str) -> None:
+    folder = here / "in" / os.fsdecode(b"k=\xff")
+    folder.mkdir(parents=True)
+    (folder / os.fsdecode(b"a\xe9.csv")).write_text("text\nluz\n \n")
+    result = score("in", "out.csv", model)
+    assert (result.scored, result.failed) == (1, 1)
+    assert read_csv("out.csv.failed.csv")[0]["file"] == "k=\\udcff/a\\udce9.csv"
+    assert read_csv("out.csv")[0]["k"] == "\\udcff"
+
+
 def test_json_lines_of_mixed_types_become_parquet(here: Path, model: str) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     big = 2**60 + 1

@@ -108,7 +108,12 @@ def _input_file(location: str, root: str, storage: Storage) -> InputFile:
 def _partitions(name: str) -> tuple[tuple[str, str], ...]:
     """``year=2025/month=01/a.csv`` -> (("year", "2025"), ("month", "01")). Only ever data, never a path."""
     pairs = [part.split("=", 1) for part in re.split(r"[/\\]", name)[:-1] if "=" in part]
-    return tuple((unquote(key), unquote(value)) for key, value in pairs if key)
+    return tuple((_shown(unquote(key)), _shown(unquote(value))) for key, value in pairs if key)
+
+
+def _shown(name: str) -> str:
+    """A name as text, also one of bytes that are none."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _relative(location: str, root: str) -> str:

@@ -547,7 +547,8 @@ class _Run:
                 failed += len(done.failures)
                 if done.failures and text is None:
                     stream = stack.enter_context(self.storage.writer(self.failures))
-                    text = io.TextIOWrapper(stream, "utf-8", newline="", write_through=True)
+                    # The name of a file may be no text.
+                    text = io.TextIOWrapper(stream, "utf-8", "backslashreplace", "", write_through=True)
                     stack.callback(text.detach)
                     writer = csv.writer(UnixLines(text), lineterminator="\r\n")
                     writer.writerow(["file", "row", "reason"])

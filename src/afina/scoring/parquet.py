@@ -225,6 +225,8 @@ def sound(table: Any, where: str) -> tuple[Any, list[int]]:
         column = table.column(position).combine_chunks()
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
+        if pa.types.is_string_view(column.type):
+            column = column.cast(pa.string())  # not checked yet
         try:
             column.validate(full=True)
         except pa.ArrowInvalid:
@@ -245,6 +247,14 @@ def _text(value: bytes | None) -> str | None:
         return None if value is None else value.decode("utf-8")
     except UnicodeDecodeError:
         return None
+
+
+def taken(table: Any, rows: Sequence[int]) -> Any:
+    """Some rows of a table."""
+    try:
+        return table.take(pa.array(rows, pa.int64()))
+    except pa.ArrowNotImplementedError:  # string_view and its like
+        return pa.concat_tables([table.slice(0, 0), *(table.slice(row, 1) for row in rows)])
 
 
 def fitted(table: Any, schema: Any, where: str) -> Any:

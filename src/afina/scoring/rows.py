@@ -104,7 +104,7 @@ def _text_rows(plan: Plan, source: Source, part: Part, cursor: Cursor) -> Rows:
 def _parquet_rows(plan: Plan, source: Source, part: Part, cursor: Any) -> Rows:
     import pyarrow as pa
 
-    from afina.scoring.parquet import sound
+    from afina.scoring.parquet import sound, taken
 
     rows = Rows(location=source.location)
     table, unreadable = sound(cursor.read(part.start, part.end), source.location)
@@ -127,7 +127,7 @@ def _parquet_rows(plan: Plan, source: Source, part: Part, cursor: Any) -> Rows:
         else:
             rows.texts.append(text)
             kept.append(row)
-    rows.values = table if len(kept) == table.num_rows else table.take(pa.array(kept, pa.int64()))
+    rows.values = table if len(kept) == table.num_rows else taken(table, kept)
     return rows
 
 
