@@ -397,6 +397,16 @@ def test_folder_with_partitions(here: Path, model: str) -> None:
     assert score("out", "again.jsonl", model, Settings(prefix="new_")).scored == 6
 
 
+def test_folders_before_the_first_star_are_columns(here: Path, model: str) -> None:
+    for month in ("01", "02"):
+        write_csv(here / "data" / "year=2025" / f"month={month}" / "x.csv", [["1", "luz"]])
+    (here / "data" / "year=2024").mkdir()
+    score("data/year=2025/*/*.csv", "out.csv", model)
+    assert [(row["year"], row["month"]) for row in read_csv("out.csv")] == [("2025", "01"), ("2025", "02")]
+    score("data/year=2025", "out2.csv", model)
+    assert [row["month"] for row in read_csv("out2.csv")] == ["01", "02"]
+
+
 def test_columns_of_all_files(here: Path, model: str) -> None:
     write_csv(here / "in" / "a.csv", [["1", "luz"]])
     write_csv(here / "in" / "b.csv", [["agua", "web"]], ("text", "channel"))

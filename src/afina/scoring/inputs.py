@@ -33,7 +33,8 @@ class InputFile:
         location: path or URL.
         name: what messages call it: below the folder or pattern's fixed part, else the location.
         format: by its suffix.
-        partitions: names and values of the ``name=value`` folders that it is in.
+        partitions: names and values of the ``name=value`` folders that it is in, below the folder or anywhere
+            in the pattern.
         size: in bytes.
         stamp: what changes when the file does.
     """
@@ -65,6 +66,7 @@ def find_inputs(
     Raises:
         UserError: nothing is there, a file is of an unknown format, formats are mixed, or a link leads out.
     """
+    of_pattern = False
     if storage.is_folder(source):
         root = source
         found = storage.below(source)
@@ -74,7 +76,7 @@ def find_inputs(
     elif storage.exists(source):
         root, locations = "", [source]
     elif _PATTERN.search(source):
-        root = _fixed_part(source)
+        root, of_pattern = _fixed_part(source), True
         found = storage.matching(source)
         locations = [item for item in found if not _is_hidden(item, root) and not passed_over(item)]
         if not locations:
@@ -87,7 +89,7 @@ def find_inputs(
         locations = [location for location in locations if not os.path.isdir(location)]
         if not locations:
             raise UserError(f"{source}: no file in the folder but links; put {_KNOWN} files in it")
-    files = [_input_file(location, root, storage) for location in locations]
+    files = [_input_file(location, root, of_pattern, storage) for location in locations]
     formats = sorted({file.format for file in files})
     if len(formats) > 1:
         raise UserError(
@@ -96,13 +98,14 @@ def find_inputs(
     return files
 
 
-def _input_file(location: str, root: str, storage: Storage) -> InputFile:
+def _input_file(location: str, root: str, of_pattern: bool, storage: Storage) -> InputFile:
     name = _relative(location, root) if root else location
     kind = format_of(location)
     if kind is None:
         raise UserError(f"{location}: not a format that is read; give {_KNOWN} (the text ones perhaps .gz)")
     size, stamp = storage.stamp(location)
-    return InputFile(location, name, kind, _partitions(name if root else ""), size, stamp)
+    partitions = _partitions(location if of_pattern else name if root else "")
+    return InputFile(location, name, kind, partitions, size, stamp)
 
 
 def _partitions(name: str) -> tuple[tuple[str, str], ...]:
