@@ -826,6 +826,32 @@ def test_killed_after_an_output_that_the_pattern_matches(
     assert score("d/*.csv", "d/out.csv", model).scored == 1
 
 
+@pytest.mark.parametrize("out", ["out.csv", "out.parquet", "out.jsonl"])
+def test_what_gets_its_name_is_on_the_disk(
+    here: Path, model: str, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "in.csv", [["1", "luz"], ["2", ""]])
+    synced: dict[int, int] = {}  # file to bytes
+    renamed: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def fsync(handle: int) -> None:
+        sync(handle)
+        status = os.fstat(handle)
+        synced[status.st_ino] = status.st_size
+
+    def rename(old: str, new: str) -> None:
+        status = os.stat(old)
+        assert synced.get(status.st_ino) == status.st_size, new
+        renamed.append(os.path.basename(new))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", rename)
+    score("in.csv", out, model)
+    assert {out, f"{out}.failed.csv", "chunks.jsonl", "plan.json", "000000.json"} <= set(renamed)
+
+
 @pytest.mark.parametrize(("out", "renamed"), [("out", "part-000000.csv"), ("out.csv", "out.csv")])
 def test_killed_before_an_older_output_is_replaced(here: Path, model: str, out: str, renamed: str) -> None:
     write_csv(here / "in.csv", [["1", "luz"]])

@@ -82,6 +82,8 @@ class LocalStorage:
     def writer(self, location: str) -> Iterator[IO[bytes]]:
         with atomic_path(Path(location)) as temporary, temporary.open("wb") as stream:
             yield stream
+            stream.flush()
+            os.fsync(stream.fileno())  # as above: a name must not be there before the bytes are
 
     def exists(self, location: str) -> bool:
         return os.path.lexists(location)
