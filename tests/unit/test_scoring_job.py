@@ -646,6 +646,18 @@ def test_a_half_written_note_is_no_part_done(here: Path, model: str, renamed: st
     assert sorted(os.listdir()) == ["in.csv", "out.csv"]
 
 
+def test_killed_while_an_unfinished_run_is_removed(
+    here: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "in.csv", [[str(number), text] for number, text in enumerate(some_texts(20))])
+    killed_after(3, monkeypatch, "in.csv", "out.csv", model, Settings(chunk=4))
+    killed_at_removal("done", monkeypatch, "in.csv", "out.csv", model, Settings(chunk=5), overwrite=True)
+    # The older job has lost files: nothing of it may be taken for done.
+    result = score("in.csv", "out.csv", model, Settings(chunk=4))
+    assert (result.scored, result.resumed) == (20, 0)
+    assert sorted(os.listdir()) == ["in.csv", "out.csv"]
+
+
 def test_a_changed_input_model_or_setting_is_not_mixed_in(
     here: Path, model: str, multilabel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -748,6 +760,12 @@ def test_files_beside_the_output_are_kept(here: Path, model: str, monkeypatch: p
     with pytest.raises(UserError, match=r"a\.csv\.failed\.csv: is there already; --overwrite replaces it"):
         score("in.csv", "a.csv", model)
     assert (here / "a.csv.failed.csv").read_text() == "mine"
+    kept = here / "f.csv.failed.csv" / "kept.txt"
+    kept.parent.mkdir()
+    kept.touch()
+    with pytest.raises(UserError, match=r"f\.csv\.failed\.csv: is a folder"):
+        score("in.csv", "f.csv", model, overwrite=True)
+    assert kept.exists()
     for name in ("notes.txt", "done/mine.json", "parts/part-1.csv"):
         kept = here / "b.csv.parts" / name
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -789,7 +807,7 @@ def killed_at_removal(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: An
     real = LocalStorage.remove
 
     def remove(self: LocalStorage, location: str) -> None:
-        if location.endswith(f".parts/{name}"):
+        if location.endswith(f".parts/{name}") and os.listdir(os.path.dirname(location)):
             raise _Killed
         real(self, location)
 

@@ -334,6 +334,10 @@ class _Run:
         Raises:
             UserError: it may not.
         """
+        if self.storage.is_folder(self.failures):
+            raise UserError(
+                f"{self.failures}: is a folder; move it, for failed rows are listed in that place"
+            )
         if self.is_taken() and not self.overwrite:
             raise UserError(f"{self.out}: is there already; --overwrite replaces it")
         unfinished = self.storage.exists(f"{self.work}/job.json")
@@ -377,7 +381,7 @@ class _Run:
             )
         if old is None or difference:
             self._check_work()
-            self.storage.remove(self.work)
+            self._tidy()
             self.storage.write(f"{self.work}/job.json", json.dumps(job).encode())
 
     def plan(
@@ -498,6 +502,8 @@ class _Run:
         """Remove what a run needed on its way, and nothing else."""
         # First what makes it a job: if killed now, what is left is nobody's and is removed by the next run.
         # Last what says that all is done.
+        if not self.storage.exists(self.work):
+            return
         for name in ("job.json", "chunks.jsonl", "plan.json", "done", "parts", "result.json"):
             self.storage.remove(f"{self.work}/{name}")
         if all(name.endswith(TEMPORARY) for name in self.storage.names(self.work)):
