@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +21,7 @@ from afina import __version__
 from afina.errors import UserError
 from afina.files import UnixLines, atomic_path
 from afina.progress import Progress
+from afina.quotes import UnsoundQuotesError, sound_rows
 from afina.spreadsheets import escape_formula
 
 if TYPE_CHECKING:
@@ -103,16 +106,17 @@ def predict(
 
     _write_utf8()
     classifier = Classifier(model, threads=threads)
-    if file is not None:
-        table = _inspect_csv(file, column, delimiter, encoding)
-        _predict_csv(classifier, table, out, prefix, top_k)
-    elif text:
-        # Bytes of an argument that are no character can be printed no more than they can be classified.
-        _print_predictions(classifier, [clean_text(one, ()) for one in text], top_k, as_json)
-    elif sys.stdin is None:
-        raise UserError("predict: stdin is closed; give --text, --file, or texts on stdin")
-    else:
-        _print_predictions(classifier, _stdin_lines(encoding), top_k, as_json)
+    with _writing(out):
+        if file is not None:
+            table = _inspect_csv(file, column, delimiter, encoding)
+            _predict_csv(classifier, table, out, prefix, top_k)
+        elif text:
+            # Bytes of an argument that are no character can be printed no more than they can be classified.
+            _print_predictions(classifier, [clean_text(one, ()) for one in text], top_k, as_json)
+        elif sys.stdin is None:
+            raise UserError("predict: stdin is closed; give --text, --file, or texts on stdin")
+        else:
+            _print_predictions(classifier, _stdin_lines(encoding), top_k, as_json)
 
 
 @app.command()
@@ -519,6 +523,7 @@ def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str |
     if not path.is_file():
         raise UserError(f"{path}: {'is a folder, give a CSV file' if path.is_dir() else 'no such file'}")
     csv.field_size_limit(2**31 - 1)
+    line = 0
     encoding = encoding or _detect_encoding(path)
     with _known_encoding(encoding), path.open(encoding=encoding, newline="") as stream:
         try:
@@ -527,8 +532,8 @@ def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str |
                 raise UserError(f"{path}: line 1: expected a header with column names, found an empty line")
             delimiter = delimiter or _detect_delimiter(first, column)
             stream.seek(0)
-            reader = csv.reader(stream, delimiter=delimiter)
-            header = next(reader)
+            reader = sound_rows(stream, delimiter)
+            line, header = next(reader)
             if column not in header:
                 raise UserError(
                     f"{path}: no column {column!r}; it has {', '.join(map(repr, header[:20]))}; "
@@ -539,10 +544,10 @@ def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str |
                     f"{path}: {header.count(column)} columns are named {column!r}; rename all but one"
                 )
             rows = 0
-            for row in reader:
+            for line, row in reader:
                 if row and len(row) != len(header):
                     raise UserError(
-                        f"{path}: line {reader.line_num}: {len(row)} cells where the header has "
+                        f"{path}: line {line}: {len(row)} cells where the header has "
                         f"{len(header)}; mend the row, or name another --delimiter than {delimiter!r}"
                     )
                 rows += bool(row)
@@ -552,8 +557,12 @@ def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str |
             ) from None
         except UnicodeError as error:  # a mark of the byte order that is missing
             raise UserError(f"{path}: not {encoding} ({error}); name another --encoding") from None
+        except UnsoundQuotesError as error:
+            raise UserError(
+                f"{path}: line {error.line}: a quote opens and does not close; close it or write it twice"
+            ) from None
         except csv.Error as error:
-            raise UserError(f"{path}: line {reader.line_num}: not valid CSV ({error})") from None
+            raise UserError(f"{path}: after line {line}: not valid CSV ({error}); mend it") from None
     return _Csv(path, encoding, delimiter, header, header.index(column), rows)
 
 
@@ -628,6 +637,30 @@ def _predict_csv(classifier: Classifier, table: _Csv, out: Path | None, prefix: 
             progress.advance(len(rows))
     if out is not None:
         print(f"{out}: {table.rows:,} rows", file=sys.stderr)
+
+
+@contextmanager
+def _writing(out: Path | None) -> Iterator[None]:
+    """Turn what goes wrong with a disk into a `UserError`; a reader that went away is none.
+
+    Raises:
+        UserError: a file cannot be read, or the answer not be written.
+    """
+    try:
+        yield
+        if out is None:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        if out is None and error.filename is None:
+            # What could not be written would be tried again, with a traceback, when Python ends.
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        what = (
+            f"cannot write {out or 'to stdout'}" if error.filename is None else f"{error.filename}: no access"
+        )
+        raise UserError(f"predict: {what} ({error.strerror or error}); check it and run again") from None
 
 
 @contextmanager

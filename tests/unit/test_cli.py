@@ -314,6 +314,10 @@ def test_what_was_in_the_csv_comes_out_of_it(
         ("text,b\n1,2\n1,2,3\n", [], "line 3: 3 cells where the header has 2"),
         ("", [], "line 1: expected a header"),
         ("text,label\n1,2\n", [], "has a column 'label' already; tell the new ones apart with --prefix"),
+        ('text,b\n1,2\n3,"4\n5,6\n7,8\n', [], "in.csv: line 3: a quote opens and does not close"),
+        ('text,b\n"1,2\n3,"4\n5,6\n', [], "in.csv: line 2: a quote opens and does not close"),
+        ('text,b\n"1\n2",x\n3,"4', [], "in.csv: line 4: a quote opens and does not close"),
+        ('text,"b\n1,2\n', [], "in.csv: line 1: a quote opens and does not close"),
         ("text\nñ\n", ["--encoding", "ascii"], "is not ascii; name another --encoding"),
         ("text\nx\n", ["--encoding", "klingon"], "no encoding is named 'klingon'"),
         ("text\nx\n", ["--json"], "--json goes with --text or stdin"),
@@ -431,6 +435,39 @@ def test_python_m_afina(model: str, tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (0, b"luz\t0.576117\n"), result.stderr
     result = subprocess.run([*command, "absent.onnx"], capture_output=True, check=False, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (2, b"afina: error: absent.onnx: no such file\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize(
+    "options", [["--text", "agua"], ["--file", "in.csv"], ["--file", "in.csv", "--out"], []]
+)
+def test_a_full_disk_is_one_line(model: str, tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "in.csv").write_text("text\nagua\n", encoding="utf-8")
+    to_out = options[-1:] == ["--out"]
+    command = [sys.executable, "-m", "afina", "predict", model, *options, *(["/dev/full"] if to_out else [])]
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(
+            command,
+            input=b"agua\n",
+            stdout=None if to_out else full,
+            stderr=subprocess.PIPE,
+            check=False,
+            cwd=tmp_path,
+        )
+    where = "/dev/full" if to_out else "to stdout"
+    expected = (
+        f"afina: error: predict: cannot write {where} (No space left on device); check it and run again\n"
+    )
+    assert (result.returncode, result.stderr.decode()) == (2, expected)
+
+
+def test_a_reader_that_went_away_is_no_error(model: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "afina", "predict", model, "--text", "agua"]
+    read, write = os.pipe()
+    os.close(read)
+    result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False, cwd=tmp_path)
+    os.close(write)
+    assert result.stderr == b""
 
 
 # --------------------------------------------------------------------- what must not be overwritten

@@ -463,6 +463,19 @@ def test_a_monitor_forgets_what_is_out_of_its_window() -> None:
     assert found.measures[0].bins[0].new == 0.5
 
 
+@pytest.mark.parametrize("window", [10, 11, 19, 21, 99, 100, 2999])
+def test_a_monitor_counts_nine_tenths_of_its_window(window: int) -> None:
+    reference = build_reference(labelled(a=50), ["a"], "multiclass")
+    monitor = Monitor(reference, window=window)
+    counted = []
+    for _ in range(3 * window if window < 100 else 1):
+        monitor.observe([prediction("a")] * (1 if window < 100 else window * 2))
+        counted.append(monitor.snapshot().measures[0].new_texts)
+    settled = counted[2 * window :] or counted
+    assert min(settled) >= 0.9 * window
+    assert max(settled) <= window + window // 10
+
+
 def test_a_monitor_says_what_the_comparison_of_its_window_says() -> None:
     generator = np.random.default_rng(6)
     reference = build_reference(drawn(generator, 500), LABELS, "multiclass", 512)

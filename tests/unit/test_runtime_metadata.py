@@ -86,6 +86,11 @@ def test_a_missing_property_is_named(key: str) -> None:
         ("schema_version", "0", "expected a whole number from 1"),
         ("task", "regression", "expected multiclass or multilabel, found 'regression'"),
         ("labels", "agua", "not valid JSON"),
+        ("labels", "[" * 100_000, "not valid JSON: '[[[["),
+        ("metrics", '{"f1": ' + "1" * 5_000 + "}", "not valid JSON"),
+        ("schema_version", "1" * 5_000, "expected a whole number from 1 to 2,147,483,647, found '1111"),
+        ("pad_token_id", "9" * 20, "expected a whole number from 0 to 2,147,483,647"),
+        ("max_length", "2147483648", "expected a whole number from 1 to 2,147,483,647"),
         ("labels", "[]", "expected different names"),
         ("labels", '["a", "a"]', "expected different names"),
         ("labels", '["a", 1]', "expected a list of names"),
@@ -111,6 +116,7 @@ def test_a_garbled_property_is_named(key: str, value: str, message: str) -> None
     with pytest.raises(UserError, match=rf"^m\.onnx: metadata {key}: ") as error:
         ArtifactMetadata.from_properties(properties, "m.onnx")
     assert message in str(error.value)
+    assert len(str(error.value)) < 200
 
 
 def test_a_newer_schema_asks_for_an_upgrade() -> None:

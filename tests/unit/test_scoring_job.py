@@ -106,6 +106,14 @@ def test_failures_are_listed_and_counted(here: Path, model: str) -> None:
     assert not (here / "out.csv.failed.csv").exists()
 
 
+def test_broken_quotes_are_failed_rows(here: Path, model: str) -> None:
+    rows = [f'{row},"hola {row}' if 5 <= row <= 8 else f"{row},hola {row}" for row in range(1, 13)]
+    (here / "in.csv").write_text("\n".join(["id,text", *rows, ""]))
+    result = score("in.csv", "out.csv", model, Settings(chunk=3))
+    assert (result.rows, result.scored, result.failed) == (12, 8, 4)
+    assert [row["row"] for row in read_csv("out.csv.failed.csv")] == ["6", "7", "8", "9"]
+
+
 def test_formulas_are_escaped_in_csv_alone(here: Path, model: str) -> None:
     write_csv(here / "in.csv", [["-3", "=HYPERLINK(1) luz"]], ("=id", "text"))
     score("in.csv", "out.csv", model)
@@ -204,6 +212,141 @@ def test_parquet_keeps_its_types(here: Path, model: str) -> None:
     )
 
 
+def test_parquet_of_string_views(here: Path, model: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    raw = pa.array([b"luz", b"\xff", None, b"agua", b" "], pa.binary_view())
+    columns = {
+        "text": pa.Array.from_buffers(pa.string_view(), 5, raw.buffers()),
+        "tags": pa.array([["a"], ["b"], None, ["c", "d"], []], pa.list_(pa.string_view())),
+    }
+    pq.write_table(pa.table(columns), "in.parquet")
+    result = score("in.parquet", "out.parquet", model)
+    assert (result.scored, result.failed) == (2, 3)
+    assert pq.read_table("out.parquet", columns=["text", "tags"]).to_pylist() == [
+        {"text": "luz", "tags": ["a"]},
+        {"text": "agua", "tags": ["c", "d"]},
+    ]
+    score("in.parquet", "out.jsonl", model)
+    assert [(row["text"], row["tags"]) for row in read_jsonl("out.jsonl")] == [
+        ("luz", ["a"]),
+        ("agua", ["c", "d"]),
+    ]
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are text there")
+def test_a_file_name_that_is_no_text(here: Path, model: str) -> None:
+    folder = here / "in" / os.fsdecode(b"k=\xff")
+    folder.mkdir(parents=True)
+    (folder / os.fsdecode(b"a\xe9.csv")).write_text("text\nluz\n \n")
+    result = score("in", "out.csv", model)
+    assert (result.scored, result.failed) == (1, 1)
+    assert read_csv("out.csv.failed.csv")[0]["file"] == "k=\\udcff/a\\udce9.csv"
+    assert read_csv("out.csv")[0]["k"] == "\\udcff"
+
+
+def test_json_lines_of_mixed_types_become_parquet(here: Path, model: str) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    big = 2**60 + 1
+    rows = [{"a": big, "b": 1, "c": big}, {"a": 1.5, "b": 2**53, "c": 1}, {"a": 1, "b": 0.5}]
+    (here / "in.jsonl").write_text("".join(json.dumps(row | {"text": "luz"}) + "\n" for row in rows))
+    assert score("in.jsonl", "out.parquet", model, Settings(chunk=2)).scored == 3
+    table = pq.read_table("out.parquet")
+    assert table.column("a").to_pylist() == [str(big), "1.5", "1"]
+    assert table.column("b").to_pylist() == [1.0, float(2**53), 0.5]
+    assert table.column("c").to_pylist() == [big, 1, None]
+
+
+def test_a_folder_and_some_rows_have_the_column(here: Path, model: str) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    path = here / "in" / "year=2025" / "a.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"text": "luz"}\n{"text": "luz", "year": 2025}\n{"text": "luz", "year": null}\n')
+    score("in", "out.parquet", model)
+    assert pq.read_table("out.parquet").column("year").to_pylist() == ["2025", "2025", None]
+
+
+def parquet(path: Path, **columns: Any) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = {"write_statistics": False} if "unsaid" in path.name else {}
+    pq.write_table(pa.table({"text": ["luz"] * len(columns["n"]), **columns}), path, **options)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "kind"),
+    [
+        (("int64", [2**60 + 1]), ("float64", [0.5]), "string"),
+        (("int64", [2**53, None]), ("float64", [0.5]), "double"),
+        (("int64", [None]), ("float64", [0.5]), "double"),
+        (("int32", [-(2**31)]), ("float64", [0.5]), "double"),
+        (("uint64", [2**63 + 1]), ("int64", [-1]), "string"),
+        (("uint64", [2**62]), ("int64", [-1]), "int64"),
+        (("uint64", [2**63 + 1]), ("uint8", [1]), "uint64"),
+        (("int64", [5]), ("string", ["a"]), "string"),
+        (("bool", [True]), ("int64", [5]), "string"),
+        (("string", ["a"]), ("string_view", ["b"]), "string"),
+        (("null", [None]), ("int64", [5]), "int64"),
+    ],
+)
+def test_parquet_files_of_different_types(
+    here: Path, model: str, one: tuple[str, list[Any]], other: tuple[str, list[Any]], kind: str
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    make = {"bool": pa.bool_, "float64": pa.float64} | {
+        name: getattr(pa, name)
+        for name in ("int64", "int32", "uint64", "uint8", "string", "string_view", "null")
+    }
+    for name, (type_name, values) in (("a", one), ("b", other)):
+        parquet(here / "in" / f"{name}.parquet", n=pa.array(values, make[type_name]()))
+    score("in", "out.parquet", model)
+    column = pq.read_table("out.parquet").column("n")
+    assert str(column.type) == kind
+    expected = [*one[1], *other[1]]
+    if kind == "string":
+        expected = [str(value).lower() for value in expected]
+    assert column.to_pylist() == expected
+
+
+def test_parquet_files_that_do_not_say_their_extremes(here: Path, model: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    parquet(here / "in" / "unsaid.parquet", n=pa.array([2**60 + 1]))
+    parquet(here / "in" / "b.parquet", n=pa.array([0.5]))
+    score("in", "out.parquet", model)
+    assert pq.read_table("out.parquet").column("n").to_pylist() == ["0.5", str(2**60 + 1)]
+
+
+def test_a_parquet_column_beside_a_folder_of_its_name(here: Path, model: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    parquet(here / "in" / "a.parquet", n=pa.array([1]), y=pa.array([5]))
+    parquet(here / "in" / "y=q" / "b.parquet", n=pa.array([2]))
+    score("in", "out.parquet", model)
+    assert pq.read_table("out.parquet").column("y").to_pylist() == ["5", "q"]
+
+
+@pytest.mark.parametrize("name", ["a", "unsaid"])
+def test_parquet_files_that_do_not_go_together_are_named(here: Path, model: str, name: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    late = pa.array([10**18], pa.int64()).view(pa.timestamp("us"))
+    parquet(here / "in" / f"{name}.parquet", n=late)
+    parquet(here / "in" / "b.parquet", n=pa.array([1], pa.timestamp("ns")))
+    with pytest.raises(UserError, match=r"in/.*\.parquet: column 'n': .*; score (them|it) apart") as caught:
+        score("in", "out.parquet", model)
+    assert "\n" not in str(caught.value)
+    parquet(here / "nested" / "a.parquet", n=pa.array([[1]]))
+    parquet(here / "nested" / "b.parquet", n=pa.array([1]))
+    with pytest.raises(
+        UserError,
+        match=r"nested/b\.parquet: column 'n': int64 does not go with the list<.* of nested/a\.parquet",
+    ):
+        score("nested", "out2.parquet", model)
+    assert not list(here.glob("out*.parquet"))
+
+
 def test_parquet_with_bytes_that_are_no_text(here: Path, model: str) -> None:
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
@@ -254,6 +397,16 @@ def test_folder_with_partitions(here: Path, model: str) -> None:
     assert score("out", "again.jsonl", model, Settings(prefix="new_")).scored == 6
 
 
+def test_folders_before_the_first_star_are_columns(here: Path, model: str) -> None:
+    for month in ("01", "02"):
+        write_csv(here / "data" / "year=2025" / f"month={month}" / "x.csv", [["1", "luz"]])
+    (here / "data" / "year=2024").mkdir()
+    score("data/year=2025/*/*.csv", "out.csv", model)
+    assert [(row["year"], row["month"]) for row in read_csv("out.csv")] == [("2025", "01"), ("2025", "02")]
+    score("data/year=2025", "out2.csv", model)
+    assert [row["month"] for row in read_csv("out2.csv")] == ["01", "02"]
+
+
 def test_columns_of_all_files(here: Path, model: str) -> None:
     write_csv(here / "in" / "a.csv", [["1", "luz"]])
     write_csv(here / "in" / "b.csv", [["agua", "web"]], ("text", "channel"))
@@ -262,6 +415,77 @@ def test_columns_of_all_files(here: Path, model: str) -> None:
         ("1", "luz", ""),
         ("", "agua", "web"),
     ]
+
+
+def test_linked_folders_are_not_left_out_unsaid(here: Path, model: str) -> None:
+    write_csv(here / "elsewhere" / "b.csv", [["2", "agua"]])
+    write_csv(here / "in" / "year=2025" / "a.csv", [["1", "luz"]])
+    (here / "in" / "latest").symlink_to("year=2025")  # read in its own place
+    assert score("in", "out.csv", model).rows == 1
+    (here / "links" / ".hidden").mkdir(parents=True)
+    (here / "links" / "shown").symlink_to(".hidden")
+    with pytest.raises(UserError, match="links: no file in the folder but links"):
+        score("links", "out2.csv", model)
+    (here / "in" / "year=2024").symlink_to(here / "elsewhere")
+    with pytest.raises(UserError, match=r"in/year=2024: a link that leads out of in; name that file itself"):
+        score("in", "out2.csv", model)
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(
+    here: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "in" / "a.csv", [["1", "luz"]])
+    write_csv(here / "in" / "shut" / "b.csv", [["1", "luz"]])
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        if path.endswith("shut"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=r"in/shut: cannot be read \(Permission denied\)"):
+        score("in", "out.csv", model)
+
+
+@pytest.mark.parametrize("pattern", ["d2/**/*.csv", "d2/**"])
+@pytest.mark.parametrize("out", ["d2/scored.csv", "d2/scored"])
+def test_a_pattern_that_matches_what_the_run_writes(
+    here: Path, model: str, monkeypatch: pytest.MonkeyPatch, pattern: str, out: str
+) -> None:
+    write_csv(here / "d2" / "a.csv", [["1", "luz"], ["2", ""], ["3", "agua"]])
+    write_csv(here / "d2" / "z" / "b.csv", [["4", "luz"]])
+    killed_after(2, monkeypatch, pattern, out, model, Settings(chunk=1))
+    result = score(pattern, out, model, Settings(chunk=1))
+    assert (result.rows, result.scored, result.failed, result.resumed) == (4, 3, 1, 2)
+    assert not Path(f"{out}.parts").exists()
+    # Now it would be read as well.
+    with pytest.raises(UserError, match=r"input and output at once|is read, and inside"):
+        score(pattern, out, model, Settings(chunk=1), overwrite=True)
+    assert Path(out).exists()
+
+
+@pytest.mark.parametrize(("number", "what"), [(0, "came"), (1, "went")])
+def test_a_file_that_comes_or_goes_on_the_way_is_named(
+    here: Path, model: str, monkeypatch: pytest.MonkeyPatch, number: int, what: str
+) -> None:
+    from afina.scoring import worker
+
+    for name in ("a", "c"):
+        write_csv(here / "in" / f"{name}.csv", [["1", "luz"]])
+    real = worker.Worker.__call__
+
+    def meddle(self: worker.Worker, part: Any) -> worker.Done:
+        done = real(self, part)
+        if what == "came":
+            write_csv(here / "in" / "b.csv", [["1", "luz"]])
+        elif part.number == 1:
+            (here / "in" / "c.csv").unlink()
+        return done
+
+    monkeypatch.setattr(worker.Worker, "__call__", meddle)
+    with pytest.raises(UserError, match=rf"in/{'bc'[number]}\.csv: {what} while it was scored"):
+        score("in", "out.csv", model)
 
 
 def test_names_in_a_folder_lead_nowhere_else(here: Path, model: str) -> None:
@@ -395,6 +619,45 @@ def test_finished_parts_are_not_scored_again(
     assert not Path(f"{out}.parts").exists()
 
 
+def killed_at_rename(model: str, source: str, out: str, renamed: str, *options: str) -> None:
+    """A process that dies at the moment it would give a file its name, so that nothing is tidied up."""
+    code = """
+import os, sys
+real = os.replace
+def replace(old, new):
+    if str(new).endswith(sys.argv[1]):
+        os._exit(9)
+    real(old, new)
+os.replace = replace
+from afina.cli import main
+main(sys.argv[2:])
+"""
+    arguments = [renamed, "score", source, out, "--model", model, "--threads", "1", *options]
+    assert subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True).returncode == 9
+
+
+@pytest.mark.parametrize("renamed", ["done/000004.json", "done/000003.json", "parts/part-000004.csv"])
+def test_a_half_written_note_is_no_part_done(here: Path, model: str, renamed: str) -> None:
+    write_csv(here / "in.csv", [[str(number), text] for number, text in enumerate(some_texts(50))])
+    killed_at_rename(model, "in.csv", "out.csv", renamed, "--chunk", "10")
+    result = score("in.csv", "out.csv", model, Settings(chunk=10))
+    assert (result.scored, result.parts, result.resumed) == (50, 5, 3 if "3" in renamed else 4)
+    assert len(read_csv("out.csv")) == 50
+    assert sorted(os.listdir()) == ["in.csv", "out.csv"]
+
+
+def test_killed_while_an_unfinished_run_is_removed(
+    here: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "in.csv", [[str(number), text] for number, text in enumerate(some_texts(20))])
+    killed_after(3, monkeypatch, "in.csv", "out.csv", model, Settings(chunk=4))
+    killed_at_removal("done", monkeypatch, "in.csv", "out.csv", model, Settings(chunk=5), overwrite=True)
+    # The older job has lost files: nothing of it may be taken for done.
+    result = score("in.csv", "out.csv", model, Settings(chunk=4))
+    assert (result.scored, result.resumed) == (20, 0)
+    assert sorted(os.listdir()) == ["in.csv", "out.csv"]
+
+
 def test_a_changed_input_model_or_setting_is_not_mixed_in(
     here: Path, model: str, multilabel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -446,6 +709,86 @@ def test_what_is_there_is_replaced_on_request_alone(here: Path, model: str) -> N
         assert score("in.csv", out, model, overwrite=True).scored == 1
 
 
+@pytest.mark.parametrize(
+    ("source", "out", "message"),
+    [
+        ("d1/in.csv", "d1", r"d1/in\.csv: is read, and inside d1, which is replaced"),
+        ("d1/*.csv", "d1", r"d1/in\.csv: is read, and inside d1"),
+        ("d1/in.csv", "link", "inside link"),
+        ("in.csv", "models", r"models/m\.onnx: is read, and inside models"),
+        ("out.parts/in.csv", "out", r"inside out\.parts"),
+        ("in.csv", ".", "is the current folder, or one around it"),
+        ("in.csv", "..", "is the current folder, or one around it"),
+        ("in.csv", "other/../../here", "is the current folder, or one around it"),
+        ("in.csv", "", "is the current folder, or one around it"),
+        ("in.csv", "notes", r"notes: holds 'mine\.txt', which is no part of an output"),
+        ("in.csv", "file", "file: is no folder, and one is to be written"),
+        ("in.csv", "folder.csv", r"folder\.csv: is a folder, and a file is to be written"),
+    ],
+)
+def test_overwriting_takes_nothing_but_an_older_output(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, source: str, out: str, message: str
+) -> None:
+    here = tmp_path / "here"
+    for name in ("in.csv", "d1/in.csv", "out.parts/in.csv"):
+        write_csv(here / name, [["1", "luz"]])
+    for name in ("models", "notes", "folder.csv", "other"):
+        (here / name).mkdir()
+    (here / "models" / "m.onnx").write_bytes(Path(model).read_bytes())
+    for name in ("d1/kept.txt", "notes/mine.txt", "notes/part-000000.csv", "file"):
+        (here / name).touch()
+    (here / "link").symlink_to("d1")
+    monkeypatch.chdir(here)
+    before = sorted(here.rglob("*"))
+    with pytest.raises(UserError, match=message) as caught:
+        score(source, out, "models/m.onnx", overwrite=True)
+    assert "\n" not in str(caught.value)
+    assert sorted(here.rglob("*")) == before
+
+
+def test_an_empty_folder_or_an_older_output_is_overwritten(here: Path, model: str) -> None:
+    write_csv(here / "in.csv", [[str(number), "luz"] for number in range(4)])
+    (here / "out").mkdir()
+    assert score("in.csv", "out", model, Settings(chunk=1), overwrite=True).parts == 4
+    assert score("in.csv", "out", model, overwrite=True).parts == 1
+    assert sorted(os.listdir("out")) == ["_SUCCESS", "part-000000.csv"]
+
+
+def test_files_beside_the_output_are_kept(here: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_csv(here / "in.csv", [["1", "luz"], ["2", ""], ["3", "luz"]])
+    (here / "a.csv.failed.csv").write_text("mine")
+    with pytest.raises(UserError, match=r"a\.csv\.failed\.csv: is there already; --overwrite replaces it"):
+        score("in.csv", "a.csv", model)
+    assert (here / "a.csv.failed.csv").read_text() == "mine"
+    kept = here / "f.csv.failed.csv" / "kept.txt"
+    kept.parent.mkdir()
+    kept.touch()
+    with pytest.raises(UserError, match=r"f\.csv\.failed\.csv: is a folder"):
+        score("in.csv", "f.csv", model, overwrite=True)
+    assert kept.exists()
+    for name in ("notes.txt", "done/mine.json", "parts/part-1.csv"):
+        kept = here / "b.csv.parts" / name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.touch()
+        with pytest.raises(UserError, match=rf"b\.csv\.parts/{name}: is of no run"):
+            score("in.csv", "b.csv", model, overwrite=True)
+        assert kept.exists()
+        kept.unlink()
+    (here / "c.csv.parts").touch()
+    with pytest.raises(UserError, match=r"c\.csv\.parts: is no folder"):
+        score("in.csv", "c.csv", model)
+    # What a run left is no one's: it is removed without asking.
+    killed_after(2, monkeypatch, "in.csv", "b.csv", model, Settings(chunk=1))
+    (here / "b.csv.parts" / "done" / ".000002.json.ab12.tmp").touch()
+    (here / "b.csv.parts" / "job.json").unlink()
+    assert score("in.csv", "b.csv", model, Settings(chunk=1)).resumed == 0
+    # What comes while it runs stays.
+    killed_after(2, monkeypatch, "in.csv", "e.csv", model, Settings(chunk=1))
+    (here / "e.csv.parts" / "notes.txt").touch()
+    assert score("in.csv", "e.csv", model, Settings(chunk=1)).resumed == 2
+    assert os.listdir("e.csv.parts") == ["notes.txt"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no flock")
 def test_two_runs_do_not_write_one_output(here: Path, model: str) -> None:
     import fcntl
@@ -457,25 +800,87 @@ def test_two_runs_do_not_write_one_output(here: Path, model: str) -> None:
             score("in.csv", "out.csv", model)
 
 
-def test_killed_after_the_folder_is_in_place(here: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def killed_at_removal(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: Any, **options: Any) -> None:
+    """A run that ends when it would remove a file of the work folder."""
     from afina.scoring.storage import LocalStorage
 
-    write_csv(here / "in.csv", [["1", "luz"], ["2", ""]])
     real = LocalStorage.remove
 
     def remove(self: LocalStorage, location: str) -> None:
-        if location.endswith("job.json"):
+        if location.endswith(f".parts/{name}") and os.listdir(os.path.dirname(location)):
             raise _Killed
         real(self, location)
 
     with monkeypatch.context() as patch:
         patch.setattr(LocalStorage, "remove", remove)
         with pytest.raises(_Killed):
-            score("in.csv", "out", model)
-    assert Path("out.parts").exists()
-    result = score("in.csv", "out", model)
+            score(*arguments, **options)
+
+
+@pytest.mark.parametrize("out", ["d/out", "d/out.csv", "d/out.parquet"])
+@pytest.mark.parametrize("removed", ["job.json", "plan.json", "parts", "result.json"])
+@pytest.mark.parametrize("older", [False, True])
+def test_killed_after_the_output_is_in_place(
+    here: Path, model: str, out: str, removed: str, older: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "d" / "in.csv", [["1", "luz"], ["2", ""]])
+    if older:
+        score("d/in.csv", out, model)
+    killed_at_removal(removed, monkeypatch, "d/in.csv", out, model, overwrite=older)
+    with pytest.raises(UserError, match="is there already"):
+        score("d/in.csv", out, model, Settings(top_k=2))  # another job
+    result = score("d/in.csv", out, model)
     assert (result.scored, result.failed) == (1, 1)
-    assert not Path("out.parts").exists()
+    assert not Path(f"{out}.parts").exists()
+    with pytest.raises(UserError, match="is there already"):
+        score("d/in.csv", out, model)
+
+
+def test_killed_after_an_output_that_the_pattern_matches(
+    here: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "d" / "in.csv", [["1", "luz"]])
+    killed_at_removal("plan.json", monkeypatch, "d/*.csv", "d/out.csv", model)
+    assert score("d/*.csv", "d/out.csv", model).scored == 1
+
+
+@pytest.mark.parametrize("out", ["out.csv", "out.parquet", "out.jsonl"])
+def test_what_gets_its_name_is_on_the_disk(
+    here: Path, model: str, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "in.csv", [["1", "luz"], ["2", ""]])
+    synced: dict[int, int] = {}  # file to bytes
+    renamed: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def fsync(handle: int) -> None:
+        sync(handle)
+        status = os.fstat(handle)
+        synced[status.st_ino] = status.st_size
+
+    def rename(old: str, new: str) -> None:
+        status = os.stat(old)
+        assert synced.get(status.st_ino) == status.st_size, new
+        renamed.append(os.path.basename(new))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", rename)
+    score("in.csv", out, model)
+    assert {out, f"{out}.failed.csv", "chunks.jsonl", "plan.json", "000000.json"} <= set(renamed)
+
+
+@pytest.mark.parametrize(("out", "renamed"), [("out", "part-000000.csv"), ("out.csv", "out.csv")])
+def test_killed_before_an_older_output_is_replaced(here: Path, model: str, out: str, renamed: str) -> None:
+    write_csv(here / "in.csv", [["1", "luz"]])
+    score("in.csv", out, model)
+    killed_at_rename(model, "in.csv", out, renamed, "--overwrite", "--top-k", "2")
+    with pytest.raises(UserError, match="is there already"):
+        score("in.csv", out, model, Settings(top_k=2))
+    score("in.csv", out, model, Settings(top_k=2), overwrite=True)
+    written = Path(out) / renamed if out == "out" else Path(out)
+    assert "label_2" in read_csv(written)[0]
+    assert sorted(os.listdir()) == sorted(["in.csv", out])
 
 
 @settings(max_examples=40, deadline=None)
@@ -566,6 +971,51 @@ def test_memory(model: str) -> None:
     assert not fsspec.filesystem("memory").exists(f"{root}/out.parts")
     with pytest.raises(UserError, match="only this process sees it"):
         score(f"{root}/in", f"{root}/out2", model, workers=2)
+
+
+def test_overwriting_a_remote_place_keeps_what_is_read(model: str) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    root = f"memory://{uuid.uuid4().hex}"
+    for name in ("in.csv", "notes/mine.txt"):
+        with fsspec.open(f"{root}/{name}", "wb") as stream:
+            stream.write(b"text\nluz\n")
+    with pytest.raises(UserError, match="is read, and inside"):
+        score(f"{root}/in.csv", root.replace("://", ":///"), model, overwrite=True)
+    with pytest.raises(UserError, match=r"holds 'mine\.txt'"):
+        score(f"{root}/in.csv", f"{root}/notes", model, overwrite=True)
+    with pytest.raises(UserError, match="names no file or folder"):
+        score(f"{root}/in.csv", "memory://", model, overwrite=True)
+    files = fsspec.filesystem("memory")
+    assert files.exists(f"{root}/in.csv")
+    assert files.exists(f"{root}/notes/mine.txt")
+
+
+def test_a_remote_output_is_kept_until_the_new_one_is_planned(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    files = fsspec.filesystem("memory")
+    root = f"memory://{uuid.uuid4().hex}"
+    files.pipe_file(f"{root}/in.csv", b"text\nluz\nagua\nluz\n")
+    files.pipe_file(f"{root}/other.csv", b"body\nluz\nagua\n")
+    source, out = f"{root}/in.csv", f"{root}/out"
+    score(source, out, model, Settings(chunk=1))
+    before = {name: files.cat_file(name) for name in files.find(out)}
+    assert len(before) == 4
+    with pytest.raises(UserError, match="no column 'text'"):
+        score(f"{root}/other.csv", out, model, overwrite=True)
+    assert {name: files.cat_file(name) for name in files.find(out)} == before
+    # Fewer parts: none of the older ones is left, however often the run is killed.
+    other = Settings(columns=("body",), chunk=1)
+    killed_after(0, monkeypatch, f"{root}/other.csv", out, model, other, overwrite=True)
+    assert not files.exists(f"{out}/_SUCCESS")
+    killed_after(1, monkeypatch, f"{root}/other.csv", out, model, other)
+    assert score(f"{root}/other.csv", out, model, other).resumed == 1
+    assert sorted(name.rsplit("/", 1)[1] for name in files.find(out)) == [
+        "_SUCCESS",
+        "part-000000.csv",
+        "part-000001.csv",
+    ]
 
 
 @pytest.fixture

@@ -15,7 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afina.errors import UserError
-from afina.scoring import text_records
+from afina.scoring import Settings, text_records
+from afina.scoring.inputs import find_inputs
+from afina.scoring.plan import Planner
+from afina.scoring.rows import PartReader
 from afina.scoring.storage import LocalStorage
 from afina.scoring.text_records import Cursor, Record, TextFile, examine_csv, examine_json, read_records
 
@@ -77,6 +80,18 @@ def test_a_stray_quote_takes_only_its_line(tmp_path: Path) -> None:
         (4, "3 columns instead of 2"),
     ]
     assert [record.value[0] for record in records if not record.problem] == ["2", "4"]
+
+
+def test_open_quotes_line_after_line_merge_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    rows = [f'{row},"hola {row}' if 5 <= row <= 8 else f"{row},hola {row}" for row in range(1, 13)]
+    path.write_text("\n".join(["id,text", *rows, ""]))
+    _, records = read_csv(path)
+    assert len(records) == 12
+    assert problems(records) == [(line, "a quote opens and does not close") for line in (6, 7, 8, 9)]
+    # Quotes that open and close are no break of the rules, over however many lines.
+    path.write_text('id,text\n1,"a\n2,b\n"\n2,"c ""d""\n"\n')
+    assert [record.value[1] for record in read_csv(path)[1]] == ["a\n2,b\n", 'c "d"\n']
 
 
 def test_longest_record_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,6 +170,36 @@ def test_cursor_goes_back_in_a_compressed_file(tmp_path: Path) -> None:
         again = next(read_records(cursor, everything[at].start, everything[at].line))
         assert again == everything[at]
     cursor.close()
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.csv", "a.jsonl.gz", "a.jsonl"])
+def test_parts_in_order_cost_one_reading(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"text {number}" for number in range(60)]
+    if ".jsonl" in name:
+        lines = [json.dumps({"text": text}) for text in texts]
+    else:
+        lines = [f'{number},"{text}' + '"' * (number % 3 > 0) for number, text in enumerate(texts)]
+    lines.insert(30, "")
+    data = "\n".join(["id,text"] * (".csv" in name) + lines).encode("utf-8" if ".gz" in name else "utf-16")
+    (tmp_path / name).write_bytes(gzip.compress(data) if ".gz" in name else data)
+    planner = Planner(
+        HERE, Settings(chunk=7), 3, False, "out.jsonl", "jsonl", find_inputs(str(tmp_path), HERE)
+    )
+    parts = list(planner.parts())
+    opened = []
+    real = LocalStorage.open
+    monkeypatch.setattr(LocalStorage, "open", lambda self, name: opened.append(name) or real(self, name))
+    reader = PartReader(HERE, planner.plan())
+    rows = [reader.read(part) for part in parts]
+    reader.close()
+    assert len(parts) == 9
+    assert sum(len(one.texts) + len(one.failures) for one in rows) == 60
+    assert sum(len(one.failures) for one in rows) == (20 if ".csv" in name else 0)
+    assert len(opened) == 1
+    # In any other order the same is read.
+    reader = PartReader(HERE, planner.plan())
+    assert [reader.read(part) for part in reversed(parts)] == rows[::-1]
+    reader.close()
 
 
 def test_cut_utf16_fails_where_it_is_cut(tmp_path: Path) -> None:

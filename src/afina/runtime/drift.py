@@ -820,7 +820,7 @@ def _named(
 class Monitor:
     """Drift of the texts that a running model answered last; threads may share it, its memory is constant.
 
-    The window slides in blocks: of the last ``window`` texts at least all but one block are counted.
+    The window slides in blocks: at least ``(blocks - 1) / blocks`` of ``window`` texts are counted.
 
     Args:
         reference: what to compare with.
@@ -840,9 +840,11 @@ class Monitor:
         if window < blocks:
             raise ValueError(f"window: expected at least as many texts as blocks ({blocks}), found {window}")
         self.reference, self.limits = reference, Limits() if limits is None else limits
-        self._block_size = window // blocks
+        self._block_size = -(-window // blocks)
+        # Of full blocks, which are larger than a share of the window where that is no whole number.
+        kept = -(-window * (blocks - 1) // (blocks * self._block_size))
         self._lock = threading.Lock()
-        self._full: deque[dict[str, Histogram]] = deque(maxlen=blocks - 1)
+        self._full: deque[dict[str, Histogram]] = deque(maxlen=kept)
         self._current = reference.nothing()
         self._in_block = 0
         self._seen = 0

@@ -13,6 +13,7 @@ from afina.errors import UserError
 SCHEMA_VERSION = 1
 TASKS = ("multiclass", "multilabel")
 PRECISIONS = ("fp32", "int8", "fp16")
+_LARGEST = 2**31 - 1  # of a whole number; what tokenizers and numpy take ends not far beyond
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,10 @@ class _Reader:
 
     def integer(self, key: str, at_least: int) -> int:
         text = self.text(key)
-        if not (text.isascii() and text.isdigit()) or int(text) < at_least:
-            raise self.wrong(key, f"expected a whole number from {at_least}, found {text[:40]!r}")
+        # int() refuses thousands of digits, so the length comes first.
+        if not (text.isascii() and text.isdigit() and len(text) <= 10 and at_least <= int(text) <= _LARGEST):
+            what = f"expected a whole number from {at_least} to {_LARGEST:,}, found {text[:40]!r}"
+            raise self.wrong(key, what)
         return int(text)
 
     def choice(self, key: str, known: tuple[str, ...]) -> str:
@@ -169,7 +172,7 @@ class _Reader:
         text = self.text(key)
         try:
             return json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # also a number of thousands of digits, or brackets in brackets
             raise self.wrong(key, f"not valid JSON: {text[:40]!r}") from None
 
     def names(self, key: str) -> tuple[str, ...]:

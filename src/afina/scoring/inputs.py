@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 from urllib.parse import unquote
@@ -32,7 +33,8 @@ class InputFile:
         location: path or URL.
         name: what messages call it: below the folder or pattern's fixed part, else the location.
         format: by its suffix.
-        partitions: names and values of the ``name=value`` folders that it is in.
+        partitions: names and values of the ``name=value`` folders that it is in, below the folder or anywhere
+            in the pattern.
         size: in bytes.
         stamp: what changes when the file does.
     """
@@ -53,8 +55,10 @@ def format_of(name: str) -> Format | None:
     return None if found == "parquet" and text != lower else found
 
 
-def find_inputs(source: str, storage: Storage) -> list[InputFile]:
-    """The files that ``source`` names, in order of name.
+def find_inputs(
+    source: str, storage: Storage, passed_over: Callable[[str], bool] = lambda location: False
+) -> list[InputFile]:
+    """The files that ``source`` names, in order of name; of a folder or pattern without those passed over.
 
     In folders, names that begin with ``.`` or ``_`` are passed over, as Spark and Hive do. A link in a folder
     or pattern that leads out of it is an error: whoever may put files there may not thereby read others.
@@ -62,23 +66,30 @@ def find_inputs(source: str, storage: Storage) -> list[InputFile]:
     Raises:
         UserError: nothing is there, a file is of an unknown format, formats are mixed, or a link leads out.
     """
+    of_pattern = False
     if storage.is_folder(source):
         root = source
-        locations = [item for item in storage.below(source) if not _is_hidden(item, source)]
+        found = storage.below(source)
+        locations = [item for item in found if not _is_hidden(item, source) and not passed_over(item)]
         if not locations:
             raise UserError(f"{source}: no file in the folder; put {_KNOWN} files in it")
     elif storage.exists(source):
         root, locations = "", [source]
     elif _PATTERN.search(source):
-        root = _fixed_part(source)
-        locations = [item for item in storage.matching(source) if not _is_hidden(item, root)]
+        root, of_pattern = _fixed_part(source), True
+        found = storage.matching(source)
+        locations = [item for item in found if not _is_hidden(item, root) and not passed_over(item)]
         if not locations:
             raise UserError(f"{source}: no file matches the pattern; put it in quotes and check it")
     else:
         raise UserError(f"{source}: no such file or folder; check the name")
     if root and not is_remote(source):
         _check_links(root, locations)
-    files = [_input_file(location, root, storage) for location in locations]
+        # What a link to a folder in here leads to is found in its own place.
+        locations = [location for location in locations if not os.path.isdir(location)]
+        if not locations:
+            raise UserError(f"{source}: no file in the folder but links; put {_KNOWN} files in it")
+    files = [_input_file(location, root, of_pattern, storage) for location in locations]
     formats = sorted({file.format for file in files})
     if len(formats) > 1:
         raise UserError(
@@ -87,19 +98,25 @@ def find_inputs(source: str, storage: Storage) -> list[InputFile]:
     return files
 
 
-def _input_file(location: str, root: str, storage: Storage) -> InputFile:
+def _input_file(location: str, root: str, of_pattern: bool, storage: Storage) -> InputFile:
     name = _relative(location, root) if root else location
     kind = format_of(location)
     if kind is None:
         raise UserError(f"{location}: not a format that is read; give {_KNOWN} (the text ones perhaps .gz)")
     size, stamp = storage.stamp(location)
-    return InputFile(location, name, kind, _partitions(name if root else ""), size, stamp)
+    partitions = _partitions(location if of_pattern else name if root else "")
+    return InputFile(location, name, kind, partitions, size, stamp)
 
 
 def _partitions(name: str) -> tuple[tuple[str, str], ...]:
     """``year=2025/month=01/a.csv`` -> (("year", "2025"), ("month", "01")). Only ever data, never a path."""
     pairs = [part.split("=", 1) for part in re.split(r"[/\\]", name)[:-1] if "=" in part]
-    return tuple((unquote(key), unquote(value)) for key, value in pairs if key)
+    return tuple((_shown(unquote(key)), _shown(unquote(value))) for key, value in pairs if key)
+
+
+def _shown(name: str) -> str:
+    """A name as text, also one of bytes that are none."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _relative(location: str, root: str) -> str:

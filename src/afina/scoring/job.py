@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,9 +28,9 @@ from afina.progress import Progress
 from afina.scoring.inputs import InputFile, find_inputs
 from afina.scoring.plan import Part, Plan, Planner, Settings, output_format
 from afina.scoring.rows import header, output_schema
-from afina.scoring.storage import TEMPORARY, Storage, is_remote, normalise, storage_of
+from afina.scoring.storage import TEMPORARY, Storage, is_inside, is_remote, normalise, place, storage_of
 from afina.scoring.text_records import known_encoding
-from afina.scoring.worker import Done, Task, Worker, done_name, part_name, readable
+from afina.scoring.worker import DONE_NAME, PART_NAME, Done, Task, Worker, done_name, part_name, readable
 from afina.spreadsheets import escape_formula
 
 COMPLETE = "_SUCCESS"  # in a folder of parts: all are there
@@ -92,10 +92,11 @@ def score(
     """
     settings = _checked(settings or Settings(), workers, threads)
     source, out = normalise(source), normalise(out)
-    _check_apart(source, out, workers if engine == "local" else 2)
+    _check_places(source, out, workers if engine == "local" else 2)
     origin, target = storage_of(source), storage_of(out)
+    run = _Run(source, out, f"{out}.parts", target, _is_folder_name(out), overwrite)
     with _reachable(source):
-        files = find_inputs(source, origin)
+        files = find_inputs(source, origin, run.is_of_a_run)
     write = output_format(out, files[0].format)
     if write is None:
         raise UserError(f"{out}: not a format that is written; give .csv, .tsv, .jsonl, .parquet or a folder")
@@ -103,23 +104,21 @@ def score(
         import afina.scoring.parquet  # noqa: F401  # says what to install where that is missing
     if not Path(model).is_file():
         raise UserError(f"{model}: no such file; run `dvc repro`, or name one with --model")
-    run = _Run(source, out, f"{out}.parts", target, _is_folder_name(out), overwrite)
-    for file in files:
-        if _same_place(file.location, out) or _same_place(file.location, run.failures):
-            raise UserError(f"{file.location}: is input and output at once; write elsewhere")
+    found, files = files, [file for file in files if not run.replaces(file.location)]
     with _reachable(out), run.locked():
         job = _job(files, sha256(Path(model)), settings, write)
         if result := run.already_placed(job):
             return result
-        if run.is_taken() and not overwrite:
-            raise UserError(f"{out}: is there already; --overwrite replaces it")
+        run.check_apart([*(file.location for file in found), model])
+        run.check_free()
         run.begin(job)
         plan = run.plan(origin, files, settings, write, model)
+        run.clear()
         task = Task(source, run.work, run.parts, model, job["model"], threads)
         resumed = run.score(plan, task, engine, workers)
         with _reachable(source):
-            _check_unchanged(files, find_inputs(source, origin))
-        return run.finish(plan, resumed)
+            _check_unchanged(files, find_inputs(source, origin, run.is_of_a_run))
+        return run.finish(job, plan, resumed)
 
 
 def _checked(settings: Settings, workers: int, threads: int | None) -> Settings:
@@ -141,22 +140,17 @@ def _is_folder_name(out: str) -> bool:
     return "." not in out.rsplit("/", 1)[-1].strip(".")
 
 
-def _check_apart(source: str, out: str, processes: int) -> None:
-    """The output must not be the input, nor in it; and a place in memory is seen by one process alone."""
+def _check_places(source: str, out: str, processes: int) -> None:
+    """The output must not be the input, in it, or the folder one is in; memory is of one process alone."""
     for location in (source, out):
         if location.startswith("memory://") and processes > 1:
             raise UserError(f"{location}: only this process sees it; use --engine local with one worker")
-    if is_remote(source) != is_remote(out):
-        return
-    inner, outer = (out, source) if is_remote(out) else (os.path.realpath(out), os.path.realpath(source))
-    if inner == outer or inner.startswith(outer.rstrip("/" + os.sep) + "/"):
+    if out.rsplit("/", 1)[-1] in ("", ".", "..") or is_inside(place(os.curdir), place(out)):
+        raise UserError(
+            f"{out or repr(out)}: is the current folder, or one around it; name a new folder or a file"
+        )
+    if is_inside(place(out), place(source)):
         raise UserError(f"{out}: is the input, or in it; write elsewhere")
-
-
-def _same_place(one: str, other: str) -> bool:
-    if is_remote(one) or is_remote(other):
-        return one == other
-    return os.path.realpath(one) == os.path.realpath(other)
 
 
 @contextmanager
@@ -205,10 +199,27 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def _check_unchanged(before: Sequence[InputFile], now: Sequence[InputFile]) -> None:
-    for old, new in itertools.zip_longest(before, now):
-        if old != new:
-            changed = (old or new).location
-            raise UserError(f"{changed}: changed while it was scored; run with --overwrite to begin anew")
+    old, new = ({file.location: file for file in files} for files in (before, now))
+    for location in sorted(old.keys() | new.keys()):
+        if old.get(location) != new.get(location):
+            what = "went" if location not in new else "changed" if location in old else "came"
+            raise UserError(f"{location}: {what} while it was scored; run with --overwrite to begin anew")
+
+
+_OF_WORK = {
+    "": r"(job|plan|result)\.json|chunks\.jsonl",
+    "done": DONE_NAME.pattern,
+    "parts": rf"{COMPLETE}|{PART_NAME.pattern}",
+}
+
+
+def _is_of_work(name: str) -> bool:
+    """Whether a file in the work folder, by its path there, is of a run; perhaps half-written."""
+    folder, _, name = name.replace(os.sep, "/").strip("/").rpartition("/")
+    known = _OF_WORK.get(folder)
+    return known is not None and bool(
+        re.fullmatch(rf"({known})({TEMPORARY})?|\.({known})\.\w+{TEMPORARY}", name)
+    )
 
 
 @dataclass(frozen=True)
@@ -264,25 +275,95 @@ class _Run:
         try:
             with self.storage.open(f"{self.work}/{name}") as stream:
                 return cast("dict[str, Any]", json.loads(stream.read()))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def already_placed(self, job: dict[str, Any]) -> ScoreResult | None:
         """The result of a run that was killed after its output was in place and before it had tidied up."""
         values = self._json("result.json")
-        if values is None or self._json("job.json") != job:
+        if values is None or values.get("job") != job:
             return None
-        mark = f"{self.out}/{COMPLETE}"
-        if not self.folder or self.storage.exists(f"{self.work}/parts") or not self.storage.exists(mark):
+        there = self._complete_stamp()
+        if there in (None, values["before"]) or (values["size"] is not None and there[0] != values["size"]):
             return None
-        self.storage.remove(self.work)
-        return ScoreResult(**values | {"notes": tuple(values["notes"])})
+        self._tidy()
+        return ScoreResult(**values["result"] | {"notes": tuple(values["result"]["notes"])})
+
+    def _complete_stamp(self) -> list[Any] | None:
+        """Stamp of what is there once the output is; None where it is not."""
+        try:
+            return list(self.storage.stamp(f"{self.out}/{COMPLETE}" if self.folder else self.out))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def is_taken(self) -> bool:
         """Whether ``out`` is there, other than as what an unfinished run has of it."""
         if self.folder and is_remote(self.out) and self.storage.exists(f"{self.work}/job.json"):
             return self.storage.exists(f"{self.out}/{COMPLETE}")
         return self.storage.exists(self.out)
+
+    def is_of_a_run(self, location: str) -> bool:
+        """Whether a pattern that matches a file does so because a run writes beside its input."""
+        here = place(location)
+        return is_inside(here, place(self.work)) or here == place(self.failures)
+
+    def replaces(self, location: str) -> bool:
+        """Whether a file is what this run writes, or inside it."""
+        return is_inside(place(location), place(self.out))
+
+    def check_apart(self, read: Sequence[str]) -> None:
+        """What is read must not be where this run writes and removes.
+
+        Raises:
+            UserError: a file is the output, or inside it.
+        """
+        written = [(name, place(name)) for name in (self.out, self.work, self.failures)]
+        for location in read:
+            here = place(location)
+            for name, there in written:
+                if here == there:
+                    raise UserError(f"{location}: is input and output at once; write elsewhere")
+                if is_inside(here, there):
+                    raise UserError(
+                        f"{location}: is read, and inside {name}, which is replaced; write elsewhere"
+                    )
+
+    def check_free(self) -> None:
+        """What is at ``out`` may be replaced: there is nothing, or an older output and ``overwrite``.
+
+        Raises:
+            UserError: it may not.
+        """
+        if self.storage.is_folder(self.failures):
+            raise UserError(
+                f"{self.failures}: is a folder; move it, for failed rows are listed in that place"
+            )
+        if self.is_taken() and not self.overwrite:
+            raise UserError(f"{self.out}: is there already; --overwrite replaces it")
+        unfinished = self.storage.exists(f"{self.work}/job.json")
+        if self.storage.exists(self.failures) and not unfinished and not self.overwrite:
+            raise UserError(f"{self.failures}: is there already; --overwrite replaces it")
+        self._check_replaceable()
+
+    def _check_replaceable(self) -> None:
+        here = not is_remote(self.out)
+        if not self.storage.exists(self.out):
+            return
+        if not self.folder:
+            if here and os.path.isdir(self.out):
+                raise UserError(
+                    f"{self.out}: is a folder, and a file is to be written; delete it or write elsewhere"
+                )
+            return
+        if here and (os.path.islink(self.out) or not os.path.isdir(self.out)):
+            raise UserError(
+                f"{self.out}: is no folder, and one is to be written; delete it or write elsewhere"
+            )
+        for name in self.storage.names(self.out):
+            if name and name != COMPLETE and not PART_NAME.fullmatch(name.removesuffix(TEMPORARY)):
+                raise UserError(
+                    f"{self.out}: holds {name!r}, which is no part of an output; move it or write elsewhere"
+                )
 
     def begin(self, job: dict[str, Any]) -> None:
         """Keep what an earlier run did if it was of the same job, else begin anew.
@@ -299,12 +380,9 @@ class _Run:
                 "--overwrite begins anew, or delete that folder"
             )
         if old is None or difference:
-            self.storage.remove(self.work)
-            if self.folder and is_remote(self.out):
-                self.storage.remove(self.out)
+            self._check_work()
+            self._tidy()
             self.storage.write(f"{self.work}/job.json", json.dumps(job).encode())
-        elif self.folder and is_remote(self.out):
-            self.storage.remove(f"{self.out}/{COMPLETE}")
 
     def plan(
         self, origin: Storage, files: Sequence[InputFile], settings: Settings, write: Any, model: str
@@ -333,19 +411,35 @@ class _Run:
                     progress.advance(part.rows)
             plan = planner.plan()
         except UserError:
-            self.storage.remove(self.work)  # nothing in it is worth keeping
+            self._tidy()  # nothing in it is worth keeping
             raise
         self.storage.write(f"{self.work}/plan.json", plan.to_json().encode())
         return plan
+
+    def clear(self) -> None:
+        """Remove an older output from where parts are written; not before the plan says that they can be."""
+        if not self.folder or not is_remote(self.out):
+            return
+        self.storage.remove(f"{self.out}/{COMPLETE}")
+        if not self._finished():
+            self.storage.remove(self.out)
 
     def _chunks(self) -> Iterator[Part]:
         with self.storage.open(f"{self.work}/chunks.jsonl") as stream:
             for line in stream:
                 yield Part(*json.loads(line))
 
+    def _finished(self) -> set[str]:
+        """The names in ``done/``; what a process left there half-written is removed."""
+        names = self.storage.names(f"{self.work}/done")
+        for name in names:
+            if name.endswith(TEMPORARY):
+                self.storage.remove(f"{self.work}/done/{name}")
+        return {name for name in names if DONE_NAME.fullmatch(name)}
+
     def score(self, plan: Plan, task: Task, engine: str, workers: int) -> int:
         """Score the parts that are not yet; returns how many were."""
-        finished = set(self.storage.names(f"{self.work}/done"))
+        finished = self._finished()
         todo = (part for part in self._chunks() if done_name(part.number) not in finished)
         if len(finished) < plan.parts:
             with Progress("score", plan.rows, "rows") as progress:
@@ -356,7 +450,7 @@ class _Run:
                     progress.advance(rows)
         return len(finished)
 
-    def finish(self, plan: Plan, resumed: int) -> ScoreResult:
+    def finish(self, job: dict[str, Any], plan: Plan, resumed: int) -> ScoreResult:
         """Put the output in its place and remove what was needed on the way."""
         scored, failed = self._write_failures(plan)
         if scored + failed != plan.rows:
@@ -373,16 +467,47 @@ class _Run:
             resumed=resumed,
             notes=plan.notes,
         )
-        self.storage.write(f"{self.work}/result.json", json.dumps(asdict(result)).encode())
+        note = {"job": job, "result": asdict(result), "before": self._complete_stamp(), "size": None}
         if self.folder:
+            self._note_result(note)
             self._place_folder(plan)
         else:
             with self.storage.writer(self.out) as stream:
                 self._join(plan, stream)
-        # First what makes it a job: if killed now, what is left is nobody's and is removed by the next run.
-        self.storage.remove(f"{self.work}/job.json")
-        self.storage.remove(self.work)
+                self._note_result(note | {"size": stream.tell()})  # before the file gets its name
+        self._tidy()
         return result
+
+    def _note_result(self, note: dict[str, Any]) -> None:
+        """Write what `already_placed` needs, should the run be killed after its output is in place."""
+        self.storage.write(f"{self.work}/result.json", json.dumps(note).encode())
+
+    def _check_work(self) -> None:
+        """Whether all in ``work`` is of a run.
+
+        Raises:
+            UserError: it is not.
+        """
+        if not self.storage.exists(self.work):
+            return
+        if not self.storage.is_folder(self.work):
+            raise UserError(
+                f"{self.work}: is no folder, and a run needs one there; move it or write elsewhere"
+            )
+        for location in self.storage.below(self.work):
+            if not _is_of_work(place(location).removeprefix(place(self.work))):
+                raise UserError(f"{location}: is of no run, and {self.work} is to be emptied; move it away")
+
+    def _tidy(self) -> None:
+        """Remove what a run needed on its way, and nothing else."""
+        # First what makes it a job: if killed now, what is left is nobody's and is removed by the next run.
+        # Last what says that all is done.
+        if not self.storage.exists(self.work):
+            return
+        for name in ("job.json", "chunks.jsonl", "plan.json", "done", "parts", "result.json"):
+            self.storage.remove(f"{self.work}/{name}")
+        if all(name.endswith(TEMPORARY) for name in self.storage.names(self.work)):
+            self.storage.remove(self.work)
 
     def _place_folder(self, plan: Plan) -> None:
         if not plan.parts:
@@ -394,7 +519,8 @@ class _Run:
         for name in self.storage.names(self.parts):
             if name.endswith(TEMPORARY):
                 self.storage.remove(f"{self.parts}/{name}")
-        if os.path.isdir(self.out) and not os.path.islink(self.out):
+        self._check_replaceable()  # hours may have passed
+        if os.path.isdir(self.out):
             shutil.rmtree(self.out)
         os.replace(self.parts, self.out)
 
@@ -427,7 +553,8 @@ class _Run:
                 failed += len(done.failures)
                 if done.failures and text is None:
                     stream = stack.enter_context(self.storage.writer(self.failures))
-                    text = io.TextIOWrapper(stream, "utf-8", newline="", write_through=True)
+                    # The name of a file may be no text.
+                    text = io.TextIOWrapper(stream, "utf-8", "backslashreplace", "", write_through=True)
                     stack.callback(text.detach)
                     writer = csv.writer(UnixLines(text), lineterminator="\r\n")
                     writer.writerow(["file", "row", "reason"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from afina.errors import UserError
@@ -39,21 +39,113 @@ def part_rows(metadata: Any, chunk: int, part_bytes: int) -> int:
     return max(1, min(chunk, int(part_bytes / max(widest, 1.0))))
 
 
-def joined_schema(schemas: Sequence[Any], where: str) -> str:
-    """One schema that all files fit, as text.
+def plain_schema(schema: Any, partitions: Iterable[tuple[str, str]]) -> Any:
+    """The columns of a file as they are written; folders are columns of text where it has none so named."""
+    fields = [pa.field(column.name, _plain(column.type)) for column in schema]
+    fields += [pa.field(name, pa.string()) for name in dict(partitions) if name not in schema.names]
+    return pa.schema(fields)
+
+
+def joined_schema(storage: Storage, files: Iterable[tuple[str, Any]]) -> str:
+    """One schema that files of such a `plain_schema` fit without loss, as text.
 
     Raises:
         UserError: a column has types that do not go together.
     """
-    plain = [pa.schema([_plain_field(column) for column in schema]) for schema in schemas]
-    try:
-        joined = pa.unify_schemas(plain, promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{where}: the files do not fit together ({reason[:160]}); score them apart"
-        ) from None
+    alike: dict[Any, list[str]] = {}
+    for location, schema in files:
+        alike.setdefault(schema, []).append(location)
+    kinds: dict[str, dict[Any, list[str]]] = {}
+    for schema, locations in alike.items():
+        for column in schema:
+            kinds.setdefault(column.name, {}).setdefault(column.type, []).extend(locations)
+    joined = pa.schema([pa.field(name, _joined_type(storage, name, found)) for name, found in kinds.items()])
     return base64.b64encode(joined.serialize().to_pybytes()).decode()
+
+
+def _joined_type(storage: Storage, name: str, found: Mapping[Any, Sequence[str]]) -> Any:
+    """The type of a column of those that it has in files: a wider one, or text where one loses something."""
+    first, *others = found
+    if not others:
+        return first
+    try:
+        schemas = [pa.schema([pa.field(name, kind)]) for kind in found]
+        joined = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        joined = None
+    if joined is not None and all(_fits(storage, name, kind, joined, found[kind]) for kind in found):
+        return joined
+    if all(_is_simple(kind) for kind in found) and (joined is None or not pa.types.is_temporal(joined)):
+        return pa.string()
+    other = others[0]
+    raise UserError(
+        f"{found[other][0]}: column {name!r}: {other} does not go with the {first} of {found[first][0]}; "
+        "score them apart"
+    )
+
+
+def _is_simple(kind: Any) -> bool:
+    """Whether values of a type are well known as text."""
+    types = pa.types
+    if types.is_duration(kind):
+        return False
+    tests = (types.is_null, types.is_boolean, types.is_integer, types.is_floating, types.is_decimal)
+    return any(test(kind) for test in (*tests, types.is_temporal, types.is_string, types.is_large_string))
+
+
+def _fits(storage: Storage, name: str, kind: Any, joined: Any, files: Iterable[str]) -> bool:
+    """Whether a column of these files keeps its values in another type, as far as can be told beforehand."""
+    if kind == joined:
+        return True
+    if pa.types.is_decimal(kind) and pa.types.is_floating(joined):
+        return False
+    if not _casts([], kind, kind, joined):
+        return False
+    whole = pa.types.is_integer(kind)
+    if whole and _casts(_bounds(kind), kind, kind, joined):
+        return True
+    if not whole and not pa.types.is_temporal(kind):
+        return True
+    stored = pa.int32() if kind.bit_width <= 32 else pa.int64()
+    for location in files:
+        extremes = _extremes(storage, location, name)
+        if extremes is None and whole:
+            return False
+        if extremes is not None and not _casts(extremes, stored, kind, joined):
+            return False
+    return True
+
+
+def _bounds(kind: Any) -> list[int]:
+    bits = kind.bit_width
+    return (
+        [-(1 << bits - 1), (1 << bits - 1) - 1] if pa.types.is_signed_integer(kind) else [0, (1 << bits) - 1]
+    )
+
+
+def _casts(values: Sequence[int], stored: Any, kind: Any, joined: Any) -> bool:
+    try:
+        array = pa.array(values, stored)
+        (array if stored == kind else array.view(kind)).cast(joined)
+    except pa.ArrowException:
+        return False
+    return True
+
+
+def _extremes(storage: Storage, location: str, name: str) -> list[int] | None:
+    """Least and greatest values of a column as they are stored; None where the file does not say."""
+    found: list[int] = []
+    with open_parquet(storage, location) as opened:
+        metadata = opened.metadata
+        places = [at for at in range(metadata.num_columns) if metadata.schema.column(at).path == name]
+        for index in range(metadata.num_row_groups):
+            group = metadata.row_group(index)
+            statistics = group.column(places[0]).statistics if len(places) == 1 else None
+            if statistics is None or not (statistics.has_min_max or statistics.null_count == group.num_rows):
+                return None
+            if statistics.has_min_max:
+                found += [statistics.min_raw, statistics.max_raw]
+    return found if all(isinstance(value, int) for value in found) else None
 
 
 def schema_of(text: str) -> Any:
@@ -61,9 +153,12 @@ def schema_of(text: str) -> Any:
     return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(text)))
 
 
-def _plain_field(column: Any) -> Any:
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    return pa.field(column.name, kind)
+def _plain(kind: Any) -> Any:
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    return pa.binary() if pa.types.is_binary_view(kind) else kind
 
 
 class ParquetCursor:
@@ -130,6 +225,8 @@ def sound(table: Any, where: str) -> tuple[Any, list[int]]:
         column = table.column(position).combine_chunks()
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
+        if pa.types.is_string_view(column.type):
+            column = column.cast(pa.string())  # not checked yet
         try:
             column.validate(full=True)
         except pa.ArrowInvalid:
@@ -152,14 +249,33 @@ def _text(value: bytes | None) -> str | None:
         return None
 
 
-def fitted(table: Any, schema: Any) -> Any:
-    """The table with all columns of a schema, in its order and types; absent ones are null."""
-    columns = [
-        table.column(column.name).cast(column.type)
-        if column.name in table.column_names
-        else pa.nulls(table.num_rows, column.type)
-        for column in schema
-    ]
+def taken(table: Any, rows: Sequence[int]) -> Any:
+    """Some rows of a table."""
+    try:
+        return table.take(pa.array(rows, pa.int64()))
+    except pa.ArrowNotImplementedError:  # string_view and its like
+        return pa.concat_tables([table.slice(0, 0), *(table.slice(row, 1) for row in rows)])
+
+
+def fitted(table: Any, schema: Any, where: str) -> Any:
+    """The table with all columns of a schema, in its order and types; absent ones are null.
+
+    Raises:
+        UserError: values of a column do not fit.
+    """
+    columns = []
+    for column in schema:
+        if column.name not in table.column_names:
+            columns.append(pa.nulls(table.num_rows, column.type))
+            continue
+        try:
+            columns.append(table.column(column.name).cast(column.type))
+        except pa.ArrowException as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{where}: column {column.name!r}: does not fit the {column.type} of all files "
+                f"({reason[:160]}); score it apart"
+            ) from None
     return pa.table(columns, schema=schema)
 
 

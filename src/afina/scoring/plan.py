@@ -23,6 +23,7 @@ PART_BYTES = 32 << 20  # of input in one part, so that memory is bounded however
 MAX_COLUMNS = 10_000
 
 _INT64 = 1 << 63
+_EXACT = 1 << 53  # a float holds every int up to it
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class Plan:
         read, write: formats of input and output.
         sources: the files with rows.
         columns: of the input, those of all files, in the order seen.
-        kinds: for JSON Lines, what the values of each column are: any of int, float, bool, string, other.
+        kinds: for JSON Lines, what the values of each column are: any of int, large (an int that a float
+            cannot hold), float, bool, string, other.
         schema: for Parquet, of all files together, as base64 of Arrow's own form.
         delimiter: of a CSV that is written.
         multilabel: whether a row may have several labels, or none.
@@ -196,7 +198,8 @@ class Planner:
         if self._schemas:
             from afina.scoring.parquet import joined_schema
 
-            schema = joined_schema(self._schemas, source)
+            locations = (one.location for one in self._sources)
+            schema = joined_schema(self.storage, zip(locations, self._schemas, strict=True))
         return Plan(
             settings=self.settings,
             read=read,
@@ -251,7 +254,12 @@ class Planner:
             cursor.close()
 
     def _note_kinds(self, record: Record, file: InputFile) -> None:
-        for name, value in (record.value or {}).items():
+        if record.value is None:
+            return
+        for name, _ in file.partitions:  # where the row has no such name, it gets the folder's as text
+            if name not in record.value:
+                self._kinds.setdefault(name, set()).add("string")
+        for name, value in record.value.items():
             if value is not None:
                 self._kinds.setdefault(name, set()).add(_kind(value))
             self._columns[name] = None
@@ -261,7 +269,7 @@ class Planner:
             )
 
     def _parquet_parts(self, file: InputFile) -> Iterator[tuple[int, int, int, int]]:
-        from afina.scoring.parquet import open_parquet, part_rows
+        from afina.scoring.parquet import open_parquet, part_rows, plain_schema
 
         opened = open_parquet(self.storage, file.location)
         with opened:
@@ -277,7 +285,7 @@ class Planner:
                     )
             if len(set(schema.names)) < len(schema.names):
                 raise UserError(f"{file.location}: two columns have the same name; rename one")
-            self._schemas.append(schema)
+            self._schemas.append(plain_schema(schema, file.partitions))
             self._columns.update(dict.fromkeys(schema.names))
             self._sources.append(Source(file.location, file.name, file.partitions))
             size = part_rows(opened.metadata, self.settings.chunk, PART_BYTES)
@@ -291,7 +299,9 @@ def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int):
-        return "int" if -_INT64 <= value < _INT64 else "other"
+        if -_EXACT <= value <= _EXACT:
+            return "int"
+        return "large" if -_INT64 <= value < _INT64 else "other"
     if isinstance(value, float):
         return "float"
     return "string" if isinstance(value, str) else "other"

@@ -31,11 +31,13 @@ class Rows:
         texts: to classify, one a row.
         values: the rows themselves: mappings by column, or an Arrow table where the source is Parquet.
         failures: line (row of a Parquet file) and reason of those that cannot be classified.
+        location: of the file, for messages.
     """
 
     texts: list[str] = field(default_factory=list)
     values: Any = field(default_factory=list)
     failures: list[tuple[int, str]] = field(default_factory=list)
+    location: str = ""
 
 
 class PartReader:
@@ -94,15 +96,17 @@ def _text_rows(plan: Plan, source: Source, part: Part, cursor: Cursor) -> Rows:
         else:
             rows.texts.append(text)
             rows.values.append(values)
+        if record.end >= part.end:  # one record more, and a stream that cannot go back were read anew
+            break
     return rows
 
 
 def _parquet_rows(plan: Plan, source: Source, part: Part, cursor: Any) -> Rows:
     import pyarrow as pa
 
-    from afina.scoring.parquet import sound
+    from afina.scoring.parquet import sound, taken
 
-    rows = Rows()
+    rows = Rows(location=source.location)
     table, unreadable = sound(cursor.read(part.start, part.end), source.location)
     for name, value in source.partitions:
         if name not in table.column_names:
@@ -123,7 +127,7 @@ def _parquet_rows(plan: Plan, source: Source, part: Part, cursor: Any) -> Rows:
         else:
             rows.texts.append(text)
             kept.append(row)
-    rows.values = table if len(kept) == table.num_rows else table.take(pa.array(kept, pa.int64()))
+    rows.values = table if len(kept) == table.num_rows else taken(table, kept)
     return rows
 
 
@@ -165,7 +169,7 @@ def _kind_name(value: Any) -> str:
 def encode(plan: Plan, rows: Rows, predictions: Sequence[Prediction]) -> bytes:
     """A part file: the rows with what the model says."""
     if plan.write == "parquet":
-        return _parquet_bytes(plan, rows.values, predictions)
+        return _parquet_bytes(plan, rows, predictions)
     if not isinstance(rows.values, list):
         from afina.scoring.parquet import plain_rows
 
@@ -259,6 +263,8 @@ def output_schema(plan: Plan) -> Any:
     else:
         types = {
             ("int",): pa.int64(),
+            ("large",): pa.int64(),
+            ("int", "large"): pa.int64(),
             ("float",): pa.float64(),
             ("float", "int"): pa.float64(),
             ("bool",): pa.bool_(),
@@ -271,7 +277,7 @@ def output_schema(plan: Plan) -> Any:
     return pa.schema([*fields, *(pa.field(*pair) for pair in zip(plan.added, kinds, strict=True))])
 
 
-def _parquet_bytes(plan: Plan, values: Any, predictions: Sequence[Prediction]) -> bytes:
+def _parquet_bytes(plan: Plan, rows: Rows, predictions: Sequence[Prediction]) -> bytes:
     import pyarrow as pa
 
     from afina.scoring.parquet import fitted, write_table
@@ -279,13 +285,14 @@ def _parquet_bytes(plan: Plan, values: Any, predictions: Sequence[Prediction]) -
     schema = output_schema(plan)
     count = len(plan.columns)
     own = pa.schema([schema.field(position) for position in range(count)])
+    values = rows.values
     if isinstance(values, list):
         columns = [
             pa.array([_typed(row.get(column.name), column.type) for row in values], column.type)
             for column in own
         ]
     else:
-        columns = fitted(values, own).columns
+        columns = fitted(values, own, rows.location).columns
     answers = [list(_answers(prediction, plan.multilabel, _extra(plan))) for prediction in predictions]
     for position in range(len(plan.added)):
         kind = schema.field(count + position).type

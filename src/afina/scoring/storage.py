@@ -6,6 +6,7 @@ import glob
 import hashlib
 import io
 import os
+import posixpath
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from afina.files import atomic_path
 
 # Here a file appears when it is complete, so no temporary name is needed.
 _WHOLE_OBJECTS = ("s3", "s3a", "gs", "gcs", "abfs", "az", "memory")
+_ONE_PLACE = {"s3a": "s3", "gcs": "gs", "abfs": "az"}  # protocols of the same objects
 TEMPORARY = ".tmp"  # how files end that a killed process left half-written
 
 _EDGE = 1 << 16  # bytes at both ends of a file that its stamp covers
@@ -48,7 +50,7 @@ class Storage(Protocol):
         """Names of the files directly in a folder; none where there is no folder."""
 
     def below(self, folder: str) -> list[str]:
-        """Locations of all files below a folder, sorted."""
+        """Locations of all files below a folder, and of links to folders, which are not followed; sorted."""
 
     def matching(self, pattern: str) -> list[str]:
         """Locations of the files that a pattern with * ? [] ** matches, sorted."""
@@ -80,6 +82,8 @@ class LocalStorage:
     def writer(self, location: str) -> Iterator[IO[bytes]]:
         with atomic_path(Path(location)) as temporary, temporary.open("wb") as stream:
             yield stream
+            stream.flush()
+            os.fsync(stream.fileno())  # as above: a name must not be there before the bytes are
 
     def exists(self, location: str) -> bool:
         return os.path.lexists(location)
@@ -97,8 +101,9 @@ class LocalStorage:
 
     def below(self, folder: str) -> list[str]:
         found = []
-        for directory, _, names in os.walk(folder):  # links to folders are not followed
-            found += [os.path.join(directory, name) for name in names]
+        for directory, folders, names in os.walk(folder, onerror=_not_readable):
+            links = [name for name in folders if os.path.islink(os.path.join(directory, name))]
+            found += [os.path.join(directory, name) for name in (*links, *names)]
         return sorted(found)
 
     def matching(self, pattern: str) -> list[str]:
@@ -110,6 +115,10 @@ class LocalStorage:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def _not_readable(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check it and run again")
 
 
 class RemoteStorage:
@@ -204,12 +213,30 @@ def normalise(location: str) -> str:
     """A location without the slash at its end; ``file://`` URLs become paths.
 
     Raises:
-        UserError: a chain of URLs (``zip://…::s3://…``): archives are not read.
+        UserError: a chain of URLs (``zip://…::s3://…``): archives are not read; or a URL of nothing.
     """
     if "::" in location and "://" in location:
         raise UserError(f"{location}: chained URLs and archives are not read; unpack the files first")
-    location = location.removeprefix("file://") if location.startswith("file://") else location
+    location = location.removeprefix("file://").removeprefix("local://")
+    if is_remote(location) and not location.split("://", 1)[1].strip("/"):
+        raise UserError(
+            f"{location}: names no file or folder; give one, such as {location.rstrip('/')}//bucket/texts"
+        )
     return location.rstrip("/") or location
+
+
+def place(location: str) -> str:
+    """A location in the one form by which two can be compared: links and ``..`` resolved."""
+    if not is_remote(location):
+        return os.path.realpath(location)
+    protocol, rest = location.split("://", 1)
+    return f"{_ONE_PLACE.get(protocol, protocol)}://{posixpath.normpath(rest.lstrip('/'))}"
+
+
+def is_inside(inner: str, outer: str) -> bool:
+    """Whether a `place` is another, or below it."""
+    separator = "/" if is_remote(outer) else os.sep
+    return inner == outer or inner.startswith(outer.rstrip(separator) + separator)
 
 
 def storage_of(location: str) -> Storage:

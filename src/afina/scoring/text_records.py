@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import IO, Any, NamedTuple, cast
 
 from afina.errors import UserError
+from afina.quotes import is_sound
 from afina.scoring.storage import Storage
 
 MAX_RECORD = 4 << 20  # bytes of a record; a longer one is a failure, and never in memory
@@ -154,9 +155,20 @@ class Cursor:
         self._jumps = not file.location.lower().endswith(".gz") and not is_wide(file.encoding)
         self._stream = open_bytes(storage, file.location, file.encoding)
         self._at = 0
+        self.given_back: deque[_Line] = deque()  # read ahead of the record that they were read for
 
     def lines(self, start: int, number: int) -> Iterator[_Line]:
-        """The lines from a place on; one iterator at a time."""
+        """The lines from a place on, without those in `given_back`; one iterator at a time."""
+        while self.given_back and self.given_back[0].start < start:
+            self.given_back.popleft()
+        if self.given_back and self.given_back[0].start == start:
+            number = self.given_back[-1].number + 1
+        else:
+            self.given_back.clear()
+            self._go_to(start)
+        return self._read(number)
+
+    def _go_to(self, start: int) -> None:
         if self._jumps:
             self._stream.seek(start)
         else:
@@ -166,7 +178,10 @@ class Cursor:
                 self._at = 0
             while self._at < start and (block := self._stream.read(min(_BLOCK, start - self._at))):
                 self._at += len(block)
-        for line in _lines(self._stream, start, number):
+        self._at = start
+
+    def _read(self, number: int) -> Iterator[_Line]:
+        for line in _lines(self._stream, self._at, number):
             self._at = line.end
             yield line
 
@@ -200,7 +215,8 @@ def read_records(cursor: Cursor, start: int, line: int) -> Iterator[Record]:
     lines = cursor.lines(start, line)
     codec = "utf-8" if is_wide(file.encoding) else file.encoding
     if file.delimiter:
-        return _csv_records(lines, codec, file.encoding, file.delimiter, len(file.names))
+        source = _CsvLines(lines, cursor.given_back, codec)
+        return _csv_records(source, file.encoding, file.delimiter, len(file.names))
     return _json_records(lines, codec, file.encoding)
 
 
@@ -247,10 +263,10 @@ def _no_number(name: str) -> None:
 class _CsvLines:
     """Lines of a CSV handed to the csv module; those of the current record can be given back."""
 
-    def __init__(self, lines: Iterator[_Line], codec: str) -> None:
+    def __init__(self, lines: Iterator[_Line], given_back: deque[_Line], codec: str) -> None:
         self._lines = lines
         self._codec = codec
-        self._given_back: deque[_Line] = deque()
+        self._given_back = given_back
         self.taken: list[_Line] = []
         self.texts: list[str] = []
         self.size = 0
@@ -286,12 +302,9 @@ class _CsvLines:
         self.stopped = False
 
 
-def _csv_records(
-    lines: Iterator[_Line], codec: str, encoding: str, delimiter: str, width: int
-) -> Iterator[Record]:
+def _csv_records(source: _CsvLines, encoding: str, delimiter: str, width: int) -> Iterator[Record]:
     """Records of a CSV. A quote that opens and does not close soundly takes only its own line with it."""
     csv.field_size_limit(sys.maxsize)
-    source = _CsvLines(lines, codec)
     while True:
         source.begin()
         problem = ""
@@ -308,9 +321,7 @@ def _csv_records(
             continue
         if first.too_long or len(first.data) > MAX_RECORD:
             problem = f"longer than {MAX_RECORD:,} bytes"
-        elif source.stopped or (
-            len(source.taken) > 1 and len(cells or ()) != width and not _sound(source.texts, delimiter)
-        ):
+        elif source.stopped or (len(source.taken) > 1 and not is_sound(source.texts, delimiter)):
             source.keep_first()
             problem = "a quote opens and does not close"
         elif cells is not None:
@@ -326,14 +337,6 @@ def _cells_problem(cells: Sequence[str], width: int, encoding: str) -> str:
     if any(_ESCAPED.search(cell) for cell in cells if not cell.isascii()):
         return _undecodable(encoding)
     return ""
-
-
-def _sound(texts: Sequence[str], delimiter: str) -> bool:
-    """Whether lines are one record whose quotes keep the rules."""
-    try:
-        return len(list(csv.reader(texts, delimiter=delimiter, strict=True))) == 1
-    except csv.Error:
-        return False
 
 
 # ---------------------------------------------------------------------------- how a file is written

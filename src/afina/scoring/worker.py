@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,9 +47,15 @@ class Task:
     threads: int | None
 
 
+PART_NAME = re.compile(r"part-\d{6,}\.(csv|jsonl|parquet)")
+
+
 def part_name(number: int, kind: str) -> str:
     """The name of a part's file."""
     return f"part-{number:06d}.{kind}"
+
+
+DONE_NAME = re.compile(r"\d{6,}\.json")
 
 
 def done_name(number: int) -> str:
