@@ -363,8 +363,11 @@ def test_a_folder_that_is_not_of_this_backbone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"adapted\.json: no such file"):
         read_adapted(folder, files)
     adapt_backbone(AdaptParams(), train_params(), files, [], 0, folder)
-    with pytest.raises(UserError, match="adapted from bert, not "):
+    with pytest.raises(UserError, match=r"adapted from other weights \(bert\) than .*roberta has; run "):
         read_adapted(folder, tiny(tmp_path, "roberta"))
+    build_tiny_backbone(files.folder, seed=1)  # in place: to DVC nothing has changed
+    with pytest.raises(UserError, match=r"run `dvc repro -f -s adapt && dvc repro`$"):
+        read_adapted(folder, resolve_backbone(files.name))
     (folder / "adapted.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="not of this version"):
         read_adapted(folder, files)

@@ -96,5 +96,9 @@ def read_adapted(folder: Path, files: BackboneFiles) -> AdaptedBackbone:
         raise UserError(f"{path}: not of this version of afina; run `dvc repro -f adapt`")
     record = Adaptation(**values)
     if record.sha256 != files.sha256:
-        raise UserError(f"{path}: adapted from {record.backbone}, not {files.name}; run `dvc repro adapt`")
+        # Forced: DVC knows the backbone by name, and sees no change where its files are others now.
+        raise UserError(
+            f"{path}: adapted from other weights ({record.backbone}) than {files.name} has; run "
+            "`dvc repro -f -s adapt && dvc repro`"
+        )
     return AdaptedBackbone(files, folder if record.changed else files.folder, record.first_new_token)
