@@ -474,6 +474,10 @@ def test_a_glossary_with_other_columns_and_a_byte_order_mark(tmp_path: Path) -> 
         (b"word,translation\nagua,water\n", "expected the columns word and meaning"),
         (b"word,meaning\nagua,water\nluz\n", "line 3: 'luz' has no meaning"),
         ("word,meaning\nmás,more\n".encode("cp1252"), "not UTF-8"),
+        (
+            b'word,meaning\nagua,water\nluz,"light\n' + b"a,b\n" * 40_000,
+            r"line 3: not CSV \(field larger .* a quote that is never closed",
+        ),
     ],
 )
 def test_a_glossary_that_is_wrong(content: bytes, message: str, tmp_path: Path) -> None:
