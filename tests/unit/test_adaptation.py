@@ -160,6 +160,14 @@ def test_a_tokenizer_without_a_mask_token(tmp_path: Path) -> None:
         masking_of(files)
 
 
+def test_tokenizer_settings_that_are_no_json(tmp_path: Path) -> None:
+    files = tiny(tmp_path)
+    tokenizer_json, pad = load_tokenizer(files.folder)
+    (files.folder / "tokenizer_config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"tokenizer_config\.json: line 1: not valid JSON"):
+        find_masking(files.folder, tokenizer_json, 0.15, pad)
+
+
 # ------------------------------------------------------------------------------- the masked loss
 
 

@@ -15,8 +15,7 @@ from afina.adaptation.pieces import EXTENDABLE, MANY_PIECES, pieces_per_word, vo
 from afina.adaptation.store import Adaptation, save_adapted
 from afina.adaptation.vocabulary import choose_glossary, choose_tokens, extend_vocabulary
 from afina.errors import UserError
-from afina.files import read_json
-from afina.modeling.backbone import BackboneFiles, load_tokenizer, max_positions
+from afina.modeling.backbone import BackboneFiles, load_tokenizer, max_positions, read_object
 from afina.params.adapt import AdaptParams
 from afina.params.train import TrainParams
 from afina.runtime.encoding import Encoder
@@ -151,7 +150,7 @@ def _max_length(params: AdaptParams, train: TrainParams, files: BackboneFiles) -
     name, length = "adapt.max_length", params.max_length
     if length is None:
         name, length = "train.max_length", train.max_length
-    limit = max_positions(read_json(files.folder / "config.json"))
+    limit = max_positions(read_object(files.folder / "config.json"))
     if limit is not None and length > limit:
         raise UserError(f"{name}: {length} is more than the {limit} positions of {files.name}")
     return length

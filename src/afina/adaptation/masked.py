@@ -8,7 +8,6 @@ Liu et al., "RoBERTa: A Robustly Optimized BERT Pretraining Approach", 2019.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch.nn import functional
 from transformers.activations import ACT2FN
 
 from afina.errors import UserError
-from afina.modeling.backbone import weight_files
+from afina.modeling.backbone import read_object, weight_files
 from afina.modeling.classifier import TextClassifier
 from afina.params.adapt import AdaptParams
 from afina.progress import Progress
@@ -126,7 +125,7 @@ def _mask_names(folder: Path) -> Iterator[str]:
     """What the mask token may be called: as the tokenizer's files say, else as is usual."""
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         path = folder / name
-        token = json.loads(path.read_text(encoding="utf-8")).get("mask_token") if path.is_file() else None
+        token = read_object(path).get("mask_token") if path.is_file() else None
         content = token.get("content") if isinstance(token, dict) else token
         if isinstance(content, str):
             yield content
