@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import runpy
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 import transformers
 import yaml
+from safetensors.numpy import save_file
 from torch.nn import functional
 
 from afina import table
@@ -364,6 +366,22 @@ def test_a_changed_backbone_keeps_the_originals_name_and_hash(tmp_path: Path) ->
     assert str(tmp_path) not in "".join(path.read_text(errors="replace") for path in folder.iterdir())
     adapt_backbone(AdaptParams(), train_params(), files, TEXTS, 0, folder)  # off again: the files go
     assert [path.name for path in folder.iterdir()] == ["adapted.json"]
+
+
+def test_a_full_disk_keeps_the_folder_that_was_there(tmp_path: Path) -> None:
+    files, folder = tiny(tmp_path), tmp_path / "out" / "adapted"
+    adapt_backbone(AdaptParams(), train_params(), files, [], 0, folder)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # stands for a disk with so much room
+    try:
+        with pytest.raises(
+            UserError, match=r"adapted: cannot be written \(.*make room for it and run again$"
+        ):
+            adapt_backbone(AdaptParams(epochs=1), train_params(), files, TEXTS, 0, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert [path.name for path in folder.parent.iterdir()] == ["adapted"]
+    assert not read_json(folder / "adapted.json")["changed"]
 
 
 def test_a_folder_that_is_not_of_this_backbone(tmp_path: Path) -> None:
@@ -728,7 +746,7 @@ def test_the_stage_does_nothing_by_default(
 )
 def test_where_nothing_is_worth_doing_torch_is_not_loaded(section: dict[str, Any], tmp_path: Path) -> None:
     lay_out(tmp_path, section)
-    (tmp_path / "tiny/model.safetensors").write_bytes(b"not read but for its hash")
+    save_file({"unlike": np.zeros(1)}, tmp_path / "tiny/model.safetensors")  # no weights of a backbone
     script = f"import runpy, sys; runpy.run_path({str(PIPELINE / 'adapt.py')!r}, run_name='__main__')"
     script += "; assert 'torch' not in sys.modules, 'torch was loaded'"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)

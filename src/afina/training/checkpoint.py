@@ -160,8 +160,11 @@ def best_name(epoch: int) -> str:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, then: str = "run again, which goes on from the last checkpoint") -> Iterator[None]:
     """Say what to do when ``path`` cannot be written, above all because the disk is full.
+
+    Args:
+        then: what is to be done once there is room.
 
     Raises:
         UserError: in place of an error of the file system.
@@ -171,8 +174,7 @@ def writing(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise UserError(
-            f"{path}: cannot be written ({' '.join(reason.split())}); make room for it and run again, which "
-            "goes on from the last checkpoint"
+            f"{path}: cannot be written ({' '.join(reason.split())}); make room for it and {then}"
         ) from error
 
 
