@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ WATCHED = Path("data/source")
 TRAIN = Path("data/splits/train.parquet")
 LABELS = Path("data/clean/labels.json")
 ADAPTED = Path("models/adapted")
+CHECKPOINTS = Path("models/checkpoints/adapt")
 
 
 def read_texts(params: AdaptParams) -> list[str]:
@@ -39,7 +41,8 @@ def main() -> str:
     params, trained = load_section(AdaptParams), load_section(TrainParams)
     files = resolve_backbone(trained.backbone, trained.revision)
     texts = read_texts(params) if params.active else []
-    done = adapt_backbone(params, trained, files, texts, load_seed(), ADAPTED)
+    done = adapt_backbone(params, trained, files, texts, load_seed(), ADAPTED, CHECKPOINTS)
+    shutil.rmtree(CHECKPOINTS, ignore_errors=True)  # last: a run killed just now would have to train again
     if not done.changed:
         return f"{done.backbone} is left as it is"
     parts = [f"{done.backbone} adapted to {done.texts:,} texts"]

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from torch.nn import functional
 
 from afina import table
-from afina.adaptation import adapt, vocabulary
+from afina.adaptation import adapt, masked, vocabulary
 from afina.adaptation.adapt import adapt_backbone, replace_table
 from afina.adaptation.masked import (
     MaskedTrainer,
@@ -317,6 +317,88 @@ def test_batches_without_a_masked_token_change_nothing(tmp_path: Path) -> None:
         0.0,
     ]
     torch.testing.assert_close(backbone.embeddings.word_embeddings.weight.detach(), before, rtol=0, atol=0)
+
+
+class Killed(Exception):  # noqa: N818
+    """Stands for a process that ends."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, update: int) -> list[int]:
+    """Make masked training stop before an update; returns the numbers of those that were begun."""
+    original = MaskedTrainer.update
+    begun: list[int] = []
+
+    def update_or_die(self: Any, seen: Any, targets: Any, number: int) -> Any:
+        if number == update:
+            raise Killed
+        begun.append(number)
+        return original(self, seen, targets, number)
+
+    monkeypatch.setattr(MaskedTrainer, "update", update_or_die)
+    return begun
+
+
+# 5 updates an epoch: in the first one, in the second, at the start of the last.
+@pytest.mark.parametrize(("update", "left"), [(3, 15), (7, 10), (10, 5)])
+@pytest.mark.parametrize(
+    ("architecture", "precision"), [("bert", "bf16"), ("modernbert", "fp32"), ("bert", "fp32")]
+)
+def test_killed_and_run_again_equals_never_killed(
+    architecture: Architecture,
+    precision: str,
+    update: int,
+    left: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files, checkpoints = tiny(tmp_path, architecture), tmp_path / "checkpoints"
+    params = AdaptParams.parse({**LEARNING, "epochs": 3, "vocabulary": "none"})
+    train = train_params(precision)
+    whole = adapt_backbone(params, train, files, TEXTS, 7, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        kill_at(patch, update)
+        with pytest.raises(Killed):
+            adapt_backbone(params, train, files, TEXTS, 7, tmp_path / "parts", checkpoints)
+    assert not (tmp_path / "parts").exists()
+    begun = kill_at(monkeypatch, -1)
+    assert adapt_backbone(params, train, files, TEXTS, 7, tmp_path / "parts", checkpoints) == whole
+    assert len(begun) == left
+    assert ("adapt: resumes after epoch" in capsys.readouterr().err) == (left < 15)
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "parts" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("change", ["params", "seed", "texts", "backbone", "configuration", "code"])
+def test_a_checkpoint_of_another_adaptation_is_ignored(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files, checkpoints = tiny(tmp_path), tmp_path / "checkpoints"
+    params, texts, seed = AdaptParams.parse({**LEARNING, "epochs": 2}), TEXTS, 7
+    with monkeypatch.context() as patch:
+        kill_at(patch, 7)
+        with pytest.raises(Killed):
+            adapt_backbone(params, train_params(), files, texts, seed, tmp_path / "adapted", checkpoints)
+    if change == "params":
+        params = AdaptParams.parse({**LEARNING, "epochs": 2, "weight_decay": 0.1})
+    elif change == "seed":
+        seed = 8
+    elif change == "texts":
+        texts = TEXTS[1:]
+    elif change == "backbone":
+        build_tiny_backbone(files.folder, seed=1)
+    elif change == "configuration":
+        config = read_json(files.folder / "config.json")
+        (files.folder / "config.json").write_text(json.dumps(config | {"hidden_dropout_prob": 0.3}))
+    else:
+        monkeypatch.setattr(masked, "code_version", lambda _: "another version")
+    begun = kill_at(monkeypatch, -1)
+    record = adapt_backbone(params, train_params(), files, texts, seed, tmp_path / "adapted", checkpoints)
+    assert len(begun) == 10
+    assert "adapt: " in (error := capsys.readouterr().err)
+    assert "of a run with other parameters, data or code; ignored" in error
+    again = adapt_backbone(params, train_params(), files, texts, seed, tmp_path / "fresh")
+    assert record == again
 
 
 # --------------------------------------------------------------------------------------- the folder
@@ -731,6 +813,23 @@ def test_the_stage_reads_the_training_texts_and_the_unlabelled_ones(
     assert record["texts"] == train + (extra if unlabelled else 0)
     assert record["changed"]
     assert f"tiny adapted to {record['texts']} texts, masked loss" in capsys.readouterr().out
+
+
+def test_the_stage_goes_on_after_the_last_epoch_that_it_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lay_out(tmp_path, {"epochs": 3, "vocabulary": "none"})  # 2 updates an epoch
+    checkpoints = tmp_path / "models/checkpoints/adapt"
+    with monkeypatch.context() as patch:
+        kill_at(patch, 3)
+        with pytest.raises(Killed):
+            run_stage(tmp_path, monkeypatch)
+    assert [path.name for path in checkpoints.iterdir()] == ["checkpoint.safetensors"]
+    begun = kill_at(monkeypatch, -1)
+    assert len(run_stage(tmp_path, monkeypatch)["masked_loss"]) == 3
+    assert begun == [2, 3, 4, 5]
+    assert not checkpoints.exists()
+    assert "adapt: resumes after epoch 1 of 3\n" in capsys.readouterr().err
 
 
 def test_the_stage_does_nothing_by_default(

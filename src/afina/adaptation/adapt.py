@@ -28,6 +28,7 @@ def adapt_backbone(
     texts: Sequence[str],
     seed: int,
     folder: Path,
+    checkpoint_folder: Path | None = None,
 ) -> Adaptation:
     """Adapt a backbone to texts and save it; where nothing is to be done, save that it is unchanged.
 
@@ -40,6 +41,8 @@ def adapt_backbone(
         texts: cleaned; each different one counts once. Not looked at where nothing is asked for.
         seed: of all random numbers.
         folder: where the result goes, see `afina.adaptation.store.save_adapted`.
+        checkpoint_folder: of masked-language-model training, see `afina.adaptation.masked.train_masked`. The
+            last checkpoint stays; remove it once all is saved.
 
     Raises:
         UserError: a parameter does not suit the backbone or the machine, or training goes wrong.
@@ -88,6 +91,7 @@ def adapt_backbone(
             choose_precision(train.precision, device),
             max_length,
             seed,
+            checkpoint_folder,
         )
     record = replace(
         unchanged,

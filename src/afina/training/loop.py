@@ -12,17 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import accelerate
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import tokenizers
 import torch
-import transformers
 from accelerate import Accelerator
 from torch import Tensor
 
-import afina
 from afina.adaptation.store import AdaptedBackbone, read_adapted
 from afina.errors import UserError
 from afina.evaluation.metrics import predict, prediction_metrics
@@ -40,6 +36,7 @@ from afina.training.checkpoint import (
     EpochRecord,
     State,
     clear_checkpoints,
+    code_version,
     fingerprint,
     load_best,
     load_checkpoint,
@@ -507,18 +504,6 @@ def table_sha256(table: pa.Table) -> str:
     for name in ("id", "text", "labels", "weight"):
         values = table[name].to_pylist() if name in table.column_names else None
         digest.update(json.dumps(values, ensure_ascii=False).encode())
-    return digest.hexdigest()
-
-
-def code_version() -> str:
-    """Hash of the code that trains, and of the libraries' versions under it."""
-    root = Path(afina.__file__).parent
-    sources = [*root.glob("training/*.py"), *root.glob("modeling/*.py"), root / "runtime" / "encoding.py"]
-    digest = hashlib.sha256()
-    for path in sorted(sources):
-        digest.update(path.name.encode() + path.read_bytes())
-    for library in (torch, transformers, tokenizers, accelerate):
-        digest.update(f"{library.__name__} {library.__version__}".encode())
     return digest.hexdigest()
 
 
