@@ -16,6 +16,7 @@ import torch
 import transformers
 import yaml
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer
 from torch.nn import functional
 
 from afina import table
@@ -506,6 +507,29 @@ def test_more_tokens_than_the_backbone_has_positions(
     train = TrainParams.parse({"device": "cpu", "max_length": 65})
     with pytest.raises(UserError, match=rf"{name}\.max_length: 65 is more than the 64 positions"):
         adapt_backbone(params, train, tiny(tmp_path), TEXTS, 0, tmp_path / "adapted")
+
+
+@pytest.mark.parametrize("section", [{"epochs": 1, "vocabulary": "none"}, {"vocabulary": "extend"}])
+def test_a_tokenizer_with_more_tokens_than_the_table_has_rows(
+    section: dict[str, Any], tmp_path: Path
+) -> None:
+    files = tiny(tmp_path)
+    tokenizer = Tokenizer.from_file(str(files.folder / "tokenizer.json"))
+    rows = tokenizer.get_vocab_size()
+    tokenizer.add_tokens(["uenas"])
+    tokenizer.save(str(files.folder / "tokenizer.json"))
+    params = AdaptParams.parse({"vocabulary_min_count": 1, "glossary": None, **section})
+    message = rf"^train\.backbone: .*'uenas' with the id {rows}, .* {rows} rows"
+    with pytest.raises(UserError, match=message):
+        adapt_backbone(params, train_params(), files, ["uenas zuecos"], 0, tmp_path / "adapted")
+    if "epochs" in section:  # a token that no text holds is not in the way, and never put in another's place
+        texts = [text.replace("buenas", "") for text in TEXTS]
+        masking = masking_of(files, 0.99)
+        assert rows in masking.ordinary
+        assert rows not in masking.within(rows).ordinary
+        params = AdaptParams.parse({"epochs": 2, "mask_share": 0.99, "vocabulary": "none"})
+        record = adapt_backbone(params, train_params(), files, texts, 0, tmp_path / "adapted")
+        assert len(record.masked_loss) == 2
 
 
 # --------------------------------------------------------------------------------- the vocabulary

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
 from afina.errors import UserError
 from afina.labels import LabelSet, Task, encode_labels
@@ -447,6 +448,22 @@ def test_multilabel_without_any_label(bert: Path, tmp_path: Path) -> None:
 def test_class_weights_of_an_unknown_label(bert: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"balance\.json: class_weights: 'gas'"):
         run(tmp_path, params_for(bert), class_weights={"gas": 1.0})
+
+
+@pytest.mark.parametrize("freeze", ["none", "embeddings"])
+def test_a_tokenizer_with_more_tokens_than_the_table_has_rows(freeze: str, tmp_path: Path) -> None:
+    folder = build_tiny_backbone(tmp_path / "b")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rows = tokenizer.get_vocab_size()
+    tokenizer.add_tokens(["uenas"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    message = (
+        rf"^train\.backbone: .*b: its tokenizer has the token 'uenas' with the id {rows}, .* {rows} rows"
+    )
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, params_for(folder, freeze=freeze))
+    assert not (tmp_path / "classifier").exists()
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_texts_longer_than_the_backbone(bert: Path, tmp_path: Path) -> None:

@@ -15,7 +15,13 @@ from afina.adaptation.pieces import EXTENDABLE, MANY_PIECES, pieces_per_word, vo
 from afina.adaptation.store import Adaptation, save_adapted
 from afina.adaptation.vocabulary import choose_glossary, choose_tokens, extend_vocabulary
 from afina.errors import UserError
-from afina.modeling.backbone import BackboneFiles, load_tokenizer, max_positions, read_object
+from afina.modeling.backbone import (
+    BackboneFiles,
+    check_token_ids,
+    load_tokenizer,
+    max_positions,
+    read_object,
+)
 from afina.params.adapt import AdaptParams
 from afina.params.train import TrainParams
 from afina.runtime.encoding import Encoder
@@ -72,6 +78,9 @@ def adapt_backbone(
 
     known, translated, redefined = len(backbone.get_input_embeddings().weight), 0, 0
     if tokens:
+        # New tokens are numbered from the table's end on, where no known one may be.
+        largest = max(Tokenizer.from_str(tokenizer_json).get_vocab(with_added_tokens=True).values())
+        check_token_ids(files.name, tokenizer_json, largest, known)
         table = backbone.get_input_embeddings().weight.detach().cpu().numpy()
         extended = extend_vocabulary(tokenizer_json, table, tokens, glossary)
         replace_table(backbone, extended.embeddings)
@@ -82,10 +91,15 @@ def adapt_backbone(
     if params.epochs:
         from afina.adaptation.masked import find_masking, train_masked
 
+        ids = Encoder(tokenizer_json, max_length, pad_token_id).encode(distinct)
+        masking = find_masking(files.folder, tokenizer_json, params.mask_share, pad_token_id)
+        rows = known + len(tokens)
+        largest = max(masking.mask_token_id, pad_token_id, *(int(row.max(initial=0)) for row in ids))
+        check_token_ids(files.name, tokenizer_json, largest, rows)
         losses = train_masked(
             backbone.to(device),
-            Encoder(tokenizer_json, max_length, pad_token_id).encode(distinct),
-            find_masking(files.folder, tokenizer_json, params.mask_share, pad_token_id),
+            ids,
+            masking.within(rows),
             files.folder,
             params,
             choose_precision(train.precision, device),

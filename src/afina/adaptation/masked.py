@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -110,6 +110,10 @@ class Masking:
     def ordinary(self) -> Ids:
         """Ids of the tokens that are not special."""
         return np.flatnonzero(~self.special)
+
+    def within(self, rows: int) -> Masking:
+        """The same where the embedding table has so many rows: what it lacks is never put in."""
+        return replace(self, special=self.special | (np.arange(len(self.special)) >= rows))
 
 
 def find_masking(folder: Path, tokenizer_json: str, share: float, pad_token_id: int) -> Masking:

@@ -151,6 +151,26 @@ def check_max_length(files: BackboneFiles, max_length: int) -> None:
         raise UserError(f"train.max_length: {max_length} is more than the {limit} positions of {files.name}")
 
 
+def check_token_ids(name: str, tokenizer_json: str, largest: int, rows: int) -> None:
+    """Compare the ids of tokens with the embedding table.
+
+    Args:
+        name: of the backbone.
+        tokenizer_json: its tokenizer.
+        largest: of the ids that are to be looked up.
+        rows: of the table.
+
+    Raises:
+        UserError: the table is too small.
+    """
+    if largest >= rows:
+        token = Tokenizer.from_str(tokenizer_json).id_to_token(largest)
+        raise UserError(
+            f"train.backbone: {name}: its tokenizer has the token {token!r} with the id {largest}, and the "
+            f"table of embeddings has {rows} rows; use the tokenizer that the weights were trained with"
+        )
+
+
 def _describe(name: str, folder: Path, source: str, revision: str | None) -> BackboneFiles:
     config = folder / "config.json"
     if not config.is_file():

@@ -24,7 +24,13 @@ from afina.errors import UserError
 from afina.evaluation.metrics import predict, prediction_metrics
 from afina.evaluation.thresholds import fit_thresholds
 from afina.labels import LabelSet, Task, encode_labels
-from afina.modeling.backbone import check_max_length, load_tokenizer, resolve_backbone, weights_sha256
+from afina.modeling.backbone import (
+    check_max_length,
+    check_token_ids,
+    load_tokenizer,
+    resolve_backbone,
+    weights_sha256,
+)
 from afina.modeling.classifier import TextClassifier, load_pretrained
 from afina.modeling.lexical import LexicalScorer, fit_combination
 from afina.modeling.store import ClassifierConfig, save_classifier
@@ -45,7 +51,13 @@ from afina.training.checkpoint import (
     writing,
 )
 from afina.training.engine import Engine, Examples, NotFiniteError, Updated, freeze
-from afina.training.forward import choose_attention, choose_device, choose_forward, choose_precision
+from afina.training.forward import (
+    choose_attention,
+    choose_device,
+    choose_forward,
+    choose_precision,
+    word_embeddings,
+)
 from afina.training.lexical import cut, fit_on_examples, lexical_logits, new_token_pieces
 from afina.training.lora import add_adapters, merge_adapters, peft_version
 from afina.training.loss import Objective, build_objective
@@ -160,6 +172,7 @@ def train(
     )
     objective = _objective(params, data.training, label_set, class_weights).to(accelerator.device)
     model = _build_model(params, data.backbone, len(label_set.labels), seed, accelerator.device)
+    _check_tokens(data, len(word_embeddings(model).weight))
     engine = _build_engine(
         params,
         model,
@@ -249,6 +262,13 @@ def _prepare(
         validation=cut(validation, params.max_length),
         lexical=lexical,
     )
+
+
+def _check_tokens(data: _Data, rows: int) -> None:
+    """Has the embedding table, of so many rows, one for each token of the texts?"""
+    texts = [*data.training.tokens, *data.validation.tokens]
+    largest = max(data.pad_token_id, *(int(tokens.max()) for tokens in texts))
+    check_token_ids(data.backbone.files.name, data.tokenizer_json, largest, rows)
 
 
 def _key(
