@@ -23,16 +23,24 @@ ADAPTED = Path("models/adapted")
 CHECKPOINTS = Path("models/checkpoints/adapt")
 
 
-def read_texts(params: AdaptParams) -> list[str]:
-    """The texts of the training split, and those without labels."""
-    texts: list[str] = table.read(TRAIN, ["text"])["text"].to_pylist()
-    for source in params.unlabelled:
-        if source.path is not None and not Path(source.path).resolve().is_relative_to(WATCHED.resolve()):
+def note_unwatched(params: AdaptParams) -> None:
+    """Say which of the files that are read DVC does not look at."""
+    paths = [source.path for source in params.unlabelled if source.path is not None]
+    if params.vocabulary != "none" and params.glossary not in (None, "auto"):
+        paths.append(str(params.glossary))
+    for path in paths:
+        if not Path(path).resolve().is_relative_to(WATCHED.resolve()):
             print(
-                f"adapt: note: {source.path} is outside {WATCHED}, so a change of it reruns nothing; "
+                f"adapt: note: {path} is outside {WATCHED}, so a change of it reruns nothing; "
                 "copy it there, or run `dvc repro --force --single-item adapt` after a change",
                 file=sys.stderr,
             )
+
+
+def read_texts(params: AdaptParams) -> list[str]:
+    """The texts of the training split, and those without labels."""
+    texts: list[str] = table.read(TRAIN, ["text"])["text"].to_pylist()
+    note_unwatched(params)
     return texts + read_unlabelled(params.unlabelled, Path(), read_label_set(LABELS).cleaning["steps"])
 
 

@@ -865,6 +865,31 @@ def test_the_stage_does_nothing_by_default(
 
 
 @pytest.mark.parametrize(
+    ("path", "vocabulary", "noted"),
+    [
+        ("data/glossary.csv", "extend", True),
+        ("data/source/glossary.csv", "extend", False),
+        ("data/glossary.csv", "none", False),
+        ("auto", "extend", False),
+    ],
+)
+def test_a_glossary_that_dvc_does_not_look_at_is_noted(
+    path: str,
+    vocabulary: str,
+    noted: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lay_out(tmp_path, {"vocabulary": vocabulary, "glossary": path, "vocabulary_min_count": 10_000})
+    if path != "auto":
+        (tmp_path / path).write_text("word,meaning\nzueco,agua\n", encoding="utf-8")
+    run_stage(tmp_path, monkeypatch)
+    note = "adapt: note: data/glossary.csv is outside data/source, so a change of it reruns nothing"
+    assert (note in capsys.readouterr().err) == noted
+
+
+@pytest.mark.parametrize(
     "section", [{}, {"vocabulary": "extend", "vocabulary_min_count": 10_000, "glossary": None}]
 )
 def test_where_nothing_is_worth_doing_torch_is_not_loaded(section: dict[str, Any], tmp_path: Path) -> None:
