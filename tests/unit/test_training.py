@@ -350,9 +350,20 @@ def test_early_stopping_and_ties(bert: Path, tmp_path: Path, monkeypatch: pytest
     scores = [(0.9, 0.5), (0.8, 0.5), (0.8, 0.5), (0.7, 0.4), (0.1, 0.9)]
     waiting = iter(loop._Scores(*score) for score in scores)
     monkeypatch.setattr(loop, "_validate", lambda *_: next(waiting))
-    result = run(tmp_path, params_for(bert, epochs=5, patience=2))
+    result = run(tmp_path, params_for(bert, epochs=5, patience=3))
     assert len(result.history) == 4
     assert result.best_epoch == 2
+
+
+def test_a_tie_does_not_end_the_wait_for_a_better_epoch(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = [(0.9, 0.4), (0.9, 0.5), (0.8, 0.5), (0.7, 0.5), (0.6, 0.9)]
+    waiting = iter(loop._Scores(*score) for score in scores)
+    monkeypatch.setattr(loop, "_validate", lambda *_: next(waiting))
+    result = run(tmp_path, params_for(bert, epochs=5, patience=2))
+    assert [record.validation_macro_f1 for record in result.history] == [0.4, 0.5, 0.5, 0.5]
+    assert result.best_epoch == 4  # the lower loss
 
 
 def test_class_weights_and_row_weights_move_the_model(bert: Path, tmp_path: Path) -> None:

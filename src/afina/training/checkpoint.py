@@ -50,6 +50,7 @@ class State:
     loss_sum: float = 0.0  # over the examples of the epoch under way, on this process
     factor_sum: float = 0.0
     best_epoch: int = 0  # 0 = none yet
+    improved_epoch: int = 0  # the last one with a better macro-F1 than all before; a tie is none
     best_macro_f1: float = -1.0
     best_loss: float = float("inf")
     mixture: tuple[float, float] | None = None  # of the best epoch's and the lexical logits

@@ -435,6 +435,8 @@ def _judge(run: _Run, state: State, seen: Tensor, rows: npt.NDArray[np.int64]) -
             learning_rate=run.params.learning_rate * float(run.engine.shares[done - 1]),
         )
         state.history.append(record)
+        if scores.macro_f1 > state.best_macro_f1:
+            state.improved_epoch = record.epoch
         if (scores.macro_f1, -scores.loss) > (state.best_macro_f1, -state.best_loss):
             state.best_epoch = record.epoch
             state.best_macro_f1, state.best_loss = scores.macro_f1, scores.loss
@@ -448,7 +450,7 @@ def _end_epoch(params: TrainParams, state: State, seen: Tensor) -> None:
     state.epoch += 1
     state.update, state.loss_sum, state.factor_sum = 0, 0.0, 0.0
     seen.zero_()
-    waited = state.epoch - state.best_epoch
+    waited = state.epoch - state.improved_epoch
     state.finished = state.epoch == params.epochs or (
         params.patience is not None and waited >= params.patience
     )
