@@ -499,6 +499,8 @@ def test_the_spanish_glossary_is_chosen_for_spanish_alone(minilm: str) -> None:
     assert chosen["más"][0] == "more"
     assert chosen_glossary("auto", minilm, ENGLISH_TEXTS) is None
     assert chosen_glossary(None, minilm, SPANISH_TEXTS) is None
+    for texts in ([], ["123 456", "789"], ["¿¡ !?"]):  # without any word they are in no language
+        assert chosen_glossary("auto", minilm, texts) is None
     # A quarter of the text in Spanish is not enough, three quarters are.
     assert chosen_glossary("auto", minilm, [*SPANISH_TEXTS[:4], *ENGLISH_TEXTS]) is None
     assert chosen_glossary("auto", minilm, [*SPANISH_TEXTS, *ENGLISH_TEXTS[:4]]) is not None

@@ -232,7 +232,7 @@ def choose_glossary(
     known = folded(tokenizer, glossary)
     covered = sum(count for word, count in counts.items() if word in known)
     words = sum(count for word, count in counts.items() if word.isalpha())
-    return glossary if covered >= SPANISH * words else None
+    return glossary if words and covered >= SPANISH * words else None
 
 
 def folded(tokenizer: Tokenizer, glossary: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
