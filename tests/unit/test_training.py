@@ -568,6 +568,7 @@ if __name__ == "__main__":
     result = tests.run_imbalanced(folder / "parts", bert, tests.ALONE, 43)
     assert not kill_at
     assert result.is_main_process == (rank == "0")
+    assert loop._largest(loop.Accelerator(cpu=True), 1 + int(rank)) == 2
     Path({logs!r}, "resumed" + rank + ".json").write_text(json.dumps([{{"parts": seen}}, opened]))
 """
 

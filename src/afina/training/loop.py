@@ -622,6 +622,7 @@ def _checkpoint(run: _Run, state: State, seen: Tensor) -> None:
     sums = _total(accelerator, torch.tensor([state.loss_sum, state.factor_sum], dtype=torch.float64))
     total = replace(state, loss_sum=float(sums[0]), factor_sum=float(sums[1]))
     everywhere = _total(accelerator, seen)
+    run.engine.split = _largest(accelerator, run.engine.split)  # all begin alike from this checkpoint
     if accelerator.is_main_process:
         save_checkpoint(run.checkpoint_folder, run.key, total, run.model, run.engine, everywhere)
     accelerator.wait_for_everyone()
@@ -633,6 +634,13 @@ def _total(accelerator: Accelerator, values: Tensor) -> Tensor:
         return values
     summed: Tensor = accelerator.reduce(values.clone().to(accelerator.device), reduction="sum")
     return summed.cpu()
+
+
+def _largest(accelerator: Accelerator, number: int) -> int:
+    """The largest of the processes' numbers, on every process."""
+    if accelerator.num_processes == 1:
+        return number
+    return int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
 
 
 def _on_main(accelerator: Accelerator, answer: bool) -> bool:
