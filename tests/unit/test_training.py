@@ -261,7 +261,7 @@ def test_signal_9_leaves_a_checkpoint_that_can_be_read(bert: Path, tmp_path: Pat
     assert (seen[0].epoch, seen[0].update) > (0, 0)
 
 
-@pytest.mark.parametrize("change", ["params", "seed", "data", "weights", "code"])
+@pytest.mark.parametrize("change", ["params", "seed", "data", "weights", "configuration", "code"])
 def test_a_checkpoint_of_another_run_is_ignored(
     change: str,
     bert: Path,
@@ -269,6 +269,7 @@ def test_a_checkpoint_of_another_run_is_ignored(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    bert = shutil.copytree(bert, tmp_path / "bert")
     restore = kill_after(monkeypatch, 7)
     with pytest.raises(Killed):
         run(tmp_path / "stale", params_for(bert))
@@ -283,6 +284,9 @@ def test_a_checkpoint_of_another_run_is_ignored(
         options["table"] = tiny_messages(n=40, seed=9)
     elif change == "weights":
         options["class_weights"] = {"agua": 3.0}
+    elif change == "configuration":
+        config = json.loads((bert / "config.json").read_text(encoding="utf-8")) | {"hidden_act": "relu"}
+        (bert / "config.json").write_text(json.dumps(config), encoding="utf-8")
     else:
         monkeypatch.setattr(loop, "code_version", lambda: "another version")
     result = run(tmp_path / "stale", params, **options)

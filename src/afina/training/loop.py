@@ -23,6 +23,7 @@ from afina.adaptation.store import AdaptedBackbone, read_adapted
 from afina.errors import UserError
 from afina.evaluation.metrics import predict, prediction_metrics
 from afina.evaluation.thresholds import fit_thresholds
+from afina.files import sha256
 from afina.labels import LabelSet, Task, encode_labels
 from afina.modeling.backbone import (
     check_max_length,
@@ -291,6 +292,7 @@ def _key(
             "labels": [label_set.task, *label_set.labels],
             "class_weights": class_weights,
             "backbone": weights_sha256(data.backbone.folder),
+            "backbone_config": sha256(data.backbone.folder / "config.json"),
             "tokenizer": hashlib.sha256(data.tokenizer_json.encode()).hexdigest(),
             "precision": precision,
             "code": code_version(),
