@@ -476,8 +476,9 @@ def test_a_glossary_with_other_columns_and_a_byte_order_mark(tmp_path: Path) -> 
         ("word,meaning\nmás,more\n".encode("cp1252"), "not UTF-8"),
         (
             b'word,meaning\nagua,water\nluz,"light\n' + b"a,b\n" * 40_000,
-            r"line 3: not CSV \(field larger .* a quote that is never closed",
+            r"line 3: not CSV \(.*\); look for a quote that is not closed",
         ),
+        (b'word,meaning\nagua,"water\nluz,light\n', r"line 2: not CSV \(unexpected end of data\)"),
     ],
 )
 def test_a_glossary_that_is_wrong(content: bytes, message: str, tmp_path: Path) -> None:

@@ -191,7 +191,8 @@ def read_glossary(path: Path) -> dict[str, list[str]]:
         content = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"adapt.glossary: {path}: not UTF-8; save it as CSV UTF-8") from None
-    reader = csv.DictReader(io.StringIO(content, newline=""))
+    # Strict: else a quote that is never closed swallows the rest of the file.
+    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
     glossary: dict[str, list[str]] = {}
     start = 1  # line at which the row being read begins
     try:
@@ -207,7 +208,7 @@ def read_glossary(path: Path) -> dict[str, list[str]]:
             start = reader.line_num + 1
     except csv.Error as error:
         raise UserError(
-            f"adapt.glossary: {path}: line {start}: not CSV ({error}); look for a quote that is never closed"
+            f"adapt.glossary: {path}: line {start}: not CSV ({error}); look for a quote that is not closed"
         ) from None
     return glossary
 
