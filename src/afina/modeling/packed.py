@@ -131,7 +131,7 @@ def draw_factors(count: int, rate: float, dtype: torch.dtype, seed: int) -> Tens
     bits = np.random.SFC64(seed)
     least = min(round(rate * 65536), 65535) - 32768
     factors = torch.empty(count, dtype=dtype)
-    for part in factors.split(4 * DRAWS):
+    for part in torch.split(factors, 4 * DRAWS):
         draws = torch.from_numpy(bits.random_raw(-(-len(part) // 4)).view(np.int16))[: len(part)]
         part.copy_(draws >= least).mul_(1 / (1 - rate))
     return factors
