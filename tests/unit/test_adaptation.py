@@ -454,7 +454,7 @@ def test_a_changed_backbone_keeps_the_originals_name_and_hash(tmp_path: Path) ->
 def test_a_full_disk_keeps_the_folder_that_was_there(tmp_path: Path) -> None:
     files, folder = tiny(tmp_path), tmp_path / "out" / "adapted"
     adapt_backbone(AdaptParams(), train_params(), files, [], 0, folder)
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # stands for a disk with so much room
     try:
         with pytest.raises(
@@ -462,7 +462,7 @@ def test_a_full_disk_keeps_the_folder_that_was_there(tmp_path: Path) -> None:
         ):
             adapt_backbone(AdaptParams(epochs=1), train_params(), files, TEXTS, 0, folder)
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in folder.parent.iterdir()] == ["adapted"]
     assert not read_json(folder / "adapted.json")["changed"]
 

@@ -142,7 +142,7 @@ def test_a_full_disk_is_one_line_and_exit_code_2(
         [{"id": str(n), "source": "s", "text": f"{n * n * 7919}", "labels": []} for n in range(20_000)],
         schema=table.SCHEMA,
     )
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # stands for a disk with so much room
     try:
@@ -154,7 +154,7 @@ def test_a_full_disk_is_one_line_and_exit_code_2(
                 f"demo: error: {path}: cannot be written (File too large); make room for it and run again\n"
             )
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
 
     def other() -> str:
