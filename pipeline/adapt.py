@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,18 +20,27 @@ WATCHED = Path("data/source")
 TRAIN = Path("data/splits/train.parquet")
 LABELS = Path("data/clean/labels.json")
 ADAPTED = Path("models/adapted")
+CHECKPOINTS = Path("models/checkpoints/adapt")
+
+
+def note_unwatched(params: AdaptParams) -> None:
+    """Say which of the files that are read DVC does not look at."""
+    paths = [source.path for source in params.unlabelled if source.path is not None]
+    if params.vocabulary != "none" and params.glossary not in (None, "auto"):
+        paths.append(str(params.glossary))
+    for path in paths:
+        if not Path(path).resolve().is_relative_to(WATCHED.resolve()):
+            print(
+                f"adapt: note: {path} is outside {WATCHED}, so a change of it reruns nothing; "
+                "copy it there, or run `dvc repro --force --single-item adapt` after a change",
+                file=sys.stderr,
+            )
 
 
 def read_texts(params: AdaptParams) -> list[str]:
     """The texts of the training split, and those without labels."""
     texts: list[str] = table.read(TRAIN, ["text"])["text"].to_pylist()
-    for source in params.unlabelled:
-        if source.path is not None and not Path(source.path).resolve().is_relative_to(WATCHED.resolve()):
-            print(
-                f"adapt: note: {source.path} is outside {WATCHED}, so a change of it reruns nothing; "
-                "copy it there, or run `dvc repro --force --single-item adapt` after a change",
-                file=sys.stderr,
-            )
+    note_unwatched(params)
     return texts + read_unlabelled(params.unlabelled, Path(), read_label_set(LABELS).cleaning["steps"])
 
 
@@ -39,7 +49,8 @@ def main() -> str:
     params, trained = load_section(AdaptParams), load_section(TrainParams)
     files = resolve_backbone(trained.backbone, trained.revision)
     texts = read_texts(params) if params.active else []
-    done = adapt_backbone(params, trained, files, texts, load_seed(), ADAPTED)
+    done = adapt_backbone(params, trained, files, texts, load_seed(), ADAPTED, CHECKPOINTS)
+    shutil.rmtree(CHECKPOINTS, ignore_errors=True)  # last: a run killed just now would have to train again
     if not done.changed:
         return f"{done.backbone} is left as it is"
     parts = [f"{done.backbone} adapted to {done.texts:,} texts"]

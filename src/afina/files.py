@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import glob
 import hashlib
 import json
@@ -15,6 +16,9 @@ from typing import Any, TextIO
 
 from afina.errors import UserError
 
+# What a file system says that has no room, or no quota, for what is being written.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -25,6 +29,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Raises:
         IsADirectoryError: the temporary became a file, and ``path`` is a folder.
+        OSError: where the disk is full, it names ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
@@ -36,6 +41,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if temporary.is_dir() and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in FULL:
+            error.filename = str(path)  # the error of a write names no file
+        raise
     finally:
         _remove(temporary)
 

@@ -1,14 +1,17 @@
-"""What stage scripts share: a summary line on success; an error line and exit 2 on a user's mistake."""
+"""What stage scripts share: a summary line on success; an error line and exit 2 where a user has to act."""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
 
 from afina.errors import UserError
+from afina.files import FULL
 
 
 def stage(name: str) -> Callable[[Callable[[], str | None]], Callable[[], None]]:
@@ -21,14 +24,23 @@ def stage(name: str) -> Callable[[Callable[[], str | None]], Callable[[], None]]
             try:
                 summary = main()
             except UserError as error:
-                print(f"{name}: error: {error}", file=sys.stderr)
-                raise SystemExit(2) from None
+                _fail(name, str(error))
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                reason, where = os.strerror(error.errno), error.filename or "a file"
+                _fail(name, f"{where}: cannot be written ({reason}); make room for it and run again")
             if summary is not None:
                 print(f"{name}: {summary} ({time.perf_counter() - start:.1f} s)", flush=True)
 
         return run
 
     return decorate
+
+
+def _fail(name: str, message: str) -> NoReturn:
+    print(f"{name}: error: {message}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

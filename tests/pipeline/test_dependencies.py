@@ -14,7 +14,7 @@ from imports import imported_modules
 from workspace import ROOT, STAGES
 
 # Read or written, and yet no dep or out: checkpoints are for resuming after a crash, and gone after success.
-NOT_TRACKED = {"models/checkpoints"}
+NOT_TRACKED = {"models/checkpoints", "models/checkpoints/adapt"}
 # Which of its files is read stands in params.yaml.
 FROM_PARAMS = {"data/source", "data/cases"}
 CODE = ("src/", "pipeline/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import runpy
 import subprocess
 import sys
@@ -14,10 +15,12 @@ import pytest
 import torch
 import transformers
 import yaml
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
 from torch.nn import functional
 
 from afina import table
-from afina.adaptation import adapt, vocabulary
+from afina.adaptation import adapt, masked, vocabulary
 from afina.adaptation.adapt import adapt_backbone, replace_table
 from afina.adaptation.masked import (
     MaskedTrainer,
@@ -158,6 +161,14 @@ def test_a_tokenizer_without_a_mask_token(tmp_path: Path) -> None:
     path.write_text(path.read_text(encoding="utf-8").replace("[MASK]", "[OTHER]"), encoding="utf-8")
     with pytest.raises(UserError, match=r"adapt\.epochs: .* no mask token"):
         masking_of(files)
+
+
+def test_tokenizer_settings_that_are_no_json(tmp_path: Path) -> None:
+    files = tiny(tmp_path)
+    tokenizer_json, pad = load_tokenizer(files.folder)
+    (files.folder / "tokenizer_config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"tokenizer_config\.json: line 1: not valid JSON"):
+        find_masking(files.folder, tokenizer_json, 0.15, pad)
 
 
 # ------------------------------------------------------------------------------- the masked loss
@@ -309,6 +320,88 @@ def test_batches_without_a_masked_token_change_nothing(tmp_path: Path) -> None:
     torch.testing.assert_close(backbone.embeddings.word_embeddings.weight.detach(), before, rtol=0, atol=0)
 
 
+class Killed(Exception):  # noqa: N818
+    """Stands for a process that ends."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, update: int) -> list[int]:
+    """Make masked training stop before an update; returns the numbers of those that were begun."""
+    original = MaskedTrainer.update
+    begun: list[int] = []
+
+    def update_or_die(self: Any, seen: Any, targets: Any, number: int) -> Any:
+        if number == update:
+            raise Killed
+        begun.append(number)
+        return original(self, seen, targets, number)
+
+    monkeypatch.setattr(MaskedTrainer, "update", update_or_die)
+    return begun
+
+
+# 5 updates an epoch: in the first one, in the second, at the start of the last.
+@pytest.mark.parametrize(("update", "left"), [(3, 15), (7, 10), (10, 5)])
+@pytest.mark.parametrize(
+    ("architecture", "precision"), [("bert", "bf16"), ("modernbert", "fp32"), ("bert", "fp32")]
+)
+def test_killed_and_run_again_equals_never_killed(
+    architecture: Architecture,
+    precision: str,
+    update: int,
+    left: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files, checkpoints = tiny(tmp_path, architecture), tmp_path / "checkpoints"
+    params = AdaptParams.parse({**LEARNING, "epochs": 3, "vocabulary": "none"})
+    train = train_params(precision)
+    whole = adapt_backbone(params, train, files, TEXTS, 7, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        kill_at(patch, update)
+        with pytest.raises(Killed):
+            adapt_backbone(params, train, files, TEXTS, 7, tmp_path / "parts", checkpoints)
+    assert not (tmp_path / "parts").exists()
+    begun = kill_at(monkeypatch, -1)
+    assert adapt_backbone(params, train, files, TEXTS, 7, tmp_path / "parts", checkpoints) == whole
+    assert len(begun) == left
+    assert ("adapt: resumes after epoch" in capsys.readouterr().err) == (left < 15)
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "parts" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("change", ["params", "seed", "texts", "backbone", "configuration", "code"])
+def test_a_checkpoint_of_another_adaptation_is_ignored(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files, checkpoints = tiny(tmp_path), tmp_path / "checkpoints"
+    params, texts, seed = AdaptParams.parse({**LEARNING, "epochs": 2}), TEXTS, 7
+    with monkeypatch.context() as patch:
+        kill_at(patch, 7)
+        with pytest.raises(Killed):
+            adapt_backbone(params, train_params(), files, texts, seed, tmp_path / "adapted", checkpoints)
+    if change == "params":
+        params = AdaptParams.parse({**LEARNING, "epochs": 2, "weight_decay": 0.1})
+    elif change == "seed":
+        seed = 8
+    elif change == "texts":
+        texts = TEXTS[1:]
+    elif change == "backbone":
+        build_tiny_backbone(files.folder, seed=1)
+    elif change == "configuration":
+        config = read_json(files.folder / "config.json")
+        (files.folder / "config.json").write_text(json.dumps(config | {"hidden_dropout_prob": 0.3}))
+    else:
+        monkeypatch.setattr(masked, "code_version", lambda _: "another version")
+    begun = kill_at(monkeypatch, -1)
+    record = adapt_backbone(params, train_params(), files, texts, seed, tmp_path / "adapted", checkpoints)
+    assert len(begun) == 10
+    assert "adapt: " in (error := capsys.readouterr().err)
+    assert "of a run with other parameters, data or code; ignored" in error
+    again = adapt_backbone(params, train_params(), files, texts, seed, tmp_path / "fresh")
+    assert record == again
+
+
 # --------------------------------------------------------------------------------------- the folder
 
 
@@ -358,13 +451,32 @@ def test_a_changed_backbone_keeps_the_originals_name_and_hash(tmp_path: Path) ->
     assert [path.name for path in folder.iterdir()] == ["adapted.json"]
 
 
+def test_a_full_disk_keeps_the_folder_that_was_there(tmp_path: Path) -> None:
+    files, folder = tiny(tmp_path), tmp_path / "out" / "adapted"
+    adapt_backbone(AdaptParams(), train_params(), files, [], 0, folder)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # stands for a disk with so much room
+    try:
+        with pytest.raises(
+            UserError, match=r"adapted: cannot be written \(.*make room for it and run again$"
+        ):
+            adapt_backbone(AdaptParams(epochs=1), train_params(), files, TEXTS, 0, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in folder.parent.iterdir()] == ["adapted"]
+    assert not read_json(folder / "adapted.json")["changed"]
+
+
 def test_a_folder_that_is_not_of_this_backbone(tmp_path: Path) -> None:
     files, folder = tiny(tmp_path), tmp_path / "adapted"
     with pytest.raises(UserError, match=r"adapted\.json: no such file"):
         read_adapted(folder, files)
     adapt_backbone(AdaptParams(), train_params(), files, [], 0, folder)
-    with pytest.raises(UserError, match="adapted from bert, not "):
+    with pytest.raises(UserError, match=r"adapted from other weights \(bert\) than .*roberta has; run "):
         read_adapted(folder, tiny(tmp_path, "roberta"))
+    build_tiny_backbone(files.folder, seed=1)  # in place: to DVC nothing has changed
+    with pytest.raises(UserError, match=r"run `dvc repro -f -s adapt && dvc repro`$"):
+        read_adapted(folder, resolve_backbone(files.name))
     (folder / "adapted.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="not of this version"):
         read_adapted(folder, files)
@@ -395,6 +507,29 @@ def test_more_tokens_than_the_backbone_has_positions(
     train = TrainParams.parse({"device": "cpu", "max_length": 65})
     with pytest.raises(UserError, match=rf"{name}\.max_length: 65 is more than the 64 positions"):
         adapt_backbone(params, train, tiny(tmp_path), TEXTS, 0, tmp_path / "adapted")
+
+
+@pytest.mark.parametrize("section", [{"epochs": 1, "vocabulary": "none"}, {"vocabulary": "extend"}])
+def test_a_tokenizer_with_more_tokens_than_the_table_has_rows(
+    section: dict[str, Any], tmp_path: Path
+) -> None:
+    files = tiny(tmp_path)
+    tokenizer = Tokenizer.from_file(str(files.folder / "tokenizer.json"))
+    rows = tokenizer.get_vocab_size()
+    tokenizer.add_tokens(["uenas"])
+    tokenizer.save(str(files.folder / "tokenizer.json"))
+    params = AdaptParams.parse({"vocabulary_min_count": 1, "glossary": None, **section})
+    message = rf"^train\.backbone: .*'uenas' with the id {rows}, .* {rows} rows"
+    with pytest.raises(UserError, match=message):
+        adapt_backbone(params, train_params(), files, ["uenas zuecos"], 0, tmp_path / "adapted")
+    if "epochs" in section:  # a token that no text holds is not in the way, and never put in another's place
+        texts = [text.replace("buenas", "") for text in TEXTS]
+        masking = masking_of(files, 0.99)
+        assert rows in masking.ordinary
+        assert rows not in masking.within(rows).ordinary
+        params = AdaptParams.parse({"epochs": 2, "mask_share": 0.99, "vocabulary": "none"})
+        record = adapt_backbone(params, train_params(), files, texts, 0, tmp_path / "adapted")
+        assert len(record.masked_loss) == 2
 
 
 # --------------------------------------------------------------------------------- the vocabulary
@@ -704,6 +839,23 @@ def test_the_stage_reads_the_training_texts_and_the_unlabelled_ones(
     assert f"tiny adapted to {record['texts']} texts, masked loss" in capsys.readouterr().out
 
 
+def test_the_stage_goes_on_after_the_last_epoch_that_it_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lay_out(tmp_path, {"epochs": 3, "vocabulary": "none"})  # 2 updates an epoch
+    checkpoints = tmp_path / "models/checkpoints/adapt"
+    with monkeypatch.context() as patch:
+        kill_at(patch, 3)
+        with pytest.raises(Killed):
+            run_stage(tmp_path, monkeypatch)
+    assert [path.name for path in checkpoints.iterdir()] == ["checkpoint.safetensors"]
+    begun = kill_at(monkeypatch, -1)
+    assert len(run_stage(tmp_path, monkeypatch)["masked_loss"]) == 3
+    assert begun == [2, 3, 4, 5]
+    assert not checkpoints.exists()
+    assert "adapt: resumes after epoch 1 of 3\n" in capsys.readouterr().err
+
+
 def test_the_stage_does_nothing_by_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -713,11 +865,36 @@ def test_the_stage_does_nothing_by_default(
 
 
 @pytest.mark.parametrize(
+    ("path", "vocabulary", "noted"),
+    [
+        ("data/glossary.csv", "extend", True),
+        ("data/source/glossary.csv", "extend", False),
+        ("data/glossary.csv", "none", False),
+        ("auto", "extend", False),
+    ],
+)
+def test_a_glossary_that_dvc_does_not_look_at_is_noted(
+    path: str,
+    vocabulary: str,
+    noted: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lay_out(tmp_path, {"vocabulary": vocabulary, "glossary": path, "vocabulary_min_count": 10_000})
+    if path != "auto":
+        (tmp_path / path).write_text("word,meaning\nzueco,agua\n", encoding="utf-8")
+    run_stage(tmp_path, monkeypatch)
+    note = "adapt: note: data/glossary.csv is outside data/source, so a change of it reruns nothing"
+    assert (note in capsys.readouterr().err) == noted
+
+
+@pytest.mark.parametrize(
     "section", [{}, {"vocabulary": "extend", "vocabulary_min_count": 10_000, "glossary": None}]
 )
 def test_where_nothing_is_worth_doing_torch_is_not_loaded(section: dict[str, Any], tmp_path: Path) -> None:
     lay_out(tmp_path, section)
-    (tmp_path / "tiny/model.safetensors").write_bytes(b"not read but for its hash")
+    save_file({"unlike": np.zeros(1)}, tmp_path / "tiny/model.safetensors")  # no weights of a backbone
     script = f"import runpy, sys; runpy.run_path({str(PIPELINE / 'adapt.py')!r}, run_name='__main__')"
     script += "; assert 'torch' not in sys.modules, 'torch was loaded'"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)

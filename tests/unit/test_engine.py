@@ -310,6 +310,39 @@ def test_a_run_in_little_memory(
         run(tmp_path / "none", params)
 
 
+@pytest.mark.parametrize("updates", [4, 5, 9])  # within the epoch, at its end, in the next one
+def test_killed_after_a_batch_did_not_fit_and_run_again_equals_never_killed(
+    updates: int, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Engine._part
+
+    def part(self: Engine, examples: Examples, rows: Any, *arguments: Any) -> Any:
+        if arguments[-1] == 2 and len(rows) > 2:  # in the third update alone
+            raise MemoryError
+        return original(self, examples, rows, *arguments)
+
+    monkeypatch.setattr(Engine, "_part", part)
+    whole = run(tmp_path / "whole", params_for(bert))
+    restore = kill_after(monkeypatch, updates)
+    with pytest.raises(Killed):
+        run(tmp_path / "parts", params_for(bert))
+    restore()
+    assert run(tmp_path / "parts", params_for(bert)).history == whole.history
+    assert_same_classifier(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_an_engines_state_without_the_number_of_parts(bert: Path) -> None:
+    made = make_engine(bert)
+    made.split = 4
+    state = made.state()
+    made.split = 1
+    made.load_state(state)
+    assert made.split == 4
+    del state["split"]  # as an engine of before left it
+    made.load_state(state)
+    assert made.split == 1
+
+
 # ------------------------------------------------------------------------------- what is trained, how fast
 
 

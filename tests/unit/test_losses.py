@@ -604,6 +604,9 @@ def test_counts_that_do_not_fit_are_refused(counts: list[int]) -> None:
         ({"loss": "logit_adjusted"}, "oversample", None, ["only the imbalance that the resampling left"]),
         ({"loss": "class_balanced"}, "undersample", None, ["balance.strategy undersample"]),
         ({"sampler": "class_balanced"}, "oversample", None, ["rows that are resampled already"]),
+        ({}, "oversample", WEIGHTS, ["balance.strategy oversample with balance.label_weights"]),
+        ({}, "undersample", WEIGHTS, ["favoured twice"]),
+        ({}, "undersample", {"a": 1.0, "b": 1.0}, []),
         (
             {"sampler": "square_root"},
             "class_weights",
@@ -625,5 +628,5 @@ def test_double_corrections_say_what_they_do(
     assert len(lines) == len(found)
     for line, part in zip(lines, found, strict=True):
         assert part in line
-        assert line.startswith("train.")
+        assert line.startswith(("train.", "balance."))
         assert "\n" not in line

@@ -304,3 +304,30 @@ def test_weights_that_lack_a_tensor_are_refused(tmp_path: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"lack 1 tensors .*encoder\.layer\.1\.output\.dense\.weight"):
         load_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"hidden_act": "nonsense"}, "KeyError: 'nonsense'"),
+        ({"hidden_size": "large"}, ".*hidden_size"),
+        ({"num_attention_heads": 5}, "ValueError: The hidden size"),
+    ],
+)
+def test_a_configuration_that_makes_no_model_is_one_line(
+    changes: dict[str, object], reason: str, tmp_path: Path
+) -> None:
+    folder = build_tiny_backbone(tmp_path / "b")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"^train\.backbone: .*cannot load the weights \({reason}") as error:
+        load_pretrained(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_half_of_the_weights_is_one_line(tmp_path: Path) -> None:
+    folder = build_tiny_backbone(tmp_path / "b")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:20_000])
+    with pytest.raises(UserError, match=r"cannot load the weights \(SafetensorError: .*safetensors files$"):
+        load_pretrained(folder)

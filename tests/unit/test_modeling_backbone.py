@@ -91,6 +91,45 @@ def test_folders_that_are_no_usable_backbone(tmp_path: Path) -> None:
         resolve_backbone(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 90868376\n", "run `git lfs pull`"),
+        (None, "not a whole safetensors file .*; copy or download it again"),
+        (b"", "not a whole safetensors file"),
+    ],
+)
+def test_weights_that_are_not_there_whole(content: bytes | None, message: str, tmp_path: Path) -> None:
+    folder = build_tiny_backbone(tmp_path / "b")
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:20_000] if content is None else content)
+    with pytest.raises(UserError, match=rf"^train\.backbone: .*model\.safetensors: .*{message}") as error:
+        resolve_backbone(str(folder))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", b"[]", r"config\.json: not a JSON object"),
+        ("config.json", b"{", r"config\.json: line 1: not valid JSON"),
+        ("config.json", b'{"model_type": "\xff"}', r"config\.json: not a JSON object"),
+        ("tokenizer_config.json", b"{", r"tokenizer_config\.json: line 1: not valid JSON"),
+        ("tokenizer_config.json", b"[]", r"tokenizer_config\.json: not a JSON object"),
+        ("model.safetensors.index.json", b"{}", r"index\.json: no weight_map"),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": 1}}', r"index\.json: no weight_map"),
+    ],
+)
+def test_malformed_files_are_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    folder = build_tiny_backbone(tmp_path / "b")
+    (folder / name).write_bytes(content)
+    if "index" in name:
+        (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=rf"^train\.backbone: .*{message}") as error:
+        load_tokenizer(resolve_backbone(str(folder)).folder)
+    assert "\n" not in str(error.value)
+
+
 def test_a_packaged_model_counts_only_with_the_pinned_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

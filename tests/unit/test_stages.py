@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from afina import table
 from afina.errors import UserError
-from afina.files import atomic_path, read_json, write_csv, write_json
+from afina.files import atomic_path, read_json, write_csv, write_json, write_text
 from afina.params.base import load_section
 from afina.params.train import TrainParams
 from afina.stage import stage
@@ -128,6 +132,36 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixtu
     captured = capsys.readouterr()
     assert captured.err == "demo: error: params.yaml: no such thing\n"
     assert captured.out == ""
+
+
+def test_a_full_disk_is_one_line_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "table.parquet"
+    rows = pa.Table.from_pylist(
+        [{"id": str(n), "source": "s", "text": f"{n * n * 7919}", "labels": []} for n in range(20_000)],
+        schema=table.SCHEMA,
+    )
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # stands for a disk with so much room
+    try:
+        for write in (lambda: table.write(rows, path), lambda: write_text(path, "x" * 5000)):
+            with pytest.raises(SystemExit, match="2"):
+                stage("demo")(write)()
+            error = capsys.readouterr().err
+            assert error == (
+                f"demo: error: {path}: cannot be written (File too large); make room for it and run again\n"
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+
+    def other() -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", "somewhere")
+
+    with pytest.raises(PermissionError):
+        stage("demo")(other)()
 
 
 def test_a_mistake_in_another_section_is_named_before_the_stage_runs(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
 from afina.errors import UserError
 from afina.labels import LabelSet, Task, encode_labels
@@ -260,7 +261,7 @@ def test_signal_9_leaves_a_checkpoint_that_can_be_read(bert: Path, tmp_path: Pat
     assert (seen[0].epoch, seen[0].update) > (0, 0)
 
 
-@pytest.mark.parametrize("change", ["params", "seed", "data", "weights", "code"])
+@pytest.mark.parametrize("change", ["params", "seed", "data", "weights", "configuration", "code"])
 def test_a_checkpoint_of_another_run_is_ignored(
     change: str,
     bert: Path,
@@ -268,6 +269,7 @@ def test_a_checkpoint_of_another_run_is_ignored(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    bert = shutil.copytree(bert, tmp_path / "bert")
     restore = kill_after(monkeypatch, 7)
     with pytest.raises(Killed):
         run(tmp_path / "stale", params_for(bert))
@@ -282,6 +284,9 @@ def test_a_checkpoint_of_another_run_is_ignored(
         options["table"] = tiny_messages(n=40, seed=9)
     elif change == "weights":
         options["class_weights"] = {"agua": 3.0}
+    elif change == "configuration":
+        config = json.loads((bert / "config.json").read_text(encoding="utf-8")) | {"hidden_act": "relu"}
+        (bert / "config.json").write_text(json.dumps(config), encoding="utf-8")
     else:
         monkeypatch.setattr(loop, "code_version", lambda: "another version")
     result = run(tmp_path / "stale", params, **options)
@@ -349,9 +354,20 @@ def test_early_stopping_and_ties(bert: Path, tmp_path: Path, monkeypatch: pytest
     scores = [(0.9, 0.5), (0.8, 0.5), (0.8, 0.5), (0.7, 0.4), (0.1, 0.9)]
     waiting = iter(loop._Scores(*score) for score in scores)
     monkeypatch.setattr(loop, "_validate", lambda *_: next(waiting))
-    result = run(tmp_path, params_for(bert, epochs=5, patience=2))
+    result = run(tmp_path, params_for(bert, epochs=5, patience=3))
     assert len(result.history) == 4
     assert result.best_epoch == 2
+
+
+def test_a_tie_does_not_end_the_wait_for_a_better_epoch(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = [(0.9, 0.4), (0.9, 0.5), (0.8, 0.5), (0.7, 0.5), (0.6, 0.9)]
+    waiting = iter(loop._Scores(*score) for score in scores)
+    monkeypatch.setattr(loop, "_validate", lambda *_: next(waiting))
+    result = run(tmp_path, params_for(bert, epochs=5, patience=2))
+    assert [record.validation_macro_f1 for record in result.history] == [0.4, 0.5, 0.5, 0.5]
+    assert result.best_epoch == 4  # the lower loss
 
 
 def test_class_weights_and_row_weights_move_the_model(bert: Path, tmp_path: Path) -> None:
@@ -449,6 +465,22 @@ def test_class_weights_of_an_unknown_label(bert: Path, tmp_path: Path) -> None:
         run(tmp_path, params_for(bert), class_weights={"gas": 1.0})
 
 
+@pytest.mark.parametrize("freeze", ["none", "embeddings"])
+def test_a_tokenizer_with_more_tokens_than_the_table_has_rows(freeze: str, tmp_path: Path) -> None:
+    folder = build_tiny_backbone(tmp_path / "b")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rows = tokenizer.get_vocab_size()
+    tokenizer.add_tokens(["uenas"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    message = (
+        rf"^train\.backbone: .*b: its tokenizer has the token 'uenas' with the id {rows}, .* {rows} rows"
+    )
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, params_for(folder, freeze=freeze))
+    assert not (tmp_path / "classifier").exists()
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_texts_longer_than_the_backbone(bert: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.max_length: 128 is more than the 64 positions"):
         run(tmp_path, params_for(bert, max_length=128))
@@ -471,6 +503,10 @@ def test_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda tiles=tiles: tiles)
         monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda vectors=vectors: vectors)
         assert loop.choose_precision("auto", cpu) == expected
+        if expected == "fp32":  # as older versions of torch are
+            monkeypatch.delattr("torch.cpu._is_avx512_bf16_supported")
+            monkeypatch.delattr("torch.cpu._is_amx_tile_supported")
+            assert loop.choose_precision("auto", cpu) == "fp32"
     assert loop.choose_precision("bf16", cpu) == "bf16"
     assert loop.choose_precision("fp32", cpu) == "fp32"
 
@@ -536,6 +572,7 @@ if __name__ == "__main__":
     result = tests.run_imbalanced(folder / "parts", bert, tests.ALONE, 43)
     assert not kill_at
     assert result.is_main_process == (rank == "0")
+    assert loop._largest(loop.Accelerator(cpu=True), 1 + int(rank)) == 2
     Path({logs!r}, "resumed" + rank + ".json").write_text(json.dumps([{{"parts": seen}}, opened]))
 """
 

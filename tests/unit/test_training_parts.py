@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from afina.errors import UserError
 from afina.labels import LabelSet
 from afina.modeling.backbone import load_tokenizer
 from afina.modeling.classifier import TextClassifier, load_pretrained
+from afina.params.adapt import AdaptParams
+from afina.params.balance import BalanceParams
+from afina.params.base import Section
 from afina.params.train import TrainParams
 from afina.runtime.encoding import Encoder
 from afina.training.batches import epoch_batches
@@ -203,9 +207,25 @@ def test_updates_have_generators_of_their_own() -> None:
         ({"pooling": "average"}, r"train\.pooling"),
         ({"head": [0]}, r"train\.head\.0"),
         ({"epochs": 0}, r"train\.epochs"),
+        ({"freeze": True}, r"train\.freeze: true and false .*; use all or none, found True$"),
+        ({"freeze": False}, r"train\.freeze: true and false .*; use all or none, found False$"),
+        ({"freeze": 0}, r"train\.freeze: input should be none, .* from 1 on, found 0$"),
+        ({"freeze": "1"}, r"train\.freeze: input should be none, .* from 1 on, found '1'$"),
+        ({"freeze": 1.0}, r"train\.freeze: input should be none, .* from 1 on, found 1\.0$"),
         ({"lerning_rate": 1e-4}, r"train\.lerning_rate: unknown parameter; did you mean 'learning_rate'"),
     ],
 )
 def test_wrong_parameters_are_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         TrainParams.parse(values)
+
+
+@pytest.mark.parametrize("section", [TrainParams, BalanceParams, AdaptParams])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_no_number_is_infinite(section: type[Section], value: float) -> None:
+    fields = section.model_fields.items()
+    numbers = [name for name, field in fields if float in (field.annotation, *get_args(field.annotation))]
+    assert len(numbers) >= 4
+    for name in numbers:
+        with pytest.raises(UserError, match=rf"{section.section_name}\.{name}: input should be"):
+            section.parse({name: value})

@@ -474,6 +474,11 @@ def test_a_glossary_with_other_columns_and_a_byte_order_mark(tmp_path: Path) -> 
         (b"word,translation\nagua,water\n", "expected the columns word and meaning"),
         (b"word,meaning\nagua,water\nluz\n", "line 3: 'luz' has no meaning"),
         ("word,meaning\nmás,more\n".encode("cp1252"), "not UTF-8"),
+        (
+            b'word,meaning\nagua,water\nluz,"light\n' + b"a,b\n" * 40_000,
+            r"line 3: not CSV \(.*\); look for a quote that is not closed",
+        ),
+        (b'word,meaning\nagua,"water\nluz,light\n', r"line 2: not CSV \(unexpected end of data\)"),
     ],
 )
 def test_a_glossary_that_is_wrong(content: bytes, message: str, tmp_path: Path) -> None:
@@ -495,6 +500,8 @@ def test_the_spanish_glossary_is_chosen_for_spanish_alone(minilm: str) -> None:
     assert chosen["más"][0] == "more"
     assert chosen_glossary("auto", minilm, ENGLISH_TEXTS) is None
     assert chosen_glossary(None, minilm, SPANISH_TEXTS) is None
+    for texts in ([], ["123 456", "789"], ["¿¡ !?"]):  # without any word they are in no language
+        assert chosen_glossary("auto", minilm, texts) is None
     # A quarter of the text in Spanish is not enough, three quarters are.
     assert chosen_glossary("auto", minilm, [*SPANISH_TEXTS[:4], *ENGLISH_TEXTS]) is None
     assert chosen_glossary("auto", minilm, [*SPANISH_TEXTS, *ENGLISH_TEXTS[:4]]) is not None

@@ -15,8 +15,13 @@ from afina.adaptation.pieces import EXTENDABLE, MANY_PIECES, pieces_per_word, vo
 from afina.adaptation.store import Adaptation, save_adapted
 from afina.adaptation.vocabulary import choose_glossary, choose_tokens, extend_vocabulary
 from afina.errors import UserError
-from afina.files import read_json
-from afina.modeling.backbone import BackboneFiles, load_tokenizer, max_positions
+from afina.modeling.backbone import (
+    BackboneFiles,
+    check_token_ids,
+    load_tokenizer,
+    max_positions,
+    read_object,
+)
 from afina.params.adapt import AdaptParams
 from afina.params.train import TrainParams
 from afina.runtime.encoding import Encoder
@@ -29,6 +34,7 @@ def adapt_backbone(
     texts: Sequence[str],
     seed: int,
     folder: Path,
+    checkpoint_folder: Path | None = None,
 ) -> Adaptation:
     """Adapt a backbone to texts and save it; where nothing is to be done, save that it is unchanged.
 
@@ -41,6 +47,8 @@ def adapt_backbone(
         texts: cleaned; each different one counts once. Not looked at where nothing is asked for.
         seed: of all random numbers.
         folder: where the result goes, see `afina.adaptation.store.save_adapted`.
+        checkpoint_folder: of masked-language-model training, see `afina.adaptation.masked.train_masked`. The
+            last checkpoint stays; remove it once all is saved.
 
     Raises:
         UserError: a parameter does not suit the backbone or the machine, or training goes wrong.
@@ -70,6 +78,9 @@ def adapt_backbone(
 
     known, translated, redefined = len(backbone.get_input_embeddings().weight), 0, 0
     if tokens:
+        # New tokens are numbered from the table's end on, where no known one may be.
+        largest = max(Tokenizer.from_str(tokenizer_json).get_vocab(with_added_tokens=True).values())
+        check_token_ids(files.name, tokenizer_json, largest, known)
         table = backbone.get_input_embeddings().weight.detach().cpu().numpy()
         extended = extend_vocabulary(tokenizer_json, table, tokens, glossary)
         replace_table(backbone, extended.embeddings)
@@ -80,15 +91,21 @@ def adapt_backbone(
     if params.epochs:
         from afina.adaptation.masked import find_masking, train_masked
 
+        ids = Encoder(tokenizer_json, max_length, pad_token_id).encode(distinct)
+        masking = find_masking(files.folder, tokenizer_json, params.mask_share, pad_token_id)
+        rows = known + len(tokens)
+        largest = max(masking.mask_token_id, pad_token_id, *(int(row.max(initial=0)) for row in ids))
+        check_token_ids(files.name, tokenizer_json, largest, rows)
         losses = train_masked(
             backbone.to(device),
-            Encoder(tokenizer_json, max_length, pad_token_id).encode(distinct),
-            find_masking(files.folder, tokenizer_json, params.mask_share, pad_token_id),
+            ids,
+            masking.within(rows),
             files.folder,
             params,
             choose_precision(train.precision, device),
             max_length,
             seed,
+            checkpoint_folder,
         )
     record = replace(
         unchanged,
@@ -151,7 +168,7 @@ def _max_length(params: AdaptParams, train: TrainParams, files: BackboneFiles) -
     name, length = "adapt.max_length", params.max_length
     if length is None:
         name, length = "train.max_length", train.max_length
-    limit = max_positions(read_json(files.folder / "config.json"))
+    limit = max_positions(read_object(files.folder / "config.json"))
     if limit is not None and length > limit:
         raise UserError(f"{name}: {length} is more than the {limit} positions of {files.name}")
     return length

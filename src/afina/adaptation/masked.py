@@ -8,9 +8,10 @@ Liu et al., "RoBERTa: A Robustly Optimized BERT Pretraining Approach", 2019.
 
 from __future__ import annotations
 
-import json
+import hashlib
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,12 +25,20 @@ from torch.nn import functional
 from transformers.activations import ACT2FN
 
 from afina.errors import UserError
-from afina.modeling.backbone import weight_files
+from afina.modeling.backbone import read_object, weight_files
 from afina.modeling.classifier import TextClassifier
 from afina.params.adapt import AdaptParams
 from afina.progress import Progress
 from afina.runtime.encoding import Ids
 from afina.training.batches import epoch_batches
+from afina.training.checkpoint import (
+    State,
+    clear_checkpoints,
+    code_version,
+    fingerprint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from afina.training.engine import POOL_UPDATES, out_of_memory, update_seed
 from afina.training.forward import (
     Forward,
@@ -46,6 +55,9 @@ MAX_GRADIENT_NORM = 1.0
 
 # Of the tokens to be told, BERT's shares: hidden, replaced by another one; the rest stays as it is.
 HIDDEN, REPLACED = 0.8, 0.1
+
+# Of the section adapt what training depends on beside the weights that it starts from.
+OF_TRAINING = {"epochs", "learning_rate", "batch_size", "warmup", "weight_decay"}
 
 MASK_TOKENS = ("[MASK]", "<mask>")
 
@@ -99,6 +111,10 @@ class Masking:
         """Ids of the tokens that are not special."""
         return np.flatnonzero(~self.special)
 
+    def within(self, rows: int) -> Masking:
+        """The same where the embedding table has so many rows: what it lacks is never put in."""
+        return replace(self, special=self.special | (np.arange(len(self.special)) >= rows))
+
 
 def find_masking(folder: Path, tokenizer_json: str, share: float, pad_token_id: int) -> Masking:
     """What to mask with in a backbone's tokenizer.
@@ -126,7 +142,7 @@ def _mask_names(folder: Path) -> Iterator[str]:
     """What the mask token may be called: as the tokenizer's files say, else as is usual."""
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         path = folder / name
-        token = json.loads(path.read_text(encoding="utf-8")).get("mask_token") if path.is_file() else None
+        token = read_object(path).get("mask_token") if path.is_file() else None
         content = token.get("content") if isinstance(token, dict) else token
         if isinstance(content, str):
             yield content
@@ -356,8 +372,12 @@ def train_masked(
     precision: str,
     max_length: int,
     seed: int,
+    checkpoint_folder: Path | None = None,
 ) -> list[float]:
     """Train a backbone to tell masked tokens.
+
+    A run that was killed goes on after the last epoch that it finished and, on the same machine, reaches the
+    same weights bit for bit as if it had not been (on a GPU as far as its kernels are deterministic).
 
     Args:
         backbone: on its device; its weights change in place.
@@ -368,12 +388,14 @@ def train_masked(
         precision: fp32 or bf16.
         max_length: longest text in tokens.
         seed: of batches, masks and dropout.
+        checkpoint_folder: where each epoch's end is kept; the last one stays, for whoever has yet to save the
+            backbone. None: nowhere.
 
     Returns:
         The mean loss of the tokens to be told, by epoch.
 
     Raises:
-        UserError: there is nothing to tell, or training goes wrong.
+        UserError: there is nothing to tell, training goes wrong, or a checkpoint cannot be written.
     """
     ids = [tokens for tokens in ids if len(tokens)]
     if not any((~masking.special[tokens]).any() for tokens in ids):
@@ -381,10 +403,12 @@ def train_masked(
     device = next(backbone.parameters()).device
     head = PredictionHead(backbone.config, len(backbone.get_input_embeddings().weight))
     read_head(folder, backbone.config.model_type, head)
+    model = nn.ModuleDict({"backbone": backbone, "head": head.to(device)})
+    key = "" if checkpoint_folder is None else _key(model, ids, masking, params, precision, max_length, seed)
     updates = -(-len(ids) // params.batch_size)
     trainer = MaskedTrainer(
         backbone,
-        head.to(device),
+        head,
         params,
         updates * params.epochs,
         precision,
@@ -393,9 +417,11 @@ def train_masked(
         seed,
         masking.nothing,
     )
-    losses = []
-    with Progress("adapt", total=len(ids) * params.epochs, unit="texts") as progress:
-        for epoch in range(params.epochs):
+    losses = torch.zeros(params.epochs, dtype=torch.float64)
+    state = _resume(checkpoint_folder, key, model, trainer.flat, losses)
+    left = range(state.epoch, params.epochs)
+    with Progress("adapt", total=len(ids) * len(left), unit="texts") as progress:
+        for epoch in left:
             total, told = 0.0, 0
             batches = masked_batches(ids, params.batch_size, masking, seed, epoch)
             for number, (seen, targets) in enumerate(batches, start=epoch * updates):
@@ -403,5 +429,50 @@ def train_masked(
                 total, told = total + loss * count, told + count
                 mean = total / max(told, 1)
                 progress.advance(len(seen), f"epoch {epoch + 1}/{params.epochs} masked loss {mean:.3f}")
-            losses.append(round(total / max(told, 1), 6))
-    return losses
+            losses[epoch] = round(total / max(told, 1), 6)
+            state.epoch = epoch + 1
+            if checkpoint_folder is not None:
+                save_checkpoint(checkpoint_folder, key, state, model, trainer.flat, losses)
+    return losses.tolist()
+
+
+def _key(
+    model: nn.Module,
+    ids: Sequence[Ids],
+    masking: Masking,
+    params: AdaptParams,
+    precision: str,
+    max_length: int,
+    seed: int,
+) -> str:
+    """Fingerprint of a run, from its weights before the first update on."""
+    weights, texts, backbone = hashlib.sha256(), hashlib.sha256(), cast(Any, model)["backbone"]
+    for name, tensor in model.state_dict().items():
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().reshape(-1).numpy().data)
+    for tokens in ids:
+        texts.update(len(tokens).to_bytes(8, "little") + tokens.tobytes())
+    return fingerprint(
+        {
+            "params": params.model_dump(include=OF_TRAINING),
+            "precision": precision,
+            "max_length": max_length,
+            "seed": seed,
+            "weights": weights.hexdigest(),
+            "config": backbone.config.to_json_string(),
+            "texts": texts.hexdigest(),
+            "masking": [masking.share, masking.mask_token_id, masking.nothing, *masking.ordinary.tolist()],
+            "code": code_version(("adaptation", "training", "modeling")),
+        }
+    )
+
+
+def _resume(folder: Path | None, key: str, model: nn.Module, weights: FlatWeights, losses: Tensor) -> State:
+    """How far an earlier run came; all that has changed since the first update is taken up from it."""
+    state = None if folder is None else load_checkpoint(folder, key, model, weights, losses, "adapt")
+    if state is None:
+        if folder is not None:
+            clear_checkpoints(folder)
+        return State()
+    print(f"adapt: resumes after epoch {state.epoch} of {len(losses)}", file=sys.stderr, flush=True)
+    return state

@@ -58,7 +58,7 @@ def save_adapted(
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         if record.changed:
-            _save_backbone(temporary, backbone)
+            _save_backbone(temporary, backbone, folder)
             write_text(temporary / "tokenizer.json", tokenizer_json)
             padding = Tokenizer.from_str(tokenizer_json).id_to_token(pad_token_id)
             if padding is not None:
@@ -66,13 +66,17 @@ def save_adapted(
         write_json(temporary / RECORD, asdict(record))
 
 
-def _save_backbone(folder: Path, backbone: Any) -> None:
+def _save_backbone(folder: Path, backbone: Any, target: Path) -> None:
+    """Write weights and configuration into a temporary ``folder``, which an error calls ``target``."""
     from safetensors.torch import save_file
+
+    from afina.training.checkpoint import writing
 
     weights = {
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in backbone.state_dict().items()
     }
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with writing(target, "run again"):  # safetensors has errors of its own kind
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config = backbone.config.to_diff_dict()
     # Where the backbone lay on this machine is nobody's business.
     write_json(
@@ -96,5 +100,9 @@ def read_adapted(folder: Path, files: BackboneFiles) -> AdaptedBackbone:
         raise UserError(f"{path}: not of this version of afina; run `dvc repro -f adapt`")
     record = Adaptation(**values)
     if record.sha256 != files.sha256:
-        raise UserError(f"{path}: adapted from {record.backbone}, not {files.name}; run `dvc repro adapt`")
+        # Forced: DVC knows the backbone by name, and sees no change where its files are others now.
+        raise UserError(
+            f"{path}: adapted from other weights ({record.backbone}) than {files.name} has; run "
+            "`dvc repro -f -s adapt && dvc repro`"
+        )
     return AdaptedBackbone(files, folder if record.changed else files.folder, record.first_new_token)

@@ -183,7 +183,7 @@ def read_glossary(path: Path) -> dict[str, list[str]]:
     """Read a glossary: a CSV with the columns ``word`` and ``meaning``, several meanings separated by ``|``.
 
     Raises:
-        UserError: it is missing, is not UTF-8, has other columns, or lacks a meaning.
+        UserError: it is missing, is not UTF-8 or not CSV, has other columns, or lacks a meaning.
     """
     if not path.is_file():
         raise UserError(f"adapt.glossary: no file {path}; give a CSV with the columns word and meaning")
@@ -191,14 +191,25 @@ def read_glossary(path: Path) -> dict[str, list[str]]:
         content = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"adapt.glossary: {path}: not UTF-8; save it as CSV UTF-8") from None
-    reader = csv.DictReader(io.StringIO(content, newline=""))
-    if not {"word", "meaning"} <= set(reader.fieldnames or ()):
-        raise UserError(f"adapt.glossary: {path}: expected the columns word and meaning")
+    # Strict: else a quote that is never closed swallows the rest of the file.
+    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
     glossary: dict[str, list[str]] = {}
-    for row in reader:
-        if row["meaning"] is None:
-            raise UserError(f"adapt.glossary: {path}: line {reader.line_num}: '{row['word']}' has no meaning")
-        glossary[row["word"]] = [part.strip() for part in row["meaning"].split("|")]
+    start = 1  # line at which the row being read begins
+    try:
+        if not {"word", "meaning"} <= set(reader.fieldnames or ()):
+            raise UserError(f"adapt.glossary: {path}: expected the columns word and meaning")
+        start = reader.line_num + 1
+        for row in reader:
+            if row["meaning"] is None:
+                raise UserError(
+                    f"adapt.glossary: {path}: line {reader.line_num}: '{row['word']}' has no meaning"
+                )
+            glossary[row["word"]] = [part.strip() for part in row["meaning"].split("|")]
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"adapt.glossary: {path}: line {start}: not CSV ({error}); look for a quote that is not closed"
+        ) from None
     return glossary
 
 
@@ -222,7 +233,7 @@ def choose_glossary(
     known = folded(tokenizer, glossary)
     covered = sum(count for word, count in counts.items() if word in known)
     words = sum(count for word, count in counts.items() if word.isalpha())
-    return glossary if covered >= SPANISH * words else None
+    return glossary if words and covered >= SPANISH * words else None
 
 
 def folded(tokenizer: Tokenizer, glossary: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

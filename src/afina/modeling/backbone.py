@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
 from afina.errors import UserError
@@ -25,6 +25,9 @@ DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 # Files fetched from the hub: never pickled weights (.bin, .pt), never code.
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "README.md"]
 HUB_TIMEOUT = 10.0  # seconds
+
+# How a file begins that Git LFS has left in place of a large one.
+LFS_POINTER = b"version https://git-lfs"
 
 ARCHITECTURES = ("bert", "distilbert", "roberta", "xlm-roberta", "modernbert")
 
@@ -143,9 +146,29 @@ def check_max_length(files: BackboneFiles, max_length: int) -> None:
     Raises:
         UserError: the backbone has fewer positions.
     """
-    limit = max_positions(read_json(files.folder / "config.json"))
+    limit = max_positions(read_object(files.folder / "config.json"))
     if limit is not None and max_length > limit:
         raise UserError(f"train.max_length: {max_length} is more than the {limit} positions of {files.name}")
+
+
+def check_token_ids(name: str, tokenizer_json: str, largest: int, rows: int) -> None:
+    """Compare the ids of tokens with the embedding table.
+
+    Args:
+        name: of the backbone.
+        tokenizer_json: its tokenizer.
+        largest: of the ids that are to be looked up.
+        rows: of the table.
+
+    Raises:
+        UserError: the table is too small.
+    """
+    if largest >= rows:
+        token = Tokenizer.from_str(tokenizer_json).id_to_token(largest)
+        raise UserError(
+            f"train.backbone: {name}: its tokenizer has the token {token!r} with the id {largest}, and the "
+            f"table of embeddings has {rows} rows; use the tokenizer that the weights were trained with"
+        )
 
 
 def _describe(name: str, folder: Path, source: str, revision: str | None) -> BackboneFiles:
@@ -154,7 +177,7 @@ def _describe(name: str, folder: Path, source: str, revision: str | None) -> Bac
         raise UserError(
             f"train.backbone: {name}: no config.json in it; give the folder of a transformers model"
         )
-    kind = read_json(config).get("model_type")
+    kind = read_object(config).get("model_type")
     if kind not in ARCHITECTURES:
         raise UserError(
             f"train.backbone: {name}: architecture '{kind}' is not supported; "
@@ -165,10 +188,51 @@ def _describe(name: str, folder: Path, source: str, revision: str | None) -> Bac
             f"train.backbone: {name}: no model.safetensors in it; "
             "only safetensors weights are read, never .bin or .pt"
         )
+    check_weights(folder)
     digest = weights_sha256(folder)
     pinned = next((model for model in PACKAGED.values() if model.sha256 == digest), None)
     licence = pinned.licence if pinned is not None else _card_licence(folder)
     return BackboneFiles(name, folder, source, revision, digest, licence)
+
+
+def check_weights(folder: Path) -> None:
+    """Are a model's files of weights whole, as far as their headers and sizes say?
+
+    Raises:
+        UserError: one is not.
+    """
+    for path in weight_files(folder):
+        with path.open("rb") as stream:
+            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise UserError(
+                    f"train.backbone: {path}: a pointer of Git LFS in place of the weights; run "
+                    "`git lfs pull` in the repository that it comes from"
+                )
+        try:
+            with safe_open(path, framework="np"):
+                pass
+        except SafetensorError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"train.backbone: {path}: not a whole safetensors file ({reason}); copy or download it again"
+            ) from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a backbone that holds an object.
+
+    Raises:
+        UserError: it is missing, is not JSON, or holds something else.
+    """
+    try:
+        values = read_json(path)
+    except UnicodeDecodeError:
+        values = None
+    except UserError as error:
+        raise UserError(f"train.backbone: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"train.backbone: {path}: not a JSON object; copy or download the file again")
+    return values
 
 
 def weights_sha256(folder: Path) -> str:
@@ -185,7 +249,13 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return []
-    shards = [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+    names = read_object(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise UserError(
+            f"train.backbone: {index}: no weight_map that names the files of the weights; copy or download "
+            "the file again"
+        )
+    shards = [folder / name for name in sorted(set(names.values()))]
     return shards if all(path.is_file() for path in shards) else []
 
 
@@ -271,14 +341,14 @@ def _pad_token_id(folder: Path, tokenizer: Tokenizer, padding: dict[str, Any] | 
     """The padding token: as the tokenizer's files name it, else as the model's configuration does."""
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         path = folder / name
-        token = json.loads(path.read_text(encoding="utf-8")).get("pad_token") if path.is_file() else None
+        token = read_object(path).get("pad_token") if path.is_file() else None
         content = token.get("content") if isinstance(token, dict) else token
         number = tokenizer.token_to_id(content) if isinstance(content, str) else None
         if number is not None:
             return int(number)
     if padding is not None:
         return int(padding["pad_id"])
-    number = read_json(folder / "config.json").get("pad_token_id")
+    number = read_object(folder / "config.json").get("pad_token_id")
     if number is None:
         raise UserError(
             f"train.backbone: {folder}: names no padding token; set pad_token_id in its config.json"

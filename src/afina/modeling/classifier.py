@@ -134,7 +134,7 @@ def load_pretrained(folder: Path, attention: str = "eager", dropout: float | Non
         dropout: replaces every dropout rate of the configuration; None keeps them.
 
     Raises:
-        UserError: the weights do not fit the configuration.
+        UserError: the configuration or the weights are unusable, or do not fit each other.
     """
     from transformers import AutoConfig, AutoModel
     from transformers import logging as transformers_logging
@@ -142,12 +142,11 @@ def load_pretrained(folder: Path, attention: str = "eager", dropout: float | Non
     logging: Any = transformers_logging
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    if dropout is not None:
-        for name in DROPOUT_RATES:
+    try:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        for name in DROPOUT_RATES if dropout is not None else ():
             if hasattr(config, name):
                 setattr(config, name, dropout)
-    try:
         model, report = AutoModel.from_pretrained(
             str(folder),
             config=config,
@@ -157,9 +156,12 @@ def load_pretrained(folder: Path, attention: str = "eager", dropout: float | Non
             attn_implementation=attention,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"train.backbone: {folder}: cannot load the weights ({reason})") from None
+    except Exception as error:  # of many kinds, depending on what in which file is wrong
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UserError(
+            f"train.backbone: {folder}: cannot load the weights ({reason}); check its config.json and its "
+            "safetensors files"
+        ) from None
     # transformers fills what is missing with random numbers; only the unused pooling layer may be.
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:

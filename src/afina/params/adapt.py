@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from afina.params.base import Section
 from afina.params.extract import Format, Source
@@ -37,6 +37,8 @@ class UnlabelledSource(Source):
 
 class AdaptParams(Section):
     """How the backbone is adapted to the text before fine-tuning; by default its vocabulary, if needed."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     section_name: ClassVar[str] = "adapt"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from afina.params.base import Section
 
@@ -13,6 +13,8 @@ Operation = Literal["delete", "swap", "typo", "accent"]
 
 class BalanceParams(Section):
     """What is done about the imbalance of the training data; validation and test stay as they are."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     section_name: ClassVar[str] = "balance"
 
@@ -31,7 +33,7 @@ class BalanceParams(Section):
     max_weight: float | None = Field(
         None, ge=1, description="class_weights: no weight is higher; null = no cap"
     )
-    label_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = Field(
+    label_weights: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
         None,
         description="label: factor on the loss of its examples (multilabel: of its positives), on top of "
         "what the strategy gives; max_weight does not cap it",

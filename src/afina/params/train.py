@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from afina.params.base import Section
 
@@ -15,6 +15,8 @@ SMOOTHED_LOSSES = ("cross_entropy", "class_balanced", "logit_adjusted")
 
 class TrainParams(Section):
     """Which model is fine-tuned and how."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     section_name: ClassVar[str] = "train"
 
@@ -79,7 +81,7 @@ class TrainParams(Section):
         le=1,
         description="factor on the learning rate from each layer of the backbone to the one below",
     )
-    freeze: Literal["none", "embeddings", "all"] | Annotated[int, Field(ge=1)] = Field(
+    freeze: Literal["none", "embeddings", "all"] | Annotated[int, Field(ge=1, strict=True)] = Field(
         "none",
         description="what of the backbone is not trained: nothing, its embeddings, all of it, or a number: "
         "embeddings and so many layers",
@@ -192,7 +194,8 @@ class TrainParams(Section):
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
-        description="auto = bf16 where processor (AMX, AVX512-BF16) or GPU compute it fast, else fp32",
+        description="auto = bf16 where the processor (AMX, AVX512-BF16) or the GPU computes it fast, "
+        "else fp32",
     )
     gradient_checkpointing: bool = Field(
         False, description="compute the backbone's insides twice instead of keeping them: less memory, slower"
@@ -202,6 +205,15 @@ class TrainParams(Section):
     checkpoint_seconds: float = Field(
         60.0, ge=0, description="time between two checkpoints within an epoch; each epoch's end makes one too"
     )
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _names_a_part(cls, part: Any) -> Any:
+        if isinstance(part, bool):  # a kind of whole number to Python
+            raise ValueError("true and false do not say which part of the backbone; use all or none")
+        if part not in ("none", "embeddings", "all") and not (isinstance(part, int) and part >= 1):
+            raise ValueError("input should be none, embeddings, all, or a number of layers from 1 on")
+        return part
 
     @field_validator("lora_rank")
     @classmethod

@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import afina
 from afina.errors import UserError
 from afina.files import atomic_path
 
@@ -48,6 +50,7 @@ class State:
     loss_sum: float = 0.0  # over the examples of the epoch under way, on this process
     factor_sum: float = 0.0
     best_epoch: int = 0  # 0 = none yet
+    improved_epoch: int = 0  # the last one with a better macro-F1 than all before; a tie is none
     best_macro_f1: float = -1.0
     best_loss: float = float("inf")
     mixture: tuple[float, float] | None = None  # of the best epoch's and the lexical logits
@@ -68,6 +71,18 @@ class HasState(Protocol):
 def fingerprint(parts: dict[str, Any]) -> str:
     """Hash of everything a run's result depends on; JSON-serialisable values only."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def code_version(folders: Sequence[str] = ("training", "modeling")) -> str:
+    """Hash of the code that trains, by folders of afina, and of the libraries' versions under it."""
+    root = Path(afina.__file__).parent
+    sources = [path for folder in folders for path in root.glob(f"{folder}/*.py")]
+    digest = hashlib.sha256()
+    for path in sorted([*sources, root / "runtime" / "encoding.py"]):
+        digest.update(path.name.encode() + path.read_bytes())
+    for library in ("torch", "transformers", "tokenizers", "accelerate"):
+        digest.update(f"{library} {version(library)}".encode())
+    return digest.hexdigest()
 
 
 def save_checkpoint(
@@ -106,9 +121,13 @@ def load_best(folder: Path, epoch: int) -> dict[str, Tensor]:
 
 
 def load_checkpoint(
-    folder: Path, key: str, model: nn.Module, trainer: HasState, seen: Tensor
+    folder: Path, key: str, model: nn.Module, trainer: HasState, seen: Tensor, stage: str = "train"
 ) -> State | None:
     """Bring ``model``, ``trainer`` and ``seen`` to where a checkpoint left off.
+
+    Args:
+        folder: of `save_checkpoint`, as are ``key``, ``model``, ``trainer`` and ``seen``.
+        stage: whose line it is that says why a checkpoint is ignored.
 
     Returns:
         Its state; None where there is no checkpoint, or it is unreadable or of another run (a line on the
@@ -121,17 +140,17 @@ def load_checkpoint(
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
             if metadata.get("fingerprint") != key:
-                _say(f"{path}: of a run with other parameters, data or code; ignored")
+                _say(stage, f"{path}: of a run with other parameters, data or code; ignored")
                 return None
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        _say(f"{path}: unreadable ({error}); ignored")
+        _say(stage, f"{path}: unreadable ({error}); ignored")
         return None
     values = json.loads(metadata["state"])
     history = [EpochRecord(**record) for record in values.pop("history")]
     state = State(**values, history=history)
     if state.best_epoch and not (folder / best_name(state.best_epoch)).is_file():
-        _say(f"{path}: the best weights that belong to it are gone; ignored")
+        _say(stage, f"{path}: the best weights that belong to it are gone; ignored")
         return None
     model.load_state_dict(
         {name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")}
@@ -160,8 +179,11 @@ def best_name(epoch: int) -> str:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, then: str = "run again, which goes on from the last checkpoint") -> Iterator[None]:
     """Say what to do when ``path`` cannot be written, above all because the disk is full.
+
+    Args:
+        then: what is to be done once there is room.
 
     Raises:
         UserError: in place of an error of the file system.
@@ -171,8 +193,7 @@ def writing(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise UserError(
-            f"{path}: cannot be written ({' '.join(reason.split())}); make room for it and run again, which "
-            "goes on from the last checkpoint"
+            f"{path}: cannot be written ({' '.join(reason.split())}); make room for it and {then}"
         ) from error
 
 
@@ -187,5 +208,5 @@ def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
             os.fsync(stream.fileno())
 
 
-def _say(line: str) -> None:
-    print(f"train: {line}", file=sys.stderr, flush=True)
+def _say(stage: str, line: str) -> None:
+    print(f"{stage}: {line}", file=sys.stderr, flush=True)

@@ -268,6 +268,7 @@ class Engine:
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps beside the model's own weights."""
         tensors = {f"flat/{name}": tensor for name, tensor in self.flat.state().items()}
+        tensors["split"] = torch.tensor(self.split)  # gradients of other parts add up to other last digits
         if self.rows is not None:
             tensors |= {f"rows/{name}": tensor for name, tensor in self.rows.state().items()}
         return tensors if self.average is None else {**tensors, "average": self.average}
@@ -278,6 +279,7 @@ class Engine:
         def named(prefix: str) -> dict[str, Tensor]:
             return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
 
+        self.split = int(tensors.get("split", 1))
         self.flat.load_state(named("flat/"))
         if self.rows is not None:
             self.rows.load_state(named("rows/"))

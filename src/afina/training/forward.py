@@ -124,7 +124,9 @@ def choose_precision(asked: str, device: torch.device) -> Literal["fp32", "bf16"
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
     # Without instructions of its own for it a processor emulates bfloat16 and is slower than in float32.
-    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    # Not every version of torch tells of each of them.
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    fast = any(getattr(torch.cpu, name, bool)() for name in names)
     return "bf16" if fast else "fp32"
 
 

@@ -12,23 +12,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import accelerate
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import tokenizers
 import torch
-import transformers
 from accelerate import Accelerator
 from torch import Tensor
 
-import afina
 from afina.adaptation.store import AdaptedBackbone, read_adapted
 from afina.errors import UserError
 from afina.evaluation.metrics import predict, prediction_metrics
 from afina.evaluation.thresholds import fit_thresholds
+from afina.files import sha256
 from afina.labels import LabelSet, Task, encode_labels
-from afina.modeling.backbone import check_max_length, load_tokenizer, resolve_backbone, weights_sha256
+from afina.modeling.backbone import (
+    check_max_length,
+    check_token_ids,
+    load_tokenizer,
+    resolve_backbone,
+    weights_sha256,
+)
 from afina.modeling.classifier import TextClassifier, load_pretrained
 from afina.modeling.lexical import LexicalScorer, fit_combination
 from afina.modeling.store import ClassifierConfig, save_classifier
@@ -40,6 +43,7 @@ from afina.training.checkpoint import (
     EpochRecord,
     State,
     clear_checkpoints,
+    code_version,
     fingerprint,
     load_best,
     load_checkpoint,
@@ -48,7 +52,13 @@ from afina.training.checkpoint import (
     writing,
 )
 from afina.training.engine import Engine, Examples, NotFiniteError, Updated, freeze
-from afina.training.forward import choose_attention, choose_device, choose_forward, choose_precision
+from afina.training.forward import (
+    choose_attention,
+    choose_device,
+    choose_forward,
+    choose_precision,
+    word_embeddings,
+)
 from afina.training.lexical import cut, fit_on_examples, lexical_logits, new_token_pieces
 from afina.training.lora import add_adapters, merge_adapters, peft_version
 from afina.training.loss import Objective, build_objective
@@ -163,6 +173,7 @@ def train(
     )
     objective = _objective(params, data.training, label_set, class_weights).to(accelerator.device)
     model = _build_model(params, data.backbone, len(label_set.labels), seed, accelerator.device)
+    _check_tokens(data, len(word_embeddings(model).weight))
     engine = _build_engine(
         params,
         model,
@@ -254,6 +265,13 @@ def _prepare(
     )
 
 
+def _check_tokens(data: _Data, rows: int) -> None:
+    """Has the embedding table, of so many rows, one for each token of the texts?"""
+    texts = [*data.training.tokens, *data.validation.tokens]
+    largest = max(data.pad_token_id, *(int(tokens.max()) for tokens in texts))
+    check_token_ids(data.backbone.files.name, data.tokenizer_json, largest, rows)
+
+
 def _key(
     params: TrainParams,
     seed: int,
@@ -274,6 +292,7 @@ def _key(
             "labels": [label_set.task, *label_set.labels],
             "class_weights": class_weights,
             "backbone": weights_sha256(data.backbone.folder),
+            "backbone_config": sha256(data.backbone.folder / "config.json"),
             "tokenizer": hashlib.sha256(data.tokenizer_json.encode()).hexdigest(),
             "precision": precision,
             "code": code_version(),
@@ -418,6 +437,8 @@ def _judge(run: _Run, state: State, seen: Tensor, rows: npt.NDArray[np.int64]) -
             learning_rate=run.params.learning_rate * float(run.engine.shares[done - 1]),
         )
         state.history.append(record)
+        if scores.macro_f1 > state.best_macro_f1:
+            state.improved_epoch = record.epoch
         if (scores.macro_f1, -scores.loss) > (state.best_macro_f1, -state.best_loss):
             state.best_epoch = record.epoch
             state.best_macro_f1, state.best_loss = scores.macro_f1, scores.loss
@@ -431,7 +452,7 @@ def _end_epoch(params: TrainParams, state: State, seen: Tensor) -> None:
     state.epoch += 1
     state.update, state.loss_sum, state.factor_sum = 0, 0.0, 0.0
     seen.zero_()
-    waited = state.epoch - state.best_epoch
+    waited = state.epoch - state.improved_epoch
     state.finished = state.epoch == params.epochs or (
         params.patience is not None and waited >= params.patience
     )
@@ -507,18 +528,6 @@ def table_sha256(table: pa.Table) -> str:
     for name in ("id", "text", "labels", "weight"):
         values = table[name].to_pylist() if name in table.column_names else None
         digest.update(json.dumps(values, ensure_ascii=False).encode())
-    return digest.hexdigest()
-
-
-def code_version() -> str:
-    """Hash of the code that trains, and of the libraries' versions under it."""
-    root = Path(afina.__file__).parent
-    sources = [*root.glob("training/*.py"), *root.glob("modeling/*.py"), root / "runtime" / "encoding.py"]
-    digest = hashlib.sha256()
-    for path in sorted(sources):
-        digest.update(path.name.encode() + path.read_bytes())
-    for library in (torch, transformers, tokenizers, accelerate):
-        digest.update(f"{library.__name__} {library.__version__}".encode())
     return digest.hexdigest()
 
 
@@ -615,6 +624,7 @@ def _checkpoint(run: _Run, state: State, seen: Tensor) -> None:
     sums = _total(accelerator, torch.tensor([state.loss_sum, state.factor_sum], dtype=torch.float64))
     total = replace(state, loss_sum=float(sums[0]), factor_sum=float(sums[1]))
     everywhere = _total(accelerator, seen)
+    run.engine.split = _largest(accelerator, run.engine.split)  # all begin alike from this checkpoint
     if accelerator.is_main_process:
         save_checkpoint(run.checkpoint_folder, run.key, total, run.model, run.engine, everywhere)
     accelerator.wait_for_everyone()
@@ -626,6 +636,13 @@ def _total(accelerator: Accelerator, values: Tensor) -> Tensor:
         return values
     summed: Tensor = accelerator.reduce(values.clone().to(accelerator.device), reduction="sum")
     return summed.cpu()
+
+
+def _largest(accelerator: Accelerator, number: int) -> int:
+    """The largest of the processes' numbers, on every process."""
+    if accelerator.num_processes == 1:
+        return number
+    return int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
 
 
 def _on_main(accelerator: Accelerator, answer: bool) -> bool:

@@ -195,6 +195,11 @@ def double_corrections(
     found = []
     if weighted and loss in _WITH_WEIGHTS:
         found.append(f"train.loss {loss} with class weights (section balance): {_WITH_WEIGHTS[loss]}")
+    if weighted and resampled:
+        found.append(
+            f"balance.strategy {strategy} with balance.label_weights: the weights act on rows that are "
+            "resampled already, so a rare label with a weight above 1 is favoured twice"
+        )
     if resampled and loss in ("class_balanced", "logit_adjusted", "distribution_balanced"):
         found.append(
             f"train.loss {loss} with balance.strategy {strategy}: the loss counts the labels after the "
