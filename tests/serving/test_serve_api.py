@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from afina.runtime.classifier import Classifier
+from afina.serving.errors import ApiError
+from afina.serving.schemas import read_predict_request
+from afina.serving.settings import ServeSettings
 from live_server import JSON, Live, live
 from toy_artifact import LABELS, write_toy
 
@@ -214,6 +218,31 @@ def test_a_wrong_request_is_told_so(running: Live, case: str) -> None:
     answer = running.client.post("/v1/predict", content=body, headers=JSON)
 
     assert (answer.status_code, error_of(answer)["code"]) == (status, code), answer.text
+
+
+MANY = {
+    "numbers": (b'{"texts": [' + b"1," * 2_000_000 + b"1]}", 422),
+    "lists": (b'{"texts": [' + b"[]," * 1_300_000 + b"[]]}", 422),
+    "keys": (b"{" + b",".join(b'"k%d":1' % n for n in range(350_000)) + b"}", 422),
+    "labels": (b'{"thresholds":{' + b",".join(b'"k%d":[]' % n for n in range(300_000)) + b"}}", 422),
+    "one label": (b'{"text":"a","thresholds":{' + b",".join([b'"agua":[]'] * 380_000) + b"}}", 422),
+    "texts": (b'{"texts": [' + b'"",' * 1_300_000 + b'""]}', 413),
+}
+
+
+@pytest.mark.parametrize("case", MANY)
+def test_a_million_mistakes_take_no_longer_than_one(multilabel: Live, case: str) -> None:
+    body, status = MANY[case]
+    settings = ServeSettings(model=Path("m"))
+    assert len(body) < settings.max_request_bytes
+
+    start = time.process_time()
+    with pytest.raises(ApiError) as refused:
+        read_predict_request(body, settings, multilabel.store.current)
+
+    assert refused.value.status == status
+    # It took several seconds, in which the server answered nobody.
+    assert time.process_time() - start < 2.0
 
 
 @pytest.mark.parametrize(
