@@ -18,6 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from afina.serving.errors import ApiError
+from afina.serving.settings import ServeSettings
+from afina.serving.upload import read_csv
 from live_server import Live, live
 from toy_artifact import LABELS, write_toy
 
@@ -191,7 +194,9 @@ WRONG = {
     "binary": ("a.csv", bytes(range(256)) * 9, {}, 400, "bad_file"),
     "half a UTF-16 character": ("a.csv", b"\xff\xfea\x00\n\x00b", {}, 400, "bad_file"),
     "a long text": ("a.csv", LONG.encode(), {}, 413, "text_too_long"),
-    "an unclosed quote": ("a.csv", b'a,b\n1,"' + b"x\n" * 5000, {}, 413, "text_too_long"),
+    "an unclosed quote": ("a.csv", b'a,b\n1,"' + b"x\n" * 5000, {}, 400, "bad_file"),
+    "text after a quote": ("a.csv", b'a,b\n1,"x" y\n', {"column": "b"}, 400, "bad_file"),
+    "blank lines": ("a.csv", b"a\n" + b"\n" * 2000 + b"b", {}, 413, "too_many_rows"),
     "many rows": ("a.csv", MANY.encode(), {}, 413, "too_many_rows"),
     "many columns": ("a.csv", b"a," * 600 + b"b\n", {}, 413, "too_many_columns"),
     "large": ("a.csv", b"a\n" * 200_000, {}, 413, "too_large"),
@@ -217,6 +222,31 @@ def test_wrong_files_are_told_so(running: Live, case: str) -> None:
     answer = send(running, content, name, **form)
 
     assert code_of(answer) == (status, code), answer.text
+
+
+@pytest.mark.parametrize("tail", ["4,x y z\n5,x y z\n", '4,x y z\n5,"x y z"\n'])
+def test_an_unclosed_quote_is_named_and_swallows_no_row(running: Live, tail: str) -> None:
+    content = 'n,texto\n1,"una\ncosa"\n2,"sin cierre\n3,x y z\n' + tail
+
+    answer = send(running, content.encode(), column="texto")
+
+    assert code_of(answer) == (400, "bad_file")
+    assert answer.json()["error"]["message"].startswith("line 4: ")
+    assert "quote" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"ab," * 3_000_000, b"n,texto\n1," + b"ab," * 3_000_000, b'n,texto\n1,"' + b"a\n" * 4_000_000],
+    ids=["header", "row", "open quote"],
+)
+def test_a_row_without_end_is_refused_before_it_is_parsed(tmp_path: Path, content: bytes) -> None:
+    limits = ServeSettings(model=tmp_path)
+    with pytest.raises(ApiError) as refused:
+        read_csv(io.BytesIO(content), None, None, limits)
+
+    assert (refused.value.status, refused.value.code) == (413, "row_too_long")
+    assert "more than 2,000,000 characters" in refused.value.message
 
 
 def test_the_columns_to_choose_from_are_named(running: Live) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import IO
 
+from afina.serving.csv_text import DELIMITERS, MAX_ROW_CHARACTERS, records, text_of
 from afina.serving.errors import ApiError
 from afina.serving.settings import ServeSettings
 
 MAX_COLUMNS = 500
-DELIMITERS = (",", ";", "\t", "|")
 
 # A column holds texts if its filled cells have so many words on average: names and codes have fewer.
 _TEXT_WORDS = 3.0
@@ -43,8 +42,8 @@ class Table:
 
     def chunks(self, size: int) -> Iterator[list[list[str]]]:
         """The rows below the header, ``size`` at a time."""
-        with _text_of(self.stream, self.encoding) as text:
-            rows = filter(None, csv.reader(text, delimiter=self.delimiter))
+        with text_of(self.stream, self.encoding) as text:
+            rows = filter(None, csv.reader(text, delimiter=self.delimiter, strict=True))
             next(rows)
             while chunk := list(islice(rows, size)):
                 yield chunk
@@ -90,54 +89,61 @@ def _inspect(
     stream: IO[bytes], encoding: str, delimiter: str | None, column: str | None, settings: ServeSettings
 ) -> Table:
     """Read a CSV to its end, so that what is wrong with it shows before the first prediction."""
-    csv.field_size_limit(2**31 - 1)  # of the process; how long a text may be is checked below
-    line = 0
     try:
-        with _text_of(stream, encoding) as text:
-            first = _first_line(text)
-            delimiter = delimiter or _delimiter(first, column)
+        with text_of(stream, encoding) as text:
+            delimiter = delimiter or _delimiter(_first_line(text), column)
             text.seek(0)
-            reader = csv.reader(text, delimiter=delimiter)
-            rows = filter(None, reader)
-            header = next(rows)
+            limit = max(MAX_ROW_CHARACTERS, 4 * settings.max_characters)
+            header, count, first_rows = _check_rows(records(text, delimiter, limit), settings)
+    except UnicodeError:
+        raise ApiError(400, "bad_file", "the file is not text in one encoding; save it as UTF-8") from None
+    return Table(stream, encoding, delimiter, header, count, _column(header, first_rows, column))
+
+
+def _check_rows(
+    rows: Iterator[tuple[int, list[str]]], settings: ServeSettings
+) -> tuple[list[str], int, list[list[str]]]:
+    """The header, the number of rows below it, and the first of them."""
+    header: list[str] | None = None
+    first_rows: list[list[str]] = []
+    count = blank = 0
+    for line, row in rows:
+        if not row:
+            blank += 1
+        elif header is None:
+            header = row
             if len(header) > MAX_COLUMNS:
                 raise ApiError(
                     413, "too_many_columns", f"the file has too many columns; at most {MAX_COLUMNS}"
                 )
-            first_rows: list[list[str]] = []
-            count = 0
-            for row in rows:
-                line = reader.line_num
-                if len(row) != len(header):
-                    raise ApiError(
-                        400,
-                        "bad_file",
-                        f"line {line}: {len(row)} cells where the header has {len(header)}; mend the row",
-                    )
-                count += 1
-                if count > settings.max_rows:
-                    raise ApiError(
-                        413, "too_many_rows", f"the file has too many rows; at most {settings.max_rows}"
-                    )
-                if max(map(len, row)) > settings.max_characters:
-                    raise ApiError(
-                        413,
-                        "text_too_long",
-                        f"line {line}: a cell of more than {settings.max_characters} characters",
-                    )
-                if count <= _LOOK_ROWS:
-                    first_rows.append(row)
-    except UnicodeError:
-        raise ApiError(400, "bad_file", "the file is not text in one encoding; save it as UTF-8") from None
-    except csv.Error:
-        raise ApiError(400, "bad_file", f"line {line + 1}: not valid CSV") from None
+        else:
+            count += 1
+            _check_row(line, row, len(header), settings)
+            if count <= _LOOK_ROWS:
+                first_rows.append(row)
+        if max(count, blank) > settings.max_rows:
+            raise ApiError(413, "too_many_rows", f"the file has too many rows; at most {settings.max_rows}")
+    if header is None:
+        raise ApiError(400, "bad_file", "the file is empty")
     if not count:
         raise ApiError(400, "bad_file", "the file has no rows below its header")
-    return Table(stream, encoding, delimiter, header, count, _column(header, first_rows, column))
+    return header, count, first_rows
+
+
+def _check_row(line: int, row: list[str], width: int, settings: ServeSettings) -> None:
+    if len(row) != width:
+        raise ApiError(
+            400, "bad_file", f"line {line}: {len(row)} cells where the header has {width}; mend the row"
+        )
+    if max(map(len, row)) > settings.max_characters:
+        raise ApiError(
+            413, "text_too_long", f"line {line}: a cell of more than {settings.max_characters} characters"
+        )
 
 
 def _first_line(text: io.TextIOWrapper) -> str:
-    for line in text:
+    # No more than a row may take.
+    while line := text.readline(MAX_ROW_CHARACTERS):
         if line.strip():
             return line
     raise ApiError(400, "bad_file", "the file is empty")
@@ -183,7 +189,7 @@ def _encoding(stream: IO[bytes], start: bytes) -> str:
 
 def _decodes(stream: IO[bytes], encoding: str) -> bool:
     try:
-        with _text_of(stream, encoding) as text:
+        with text_of(stream, encoding) as text:
             while text.read(1 << 20):
                 pass
     except UnicodeDecodeError:
@@ -197,15 +203,3 @@ def _delimiter(first: str, column: str | None) -> str:
         if column is not None and column in next(csv.reader([first], delimiter=delimiter)):
             return delimiter
     return max(DELIMITERS, key=first.count)
-
-
-@contextmanager
-def _text_of(stream: IO[bytes], encoding: str) -> Iterator[io.TextIOWrapper]:
-    """The characters of a stream from its beginning; the stream stays open."""
-    stream.seek(0)
-    text = io.TextIOWrapper(stream, encoding=encoding, newline="")
-    try:
-        yield text
-    finally:
-        if not stream.closed:
-            text.detach()
