@@ -132,6 +132,14 @@ def test_many_rows_keep_their_order(running: Live) -> None:
     assert [row["label"] for row in rows] == words
 
 
+@pytest.mark.parametrize("room", [1, 50, 128])
+def test_a_file_has_more_rows_than_the_queue_has_room(tmp_path: Path, room: int) -> None:
+    with live(write_toy(tmp_path / "model.onnx"), queue_texts=room, max_texts=1) as one:
+        rows = rows_of(send(one, b"n,texto\n" + b"1,luz en la casa\n" * 300))
+
+    assert [row["label"] for row in rows] == ["luz"] * 300
+
+
 def test_names_that_are_taken(running: Live) -> None:
     rows = rows_of(send(running, b"label,texto\nx,luz en la casa\n"))
 

@@ -74,7 +74,8 @@ class TableAnswer(Response):
         top_k = min(self.form.top_k, len(self.model.classifier.labels))
         head = _csv([[*self.table.header, *added_columns(self.table.header, top_k)]], self.form.delimiter)
         yield (b"\xef\xbb\xbf" if self.form.bom else b"") + head
-        chunks = self.table.chunks(CHUNK_ROWS)
+        # A chunk that the queue cannot hold would wait for ever.
+        chunks = self.table.chunks(min(CHUNK_ROWS, self.service.settings.queue_texts))
         # One chunk is with the model while the one before is written and the one after is read.
         under_way: deque[asyncio.Task[bytes]] = deque()
         try:
