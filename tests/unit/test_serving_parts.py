@@ -21,6 +21,7 @@ from afina.serving.errors import ApiError
 from afina.serving.logs import JsonLines
 from afina.serving.model import ModelStore, Served, load_model
 from afina.serving.pages import api_page, card_page
+from afina.serving.service import Service
 from afina.serving.settings import ServeSettings, api_keys
 from toy_artifact import LABELS, toy_metadata, write_toy
 
@@ -208,8 +209,25 @@ def test_a_model_whose_answers_are_no_probabilities_is_refused(tmp_path: Path) -
     path.write_bytes(model.SerializeToString())
 
     with pytest.raises(UserError, match="probabilities"):
-        store.reload()
+        store.load()
     assert np.isfinite(store.current.classifier.predict_proba(["luz"])).all()
+
+
+def test_a_model_with_an_unreadable_reference_changes_nothing(tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "model.onnx")
+
+    async def run() -> None:
+        service = Service(ServeSettings(model=path), ModelStore(path))
+        before, monitor = service.store.current, service.monitor
+        write_toy(path, reference={"format": 2})
+        with pytest.raises(UserError, match=r"reference: not readable \(of format 2.*export the model again"):
+            await service.reload()
+        assert (service.store.current, service.monitor) == (before, monitor)
+        assert before.sha256 in service.metrics.text().decode()
+
+    asyncio.run(run())
+    with pytest.raises(UserError, match="reference"):
+        load_model(path)
 
 
 def test_a_change_is_noticed_once_it_has_settled(tmp_path: Path) -> None:
