@@ -122,6 +122,83 @@ def test_labels_of_a_multilabel_model_are_joined(tmp_path: Path) -> None:
     assert [row["probability"] for row in rows] == ["0.500000|0.268941", ""]
 
 
+@pytest.mark.parametrize(
+    ("delimiter", "head", "row"),
+    [
+        (";", 'id;"texto, con, comas, varias"', '1;"agua, por favor, ya"'),
+        (";", "id;texto, si lo hay, libre", "1;agua por favor ya"),
+        (",", 'id,"texto; libre | o no; largo"', '1,"agua; por favor; ya"'),
+        (",", "id,texto", "1,agua; por favor; ya"),
+        ("\t", "id\ttexto, libre", "1\tagua por favor ya"),
+        ("|", 'id|"texto;\n uno, dos"', '1|"agua, por\nfavor; ya"'),
+        (";", 'id;"monto, en pesos";texto', '1;"1,5";agua por favor ya'),
+    ],
+)
+def test_the_delimiter_is_the_one_that_rows_agree_on(delimiter: str, head: str, row: str) -> None:
+    content = "\n".join([head, row, row.replace("1", "2", 1)]).encode()
+
+    table = read_csv(io.BytesIO(content), None, None, ServeSettings(model=Path("m")))
+
+    assert table.delimiter == delimiter
+    assert table.header[table.column].startswith("texto")
+    assert table.rows == 2
+
+
+LATIN = "n,texto\n1,El camión dijo «PERÚ» y mañana también ñandú, sí, qué más, año\n".replace(
+    ", ", " "
+).encode("cp1252")
+UTF8 = "n,texto\n1,mañana o después\n2,ya no más agua\n3,todo bien por acá\n".encode()
+
+
+def test_what_was_never_utf8_is_read_as_latin(running: Live) -> None:
+    (row,) = rows_of(send(running, LATIN))
+
+    assert row["texto"].startswith("El camión dijo «PERÚ» y mañana")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        UTF8.replace("más".encode(), b"m\xe1s"),
+        b"\xef\xbb\xbf" + UTF8.replace("más".encode(), b"m\xc3s"),
+        b"\xef\xbb\xbfn,texto\n1,a\n2,uno dos tres m\xe1s\n",
+        UTF8.replace(b"\n", b"\r\n").replace("más".encode(), b"m\xc3s"),
+    ],
+)
+def test_a_damaged_byte_does_not_change_the_encoding(running: Live, content: bytes) -> None:
+    answer = send(running, content, column="texto")
+
+    assert code_of(answer) == (400, "bad_file")
+    assert answer.json()["error"]["message"].startswith("line 3: not valid UTF-8")
+
+
+NAMES = ["x" * 150 + "1", "x" * 150 + "2", "dos\nlíneas", "igual", "igual", "", "otra"]
+
+
+@pytest.mark.parametrize("index", range(len(NAMES)))
+def test_every_column_can_be_chosen_by_its_position(running: Live, index: int) -> None:
+    stream = io.StringIO(newline="")
+    csv.writer(stream).writerows([NAMES, ["uno dos tres" if n != index else "luz luz" for n in range(7)]])
+    content = stream.getvalue().encode()
+
+    error = send(running, content).json()["error"]
+    answer = send(running, content, column_index=str(index))
+
+    assert error["columns"] == NAMES
+    assert len(error["message"]) < 1000
+    (_, row) = csv.reader(io.StringIO(answer.content.decode(), newline=""))
+    assert row[7] == "luz"
+
+
+@pytest.mark.parametrize("name", ["x" * 150 + "2", "dos\r\nlíneas", "dos\nlíneas"])
+def test_names_may_be_long_and_have_line_ends(running: Live, name: str) -> None:
+    for end in ("\n", "\r\n"):
+        stream = io.StringIO(newline="")
+        names = [one.replace("\n", end) for one in NAMES]
+        csv.writer(stream, delimiter=";").writerows([names, ["luz luz"] * 7])
+        assert send(running, stream.getvalue().encode(), column=name).status_code == 200
+
+
 def test_many_rows_keep_their_order(running: Live) -> None:
     words = [LABELS[(7 * n) % 3] for n in range(997)]
     content = "n,texto\n" + "".join(f'{n},"{word} por favor, {n}"\n' for n, word in enumerate(words))
@@ -195,6 +272,9 @@ WRONG = {
     "two columns of texts": ("a.csv", b"a,b\nuno dos tres,uno dos tres\n", {}, 400, "column_needed"),
     "no such column": ("a.csv", b"a,b\n1,2\n", {"column": "c"}, 400, "column_needed"),
     "twice the column": ("a.csv", b"a,a\n1,2\n", {"column": "a"}, 400, "column_needed"),
+    "no such position": ("a.csv", b"a,b\n1,2\n", {"column_index": "2"}, 400, "column_needed"),
+    "no position": ("a.csv", b"a,b\n1,2\n", {"column_index": "-1"}, 422, "invalid_request"),
+    "name and position": ("a.csv", b"a\n1\n", {"column": "a", "column_index": "0"}, 422, "invalid_request"),
     "empty": ("a.csv", b"", {}, 400, "bad_file"),
     "blank": ("a.csv", b"\n \n", {}, 400, "bad_file"),
     "a header alone": ("a.csv", b"a,b\n", {}, 400, "bad_file"),

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 from afina import __version__
 from afina.errors import UserError
 from afina.serving.answers import CsvForm, TableAnswer
+from afina.serving.csv_text import plain_name
 from afina.serving.errors import ApiError
 from afina.serving.metrics import CONTENT_TYPE
 from afina.serving.middleware import Authorize, Limit, Observe
@@ -40,7 +41,7 @@ from afina.serving.schemas import (
 )
 from afina.serving.service import ClientGoneError, Service
 from afina.serving.settings import ServeSettings
-from afina.serving.upload import MAX_COLUMNS, Table, kind_of, read_csv
+from afina.serving.upload import MAX_COLUMNS, Column, Table, kind_of, read_csv
 from afina.serving.workbook import workbook_to_csv
 
 STATIC = Path(__file__).parent / "static"
@@ -69,6 +70,7 @@ _FILE_FORM = {
     "properties": {
         "file": {"type": "string", "format": "binary", "description": ".csv, .tsv or .xlsx, with a header."},
         "column": {"type": "string", "description": "The column with the texts; by default it is found."},
+        "column_index": {"type": "integer", "description": "Its position instead of its name, from 0."},
         "top_k": {"type": "integer", "description": "Above 1: columns for the most probable labels."},
         "bom": {"type": "boolean", "description": "Begin with a byte order mark, as Excel needs for UTF-8."},
         "delimiter": {"type": "string", "description": "Of the answer: a comma (default), ; or tab."},
@@ -247,7 +249,7 @@ def _one_upload_less(service: Service) -> None:
     service.uploads -= 1
 
 
-async def _read_table(service: Service, upload: UploadFile, column: str | None) -> Table:
+async def _read_table(service: Service, upload: UploadFile, column: Column) -> Table:
     settings = service.settings
     kind = kind_of(upload.file, upload.filename or "")
     stream: IO[bytes] = upload.file
@@ -264,27 +266,51 @@ async def _read_table(service: Service, upload: UploadFile, column: str | None) 
         raise
 
 
-def _file_form(form: FormData) -> tuple[CsvForm, str | None, UploadFile]:
+def _file_form(form: FormData) -> tuple[CsvForm, Column, UploadFile]:
     """Check the fields of the form that came with a file."""
     upload = form.get("file")
     if not isinstance(upload, UploadFile):
         raise ApiError(422, "invalid_request", "file: expected a file in a form field of this name")
-    given = {name: value for name, value in form.items() if isinstance(value, str)}
-    if set(given) - set(_FILE_FORM["properties"]):
+    try:
+        given = {name: value for name, value in form.items() if isinstance(value, str)}
+        known = list(_FILE_FORM["properties"])
+        if not given.keys() <= set(known):
+            raise ApiError(422, "invalid_request", f"unknown field; known: {', '.join(known)}")
+        return _csv_form(given), _wanted_column(given), upload
+    except ApiError:
         upload.file.close()
-        raise ApiError(422, "invalid_request", "unknown field; known: file, column, top_k, bom, delimiter")
+        raise
+
+
+def _csv_form(given: dict[str, str]) -> CsvForm:
     top_k, bom, delimiter = given.get("top_k", "1"), given.get("bom", "false"), given.get("delimiter", ",")
+    number = _number(top_k)
     problem = None
-    if not (top_k.isascii() and top_k.isdigit() and len(top_k) < 8 and 1 <= int(top_k) <= MAX_TOP_K):
+    if number is None or not 1 <= number <= MAX_TOP_K:
         problem = f"top_k: expected a number from 1 to {MAX_TOP_K}"
     elif bom not in ("true", "false"):
         problem = "bom: expected true or false"
     elif delimiter not in DELIMITERS:
         problem = "delimiter: expected a comma, ; or tab"
-    if problem is not None:
-        upload.file.close()
-        raise ApiError(422, "invalid_request", problem)
-    return CsvForm(int(top_k), bom == "true", DELIMITERS[delimiter]), given.get("column") or None, upload
+    if number is None or problem is not None:
+        raise ApiError(422, "invalid_request", str(problem))
+    return CsvForm(number, bom == "true", DELIMITERS[delimiter])
+
+
+def _wanted_column(given: dict[str, str]) -> Column:
+    name, index = given.get("column"), given.get("column_index")
+    if not index:
+        return Column(plain_name(name)) if name else Column()
+    if name:
+        raise ApiError(422, "invalid_request", "give either column or column_index")
+    number = _number(index)
+    if number is None:
+        raise ApiError(422, "invalid_request", "column_index: expected a position, 0 for the first column")
+    return Column(index=number)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 8 else None
 
 
 def _expect_content(request: Request, wanted: str) -> None:
