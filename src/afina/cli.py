@@ -246,6 +246,9 @@ def serve(
     answers what was accepted, then ends. With --api-key-file or the environment variable AFINA_API_KEY a key
     has to come with each request.
     """
+    from afina.serving.hangup import remember_hangups
+
+    remember_hangups()  # what is imported next takes a second or more
     try:
         from afina.serving.server import serve as run
         from afina.serving.settings import ServeSettings, api_keys

@@ -106,6 +106,28 @@ def test_hangup_loads_the_new_model(model: Path) -> None:
     assert f'sha256="{before["sha256"]}"' not in metrics
 
 
+SLOW = """
+import os, signal, sys, time
+from afina.cli import app
+import afina.serving.model as model
+load = model.load_model
+def load_slowly(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGHUP)
+    time.sleep(0.2)
+    model.load_model = load
+    return load(*arguments, **options)
+model.load_model = load_slowly
+app(sys.argv[1:])
+"""
+
+
+def test_hangup_while_the_model_loads_is_not_lost(model: Path) -> None:
+    with Process(model, "--reload-every", "0", command=("-c", SLOW)) as served:
+        served.ready()
+        assert served.wait_for("reloaded")["sha256"]
+        assert httpx.post(f"{served.url}/v1/predict", json={"text": "luz"}).status_code == 200
+
+
 def test_a_broken_file_leaves_the_old_model_in_place(model: Path) -> None:
     with Process(model, "--reload-every", "0.1") as served:
         served.ready()

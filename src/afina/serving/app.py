@@ -26,6 +26,7 @@ from afina.errors import UserError
 from afina.serving.answers import CsvForm, TableAnswer
 from afina.serving.csv_text import plain_name
 from afina.serving.errors import ApiError
+from afina.serving.hangup import hangup_came
 from afina.serving.metrics import CONTENT_TYPE
 from afina.serving.middleware import Authorize, Limit, Observe
 from afina.serving.model import ModelStore
@@ -126,6 +127,8 @@ def _lifespan(service: Service) -> Callable[[FastAPI], Any]:
                 loop = asyncio.get_running_loop()
                 loop.add_signal_handler(signal.SIGHUP, wanted.set)
                 stack.callback(loop.remove_signal_handler, signal.SIGHUP)
+                if hangup_came():
+                    wanted.set()
             service.batcher.start()
             stack.callback(service.stop)
             reloads = asyncio.create_task(_reload(service, wanted))
