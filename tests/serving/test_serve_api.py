@@ -311,6 +311,18 @@ def test_a_declared_length_beyond_the_limit_is_refused_before_the_body(running: 
         assert one.recv(4096).startswith(b"HTTP/1.1 413")
 
 
+@pytest.mark.parametrize(
+    ("digits", "status"), [(b"0" * 5000 + b"2", 422), (b"9" * 5000, 400), (b"9" * 19, 413)]
+)
+def test_a_declared_length_of_many_digits(running: Live, digits: bytes, status: int) -> None:
+    with running.connect() as one:
+        one.sendall(
+            b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            b"content-length: " + digits + b"\r\n\r\n{}"
+        )
+        assert raw_status(one) == status
+
+
 def test_a_failure_says_nothing_of_the_text(model: Path, caplog: pytest.LogCaptureFixture) -> None:
     with live(model) as one:
 

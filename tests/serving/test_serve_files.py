@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -483,6 +487,72 @@ def test_memory_of_the_reader_is_bounded(tmp_path: Path) -> None:
     assert reader.stdout == b""
     # It stops by itself, or is killed for its memory.
     assert reader.returncode not in (0, 2) or json.loads(reader.stderr)[1] == "workbook_too_large"
+
+
+def test_cells_that_no_text_can_hold_are_replaced(running: Live) -> None:
+    evil = b"luz en casa _xD83D_ _x0000_ _xD83D__xDE00_"
+    rows = rows_of(send(running, sheet(CELL % (1, 1, b"texto") + CELL % (2, 2, evil)), "a.xlsx"))
+
+    assert [row["texto"] for row in rows] == ["luz en casa \ufffd \ufffd \U0001f600"]
+
+
+def test_the_first_sheet_that_is_shown_is_read(running: Live) -> None:
+    book = openpyxl.Workbook()
+    book.active.append(["listas"])
+    book.active.append(["agua agua agua"])
+    book.active.sheet_state = "hidden"
+    for name in ("datos", "otros"):
+        page = book.create_sheet(name)
+        page.append(["texto"])
+        page.append([f"luz luz {name}"])
+    book.active = 1
+    stream = io.BytesIO()
+    book.save(stream)
+
+    assert [row["texto"] for row in rows_of(send(running, stream.getvalue(), "a.xlsx"))] == ["luz luz datos"]
+
+
+# ------------------------------------------------------------------------------------ no room
+
+
+class FullFile(tempfile.SpooledTemporaryFile):  # type: ignore[type-arg]
+    """A temporary file on a disk that is full."""
+
+    def write(self, data: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_no_fault_of_the_csv(running: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", FullFile)
+    full = send(running, b"n,texto\n" + b"1,luz en la casa\n" * 900)
+    monkeypatch.undo()
+
+    assert code_of(full) == (503, "no_room")
+    assert full.headers["retry-after"] == "1"
+    assert len(rows_of(send(running, table().encode()))) == 3
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_no_fault_of_the_workbook(running: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = workbook([["texto"], *[["luz en casa"]] * 900])
+    disk = SimpleNamespace(TemporaryFile=partial(open, "/dev/full", "r+b", 0))
+    with monkeypatch.context() as patch:
+        patch.setattr("afina.serving.workbook.tempfile", disk)
+        full = send(running, content, "a.xlsx")
+
+    assert code_of(full) == (503, "no_room")
+    assert len(rows_of(send(running, content, "a.xlsx"))) == 900
+
+
+def test_an_unforeseen_failure_amid_a_body_is_answered(
+    running: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(self: Any) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr("starlette.formparsers.MultiPartParser.parse", fail)
+
+    assert code_of(send(running, b"n,texto\n" + b"1,luz en la casa\n" * 15_000)) == (500, "internal_error")
 
 
 # --------------------------------------------------------------------------------- on the way

@@ -63,7 +63,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     422: {"description": "JSON of another form."},
     429: {"description": "Too many texts wait; Retry-After says for how many seconds to wait."},
     500: {"description": "The server failed; its log says where."},
-    503: {"description": "No answer in time, or the server is about to end."},
+    503: {"description": "No answer in time, no room for a file, or the server is about to end."},
 }
 _FILE_FORM = {
     "type": "object",
@@ -235,17 +235,26 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         _expect_content(request, "multipart/form-data")
         if service.uploads >= settings.max_uploads:
             raise ApiError(429, "too_many_files", "too many files are being worked on; try again later")
-        with ExitStack() as stack:
-            service.uploads += 1
-            stack.callback(_one_upload_less, service)
-            form = await request.form(max_files=1, max_fields=8, max_part_size=1 << 14)
-            csv_form, column, upload = _file_form(form)
-            stack.callback(upload.file.close)
-            async with service.gone_watch(request.receive) as gone:
-                table = await service.unless_gone(_read_table(service, upload, column), gone)
-            stack.callback(table.close)
-            request.state.log = {"texts": table.rows}
-            return TableAnswer(service, store.current, table, csv_form, stack.pop_all().close)
+        try:
+            return await _table_answer(service, request)
+        except OSError as error:
+            # Most often the system's temporary folder is full. The file itself may well be sound.
+            log.error("upload_failed", extra={"fields": {"reason": error.strerror or type(error).__name__}})
+            raise ApiError(503, "no_room", "the server has no room for the file; try again later") from None
+
+
+async def _table_answer(service: Service, request: Request) -> TableAnswer:
+    with ExitStack() as stack:
+        service.uploads += 1
+        stack.callback(_one_upload_less, service)
+        form = await request.form(max_files=1, max_fields=8, max_part_size=1 << 14)
+        csv_form, column, upload = _file_form(form)
+        stack.callback(upload.file.close)
+        async with service.gone_watch(request.receive) as gone:
+            table = await service.unless_gone(_read_table(service, upload, column), gone)
+        stack.callback(table.close)
+        request.state.log = {"texts": table.rows}
+        return TableAnswer(service, service.store.current, table, csv_form, stack.pop_all().close)
 
 
 def _one_upload_less(service: Service) -> None:
