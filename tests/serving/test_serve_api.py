@@ -506,6 +506,22 @@ def test_endless_headers_are_refused(running: Live) -> None:
     assert status == 431
 
 
+@pytest.mark.parametrize("size", [31_000, 33_000, 60_000])
+@pytest.mark.parametrize("long", ["header", "headers", "path", "query"])
+def test_long_headers_are_refused_in_one_read_too(running: Live, long: str, size: int) -> None:
+    path = {"path": b"/" + b"a" * size, "query": b"/healthz?" + b"a" * size}.get(long, b"/healthz")
+    lines = {"header": b"x-a: " + b"b" * size + b"\r\n", "headers": b"x-a: bbb\r\n" * (size // 10)}.get(
+        long, b""
+    )
+    with running.connect() as one:
+        # Whole, so that headers and the end of them come in one read.
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        one.sendall(b"GET " + path + b" HTTP/1.1\r\nhost: localhost\r\n" + lines + b"\r\n")
+        status = raw_status(one)
+
+    assert status == (431 if size > 32_768 else 404 if long == "path" else 200)
+
+
 def test_endless_trailers_are_cut_off(running: Live) -> None:
     with running.connect() as one:
         one.sendall(
