@@ -580,7 +580,7 @@ def test_a_failure_on_the_way_breaks_the_answer_off(tmp_path: Path) -> None:
 def test_no_more_files_at_a_time_than_allowed(tmp_path: Path) -> None:
     with live(write_toy(tmp_path / "model.onnx"), max_uploads=1) as one, one.connect() as slow:
         slow.sendall(
-            b"POST /v1/predict/file HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n"
+            b"POST /v1/predict/file HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n"
             b"content-type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
         )
         answer = send(one, table().encode())

@@ -58,9 +58,33 @@ def test_keys_that_no_header_can_carry(key: str) -> None:
         ServeSettings(model=Path("m"), api_keys=(key,))
 
 
+def test_origins_are_as_browsers_send_them() -> None:
+    given = ("https://Example.org/", "http://a.example:80", "http://localhost:3000", "http://[::1]:5/", "*")
+    assert ServeSettings(model=Path("m"), cors_origins=given).cors_origins == (
+        "https://example.org", "http://a.example", "http://localhost:3000", "http://[::1]:5", "*",
+    )  # fmt: skip
+    for wrong in (
+        "example.org",
+        "https://a.example/path",
+        "https://",
+        "ftp://a",
+        "https://a b",
+        "https://a//",
+    ):
+        with pytest.raises(UserError, match="is no origin"):
+            ServeSettings(model=Path("m"), cors_origins=(wrong,))
+
+
+def test_names_of_hosts() -> None:
+    assert ServeSettings(model=Path("m"), allowed_hosts=("A.example.",)).allowed_hosts == ("a.example",)
+    for wrong in ("https://a.example", "a:80", "", "a b", "*"):
+        with pytest.raises(UserError, match="is no name of a host"):
+            ServeSettings(model=Path("m"), allowed_hosts=(wrong,))
+
+
 def test_keys_from_a_file_and_the_environment(tmp_path: Path) -> None:
     path = tmp_path / "keys"
-    path.write_text("# of the office\nuna\n\n dos \n", encoding="utf-8")
+    path.write_text("# of the office\nuna\n\n dos \n  # old: cero\n", encoding="utf-8")
 
     assert api_keys(path, {"AFINA_API_KEY": "tres\n"}) == ("una", "dos", "tres")
     assert api_keys(None, {}) == ()

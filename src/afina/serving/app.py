@@ -30,6 +30,7 @@ from afina.serving.hangup import hangup_came
 from afina.serving.metrics import CONTENT_TYPE
 from afina.serving.middleware import Authorize, Limit, Observe
 from afina.serving.model import ModelStore
+from afina.serving.origins import CheckOrigin
 from afina.serving.pages import CSS, api_page, card_page
 from afina.serving.schemas import (
     MAX_TOP_K,
@@ -57,6 +58,7 @@ _DESCRIPTION = (
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "Not readable: no JSON, a damaged file, no column."},
     401: {"description": "No key, or a wrong one."},
+    403: {"description": "A page of another site asked, or by a name that is not the server's."},
     408: {"description": "The request did not arrive in time."},
     413: {"description": "Beyond a limit: bytes, texts, characters, rows."},
     415: {"description": "Another content type or kind of file."},
@@ -88,6 +90,8 @@ def create_app(settings: ServeSettings, store: ModelStore | None = None) -> ASGI
     if store is None:
         store = ModelStore(settings.model, settings.name, settings.threads, settings.token_budget)
     service = Service(settings, store)
+    # It prints bytes of the body that it stumbles over.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL + 1)
     app = FastAPI(
         title="afina",
         version=__version__,
@@ -102,8 +106,9 @@ def create_app(settings: ServeSettings, store: ModelStore | None = None) -> ASGI
     _add_predictions(app, service)
     _add_information(app, service)
     _add_pages(app, service)
-    inner: ASGIApp = Authorize(app, settings.api_keys)
+    inner: ASGIApp = Limit(CheckOrigin(Authorize(app, settings.api_keys), settings), settings)
     if settings.cors_origins:
+        # Around the rest, so that a script of theirs can read why it was refused.
         inner = CORSMiddleware(
             inner,
             allow_origins=settings.cors_origins,
@@ -111,7 +116,7 @@ def create_app(settings: ServeSettings, store: ModelStore | None = None) -> ASGI
             allow_headers=["Authorization", "Content-Type", "X-API-Key"],
             expose_headers=["Retry-After", "X-Rows"],
         )
-    return Observe(Limit(inner, settings), service.metrics)
+    return Observe(inner, service.metrics)
 
 
 # ------------------------------------------------------------------------------- start and end
