@@ -72,9 +72,11 @@ def _listen(settings: ServeSettings) -> socket.socket:
             0
         ]
         return socket.create_server(address[:2], family=family, backlog=4096)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        # A name whose parts are empty or too long is not even looked up.
+        reason = error.strerror if isinstance(error, OSError) else "no name of a host"
         raise UserError(
-            f"serve: cannot listen on {settings.host}:{settings.port} ({error.strerror}); "
+            f"serve: cannot listen on {settings.host}:{settings.port} ({reason}); "
             "choose another --host or --port"
         ) from None
 
