@@ -169,7 +169,7 @@ class _Lines:
                 413,
                 "row_too_long",
                 f"line {self._first}: a row of more than {self._limit:,} characters; "
-                "see that its quotes are closed",
+                "shorten it, or close an open quote",
             )
         return line
 
