@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -544,15 +545,26 @@ def test_a_full_disk_is_no_fault_of_the_workbook(running: Live, monkeypatch: pyt
     assert len(rows_of(send(running, content, "a.xlsx"))) == 900
 
 
-def test_an_unforeseen_failure_amid_a_body_is_answered(
-    running: Live, monkeypatch: pytest.MonkeyPatch
+def test_an_unforeseen_failure_amid_a_body_is_answered_in_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(self: Any) -> None:
         raise RuntimeError("no")
 
     monkeypatch.setattr("starlette.formparsers.MultiPartParser.parse", fail)
+    with live(write_toy(tmp_path / "model.onnx")) as one, one.connect() as slow:
+        slow.sendall(
+            b"POST /v1/predict/file HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9000000\r\n"
+            b"content-type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+        )
+        # Still sending when the answer is there: a connection closed at once would be reset.
+        for _ in range(20):
+            slow.sendall(b"a" * 10_000)
+            time.sleep(0.01)
+        answer = slow.recv(65536)
 
-    assert code_of(send(running, b"n,texto\n" + b"1,luz en la casa\n" * 15_000)) == (500, "internal_error")
+    assert answer.startswith(b"HTTP/1.1 500")
+    assert b"internal_error" in answer
 
 
 # --------------------------------------------------------------------------------- on the way
