@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,12 +95,14 @@ def free_port() -> int:
 class Process:
     """`afina serve` as a process; what it logs is read by a thread."""
 
-    def __init__(self, model: Path, *options: str, **environment: str) -> None:
+    def __init__(
+        self, model: Path, *options: str, command: Sequence[str] = ("-m", "afina"), **environment: str
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.started = time.monotonic()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "afina", "serve", str(model), "--port", str(self.port), *options],
+            [sys.executable, *command, "serve", str(model), "--port", str(self.port), *options],
             stderr=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         )

@@ -236,6 +236,10 @@ def serve(
     cors_origin: Annotated[
         list[str] | None, typer.Option("--cors-origin", help="A web origin that may call; may be repeated.")
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option("--allowed-host", help="A name to answer to besides localhost; may be repeated."),
+    ] = None,
     queue: Annotated[int, typer.Option("--queue", help="Most texts that wait; beyond it: 429.")] = 4096,
     max_texts: Annotated[int, typer.Option("--max-texts", help="Most texts in one request.")] = 1000,
     max_file_mb: Annotated[int, typer.Option("--max-file-mb", help="Largest file to upload, in MiB.")] = 50,
@@ -250,6 +254,9 @@ def serve(
     answers what was accepted, then ends. With --api-key-file or the environment variable AFINA_API_KEY a key
     has to come with each request.
     """
+    from afina.serving.hangup import remember_hangups
+
+    remember_hangups()  # what is imported next takes a second or more
     try:
         from afina.serving.server import serve as run
         from afina.serving.settings import ServeSettings, api_keys
@@ -270,6 +277,7 @@ def serve(
             reload_seconds=reload_every,
             api_keys=api_keys(api_key_file),
             cors_origins=tuple(cors_origin or ()),
+            allowed_hosts=tuple(allowed_host or ()),
         )
     )
 

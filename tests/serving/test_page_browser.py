@@ -354,6 +354,40 @@ def test_the_column_is_asked_for_where_it_cannot_be_told(browser: Any, multiclas
         assert visit.download()[1][1][2] == "luz"
 
 
+def test_any_column_can_be_chosen(browser: Any, multiclass: PageServer) -> None:
+    long = "nombre largo " * 20
+    names = [long + "a", long + "b", "dos\nlíneas", "igual", "igual", ""]
+    for chosen in range(len(names)):
+        stream = io.StringIO(newline="")
+        words = ["luz luz luz" if at == chosen else "agua agua agua" for at in range(len(names))]
+        csv.writer(stream).writerows([names, words])
+        with visiting(browser, multiclass, expected=(400,)) as visit:
+            visit.give("dos.csv", stream.getvalue().encode())
+            visit.shown("#column-label")
+            short = f"{long[:60]}…"
+            assert visit.page.locator("#column option").all_inner_texts() == [
+                f"{short} (column 1)", f"{short} (column 2)", "dos líneas", "igual (column 4)",
+                "igual (column 5)", "column 6",
+            ]  # fmt: skip
+            visit.page.select_option("#column", str(chosen))
+            visit.page.click("#columns button")
+            visit.shown("#summary-title")
+            assert visit.download()[1][1][len(names)] == "luz"
+
+
+def test_a_choice_that_the_server_refuses_is_explained(browser: Any, multiclass: PageServer) -> None:
+    error = {"code": "column_needed", "message": "no column has this position", "columns": ["a", "b"]}
+    with visiting(browser, multiclass, expected=(400,)) as visit:
+        answer = json.dumps({"error": error})
+        visit.page.route("**/v1/predict/file", lambda route: route.fulfill(status=400, body=answer))
+        visit.give("dos.csv", b"a,b\n1,2\n")
+        visit.shown("#column-label")
+        assert not visit.page.locator("#file-error").is_visible()
+        visit.page.click("#columns button")
+        assert "no column has this position" in visit.shown("#file-error")
+        assert visit.page.locator("#column").is_visible()
+
+
 WATCH = """
 window.seen = [];
 document.addEventListener("DOMContentLoaded", () => {
@@ -853,7 +887,7 @@ def test_a_result_is_counted_wherever_it_is_cut(reader: Any, delimiter: str, siz
     added = [f"predicted_{name}" for name in ("label", "probability", "confidence", "needs_person")]
     csv.writer(text, delimiter=delimiter).writerows(
         [
-            ["label", "año, ñandú", *added],
+            ["label,probability;label\tprobability", "año, ñandú", *added],
             ["x", "una\nlínea; otra", "agua", "0.9", "0.9", "no"],
             ["", 'dicen "ñ"', "agua|a|b", "0.9|0.8", "0.5", "yes"],
             ["", "", "", "", "0.5", "yes"],
@@ -863,14 +897,14 @@ def test_a_result_is_counted_wherever_it_is_cut(reader: Any, delimiter: str, siz
     content = b"\xef\xbb\xbf" + text.getvalue().encode()
     parts = [list(content[at : at + size]) for at in range(0, len(content), size)]
     count = """
-    ([labels, parts]) => {
-      const found = new csv.Summary(labels);
+    ([labels, parts, delimiter]) => {
+      const found = new csv.Summary(labels, delimiter);
       for (const part of parts) found.push(new Uint8Array(part));
       found.finish();
       return JSON.stringify([found.rows, found.person, Object.fromEntries(found.classes)]);
     }
     """
-    found = json.loads(reader.evaluate(count, [["agua", "a|b", "=1+1"], parts]))
+    found = json.loads(reader.evaluate(count, [["agua", "a|b", "=1+1"], parts, delimiter]))
     assert found == [
         4,
         2,

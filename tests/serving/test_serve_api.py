@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from afina.runtime.classifier import Classifier
+from afina.serving.errors import ApiError
+from afina.serving.schemas import read_predict_request
+from afina.serving.settings import ServeSettings
 from live_server import JSON, Live, live
 from toy_artifact import LABELS, write_toy
 
@@ -216,6 +220,31 @@ def test_a_wrong_request_is_told_so(running: Live, case: str) -> None:
     assert (answer.status_code, error_of(answer)["code"]) == (status, code), answer.text
 
 
+MANY = {
+    "numbers": (b'{"texts": [' + b"1," * 2_000_000 + b"1]}", 422),
+    "lists": (b'{"texts": [' + b"[]," * 1_300_000 + b"[]]}", 422),
+    "keys": (b"{" + b",".join(b'"k%d":1' % n for n in range(350_000)) + b"}", 422),
+    "labels": (b'{"thresholds":{' + b",".join(b'"k%d":[]' % n for n in range(300_000)) + b"}}", 422),
+    "one label": (b'{"text":"a","thresholds":{' + b",".join([b'"agua":[]'] * 380_000) + b"}}", 422),
+    "texts": (b'{"texts": [' + b'"",' * 1_300_000 + b'""]}', 413),
+}
+
+
+@pytest.mark.parametrize("case", MANY)
+def test_a_million_mistakes_take_no_longer_than_one(multilabel: Live, case: str) -> None:
+    body, status = MANY[case]
+    settings = ServeSettings(model=Path("m"))
+    assert len(body) < settings.max_request_bytes
+
+    start = time.process_time()
+    with pytest.raises(ApiError) as refused:
+        read_predict_request(body, settings, multilabel.store.current)
+
+    assert refused.value.status == status
+    # It took several seconds, in which the server answered nobody.
+    assert time.process_time() - start < 2.0
+
+
 @pytest.mark.parametrize(
     "thresholds", [{"agua": 1.5}, {"agua": -0.1}, {"secreto-de-juana": 0.5}, {"agua": "0.5"}, [0.5]]
 )
@@ -276,10 +305,22 @@ def test_chunks_beyond_the_limit_are_refused(running: Live) -> None:
 def test_a_declared_length_beyond_the_limit_is_refused_before_the_body(running: Live) -> None:
     with running.connect() as one:
         one.sendall(
-            b"POST /v1/predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+            b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
             b"content-length: 999999999999\r\n\r\n"
         )
         assert one.recv(4096).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize(
+    ("digits", "status"), [(b"0" * 5000 + b"2", 422), (b"9" * 5000, 400), (b"9" * 19, 413)]
+)
+def test_a_declared_length_of_many_digits(running: Live, digits: bytes, status: int) -> None:
+    with running.connect() as one:
+        one.sendall(
+            b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            b"content-length: " + digits + b"\r\n\r\n{}"
+        )
+        assert raw_status(one) == status
 
 
 def test_a_failure_says_nothing_of_the_text(model: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -353,7 +394,7 @@ def test_what_is_open_without_a_key(guarded: Live) -> None:
 def test_a_key_is_asked_for_before_the_body(guarded: Live) -> None:
     with guarded.connect() as one:
         one.sendall(
-            b"POST /v1/predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+            b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
             b"content-length: 1000\r\nexpect: 100-continue\r\n\r\n"
         )
         assert one.recv(4096).startswith(b"HTTP/1.1 401")
@@ -385,6 +426,76 @@ def test_other_origins_only_where_allowed(model: Path) -> None:
     assert answer.headers["access-control-allow-origin"] == "https://a.example"
 
 
+def test_a_refusal_of_the_size_can_be_read_by_an_allowed_origin(model: Path) -> None:
+    with live(model, cors_origins=("https://A.example:443/",), max_request_bytes=1024) as one:
+        large = one.client.post(
+            "/v1/predict", content=b" " * 2000, headers={**JSON, "origin": "https://a.example"}
+        )
+
+    assert large.status_code == 413
+    assert large.headers["access-control-allow-origin"] == "https://a.example"
+
+
+OWN = "http://127.0.0.1:{port}"
+PAGES: list[tuple[dict[str, str], int]] = [
+    ({}, 200),
+    ({"origin": OWN, "sec-fetch-site": "same-origin"}, 200),
+    ({"origin": OWN}, 200),
+    ({"origin": "https://a.example", "sec-fetch-site": "cross-site"}, 200),
+    ({"origin": "https://afina.example:8443"}, 200),
+    ({"host": "afina.example", "origin": "https://afina.example"}, 200),
+    ({"origin": "https://proxied.example", "sec-fetch-site": "same-origin"}, 200),
+    ({"sec-fetch-site": "none"}, 200),
+    ({"origin": "https://b.example", "sec-fetch-site": "cross-site"}, 403),
+    ({"origin": "https://b.example"}, 403),
+    ({"origin": "http://127.0.0.1:1", "sec-fetch-site": "same-site"}, 403),
+    ({"origin": "http://127.0.0.1:1"}, 403),
+    ({"origin": "null"}, 403),
+    ({"origin": "http://["}, 403),
+    ({"sec-fetch-site": "cross-site"}, 403),
+    ({"host": "b.example", "origin": "http://b.example"}, 403),
+]
+
+
+@pytest.mark.parametrize("kind", ["text", "file"])
+@pytest.mark.parametrize(("headers", "status"), PAGES)
+def test_pages_of_others_cannot_ask(strict: Live, headers: dict[str, str], status: int, kind: str) -> None:
+    sent = {name: value.replace("{port}", str(strict.port)) for name, value in headers.items()}
+    if kind == "text":
+        answer = strict.client.post("/v1/predict", json={"text": "luz"}, headers=sent)
+    else:
+        answer = strict.client.post("/v1/predict/file", files={"file": ("a.csv", b"a\nb\n")}, headers=sent)
+
+    assert answer.status_code == status, answer.text
+    if status == 403:
+        assert "--allowed-host" in error_of(answer)["message"]
+
+
+@pytest.fixture(scope="module")
+def strict(model: Path) -> Iterator[Live]:
+    with live(model, cors_origins=("https://a.example",), allowed_hosts=("Afina.example",)) as one:
+        yield one
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost", 200), ("LOCALHOST:8000", 200), ("127.0.0.1", 200), ("[::1]:80", 200), ("localhost.", 200),
+     ("b.example", 403), ("localhost.b.example", 403), ("127.0.0.1.b.example:8000", 403), ("10.0.0.1", 403)],
+)  # fmt: skip
+def test_on_loopback_only_its_names_are_answered(running: Live, host: str, status: int) -> None:
+    for path in ("/v1/model", "/", "/metrics"):
+        assert running.client.get(path, headers={"host": host}).status_code == status
+    assert running.client.get("/healthz", headers={"host": host}).status_code == 200
+
+
+def test_elsewhere_any_name_is_answered(model: Path) -> None:
+    with live(model, host="0.0.0.0") as one:
+        found = one.client.post("/v1/predict", json={"text": "a"}, headers={"host": "b.example"})
+        foreign = one.client.post("/v1/predict", json={"text": "a"}, headers={"origin": "http://b.example"})
+
+    assert (found.status_code, foreign.status_code) == (200, 403)
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -402,7 +513,7 @@ def test_other_origins_only_where_allowed(model: Path) -> None:
 )
 def test_nothing_outside_the_pages_folder_is_served(running: Live, path: str) -> None:
     with running.connect() as one:
-        one.sendall(f"GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode())
+        one.sendall(f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
         answer = one.makefile("rb").read()
 
     assert answer.split(b" ")[1] in (b"400", b"404"), answer[:200]
@@ -459,16 +570,32 @@ def test_any_bytes_instead_of_http_leave_the_server_alive(running: Live, data: b
 
 def test_endless_headers_are_refused(running: Live) -> None:
     with running.connect() as one:
-        one.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n" + (b"x-a: " + b"b" * 1000 + b"\r\n") * 34)
+        one.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n" + (b"x-a: " + b"b" * 1000 + b"\r\n") * 34)
         status = raw_status(one)
 
     assert status == 431
 
 
+@pytest.mark.parametrize("size", [31_000, 33_000, 60_000])
+@pytest.mark.parametrize("long", ["header", "headers", "path", "query"])
+def test_long_headers_are_refused_in_one_read_too(running: Live, long: str, size: int) -> None:
+    path = {"path": b"/" + b"a" * size, "query": b"/healthz?" + b"a" * size}.get(long, b"/healthz")
+    lines = {"header": b"x-a: " + b"b" * size + b"\r\n", "headers": b"x-a: bbb\r\n" * (size // 10)}.get(
+        long, b""
+    )
+    with running.connect() as one:
+        # Whole, so that headers and the end of them come in one read.
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        one.sendall(b"GET " + path + b" HTTP/1.1\r\nhost: localhost\r\n" + lines + b"\r\n")
+        status = raw_status(one)
+
+    assert status == (431 if size > 32_768 else 404 if long == "path" else 200)
+
+
 def test_endless_trailers_are_cut_off(running: Live) -> None:
     with running.connect() as one:
         one.sendall(
-            b"POST /v1/predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+            b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
             b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
         )
         with pytest.raises((ConnectionError, TimeoutError)):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import subprocess
 import sys
+import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,6 +23,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from afina.serving.errors import ApiError
+from afina.serving.settings import ServeSettings
+from afina.serving.upload import read_csv
 from live_server import Live, live
 from toy_artifact import LABELS, write_toy
 
@@ -119,6 +127,83 @@ def test_labels_of_a_multilabel_model_are_joined(tmp_path: Path) -> None:
     assert [row["probability"] for row in rows] == ["0.500000|0.268941", ""]
 
 
+@pytest.mark.parametrize(
+    ("delimiter", "head", "row"),
+    [
+        (";", 'id;"texto, con, comas, varias"', '1;"agua, por favor, ya"'),
+        (";", "id;texto, si lo hay, libre", "1;agua por favor ya"),
+        (",", 'id,"texto; libre | o no; largo"', '1,"agua; por favor; ya"'),
+        (",", "id,texto", "1,agua; por favor; ya"),
+        ("\t", "id\ttexto, libre", "1\tagua por favor ya"),
+        ("|", 'id|"texto;\n uno, dos"', '1|"agua, por\nfavor; ya"'),
+        (";", 'id;"monto, en pesos";texto', '1;"1,5";agua por favor ya'),
+    ],
+)
+def test_the_delimiter_is_the_one_that_rows_agree_on(delimiter: str, head: str, row: str) -> None:
+    content = "\n".join([head, row, row.replace("1", "2", 1)]).encode()
+
+    table = read_csv(io.BytesIO(content), None, None, ServeSettings(model=Path("m")))
+
+    assert table.delimiter == delimiter
+    assert table.header[table.column].startswith("texto")
+    assert table.rows == 2
+
+
+LATIN = "n,texto\n1,El camión dijo «PERÚ» y mañana también ñandú, sí, qué más, año\n".replace(
+    ", ", " "
+).encode("cp1252")
+UTF8 = "n,texto\n1,mañana o después\n2,ya no más agua\n3,todo bien por acá\n".encode()
+
+
+def test_what_was_never_utf8_is_read_as_latin(running: Live) -> None:
+    (row,) = rows_of(send(running, LATIN))
+
+    assert row["texto"].startswith("El camión dijo «PERÚ» y mañana")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        UTF8.replace("más".encode(), b"m\xe1s"),
+        b"\xef\xbb\xbf" + UTF8.replace("más".encode(), b"m\xc3s"),
+        b"\xef\xbb\xbfn,texto\n1,a\n2,uno dos tres m\xe1s\n",
+        UTF8.replace(b"\n", b"\r\n").replace("más".encode(), b"m\xc3s"),
+    ],
+)
+def test_a_damaged_byte_does_not_change_the_encoding(running: Live, content: bytes) -> None:
+    answer = send(running, content, column="texto")
+
+    assert code_of(answer) == (400, "bad_file")
+    assert answer.json()["error"]["message"].startswith("line 3: not valid UTF-8")
+
+
+NAMES = ["x" * 150 + "1", "x" * 150 + "2", "dos\nlíneas", "igual", "igual", "", "otra"]
+
+
+@pytest.mark.parametrize("index", range(len(NAMES)))
+def test_every_column_can_be_chosen_by_its_position(running: Live, index: int) -> None:
+    stream = io.StringIO(newline="")
+    csv.writer(stream).writerows([NAMES, ["uno dos tres" if n != index else "luz luz" for n in range(7)]])
+    content = stream.getvalue().encode()
+
+    error = send(running, content).json()["error"]
+    answer = send(running, content, column_index=str(index))
+
+    assert error["columns"] == NAMES
+    assert len(error["message"]) < 1000
+    (_, row) = csv.reader(io.StringIO(answer.content.decode(), newline=""))
+    assert row[7] == "luz"
+
+
+@pytest.mark.parametrize("name", ["x" * 150 + "2", "dos\r\nlíneas", "dos\nlíneas"])
+def test_names_may_be_long_and_have_line_ends(running: Live, name: str) -> None:
+    for end in ("\n", "\r\n"):
+        stream = io.StringIO(newline="")
+        names = [one.replace("\n", end) for one in NAMES]
+        csv.writer(stream, delimiter=";").writerows([names, ["luz luz"] * 7])
+        assert send(running, stream.getvalue().encode(), column=name).status_code == 200
+
+
 def test_many_rows_keep_their_order(running: Live) -> None:
     words = [LABELS[(7 * n) % 3] for n in range(997)]
     content = "n,texto\n" + "".join(f'{n},"{word} por favor, {n}"\n' for n, word in enumerate(words))
@@ -127,6 +212,14 @@ def test_many_rows_keep_their_order(running: Live) -> None:
 
     assert [row["n"] for row in rows] == [str(n) for n in range(997)]
     assert [row["label"] for row in rows] == words
+
+
+@pytest.mark.parametrize("room", [1, 50, 128])
+def test_a_file_has_more_rows_than_the_queue_has_room(tmp_path: Path, room: int) -> None:
+    with live(write_toy(tmp_path / "model.onnx"), queue_texts=room, max_texts=1) as one:
+        rows = rows_of(send(one, b"n,texto\n" + b"1,luz en la casa\n" * 300))
+
+    assert [row["label"] for row in rows] == ["luz"] * 300
 
 
 def test_names_that_are_taken(running: Live) -> None:
@@ -184,6 +277,9 @@ WRONG = {
     "two columns of texts": ("a.csv", b"a,b\nuno dos tres,uno dos tres\n", {}, 400, "column_needed"),
     "no such column": ("a.csv", b"a,b\n1,2\n", {"column": "c"}, 400, "column_needed"),
     "twice the column": ("a.csv", b"a,a\n1,2\n", {"column": "a"}, 400, "column_needed"),
+    "no such position": ("a.csv", b"a,b\n1,2\n", {"column_index": "2"}, 400, "column_needed"),
+    "no position": ("a.csv", b"a,b\n1,2\n", {"column_index": "-1"}, 422, "invalid_request"),
+    "name and position": ("a.csv", b"a\n1\n", {"column": "a", "column_index": "0"}, 422, "invalid_request"),
     "empty": ("a.csv", b"", {}, 400, "bad_file"),
     "blank": ("a.csv", b"\n \n", {}, 400, "bad_file"),
     "a header alone": ("a.csv", b"a,b\n", {}, 400, "bad_file"),
@@ -191,7 +287,9 @@ WRONG = {
     "binary": ("a.csv", bytes(range(256)) * 9, {}, 400, "bad_file"),
     "half a UTF-16 character": ("a.csv", b"\xff\xfea\x00\n\x00b", {}, 400, "bad_file"),
     "a long text": ("a.csv", LONG.encode(), {}, 413, "text_too_long"),
-    "an unclosed quote": ("a.csv", b'a,b\n1,"' + b"x\n" * 5000, {}, 413, "text_too_long"),
+    "an unclosed quote": ("a.csv", b'a,b\n1,"' + b"x\n" * 5000, {}, 400, "bad_file"),
+    "text after a quote": ("a.csv", b'a,b\n1,"x" y\n', {"column": "b"}, 400, "bad_file"),
+    "blank lines": ("a.csv", b"a\n" + b"\n" * 2000 + b"b", {}, 413, "too_many_rows"),
     "many rows": ("a.csv", MANY.encode(), {}, 413, "too_many_rows"),
     "many columns": ("a.csv", b"a," * 600 + b"b\n", {}, 413, "too_many_columns"),
     "large": ("a.csv", b"a\n" * 200_000, {}, 413, "too_large"),
@@ -217,6 +315,31 @@ def test_wrong_files_are_told_so(running: Live, case: str) -> None:
     answer = send(running, content, name, **form)
 
     assert code_of(answer) == (status, code), answer.text
+
+
+@pytest.mark.parametrize("tail", ["4,x y z\n5,x y z\n", '4,x y z\n5,"x y z"\n'])
+def test_an_unclosed_quote_is_named_and_swallows_no_row(running: Live, tail: str) -> None:
+    content = 'n,texto\n1,"una\ncosa"\n2,"sin cierre\n3,x y z\n' + tail
+
+    answer = send(running, content.encode(), column="texto")
+
+    assert code_of(answer) == (400, "bad_file")
+    assert answer.json()["error"]["message"].startswith("line 4: ")
+    assert "quote" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"ab," * 3_000_000, b"n,texto\n1," + b"ab," * 3_000_000, b'n,texto\n1,"' + b"a\n" * 4_000_000],
+    ids=["header", "row", "open quote"],
+)
+def test_a_row_without_end_is_refused_before_it_is_parsed(tmp_path: Path, content: bytes) -> None:
+    limits = ServeSettings(model=tmp_path)
+    with pytest.raises(ApiError) as refused:
+        read_csv(io.BytesIO(content), None, None, limits)
+
+    assert (refused.value.status, refused.value.code) == (413, "row_too_long")
+    assert "more than 2,000,000 characters" in refused.value.message
 
 
 def test_the_columns_to_choose_from_are_named(running: Live) -> None:
@@ -367,6 +490,83 @@ def test_memory_of_the_reader_is_bounded(tmp_path: Path) -> None:
     assert reader.returncode not in (0, 2) or json.loads(reader.stderr)[1] == "workbook_too_large"
 
 
+def test_cells_that_no_text_can_hold_are_replaced(running: Live) -> None:
+    evil = b"luz en casa _xD83D_ _x0000_ _xD83D__xDE00_"
+    rows = rows_of(send(running, sheet(CELL % (1, 1, b"texto") + CELL % (2, 2, evil)), "a.xlsx"))
+
+    assert [row["texto"] for row in rows] == ["luz en casa \ufffd \ufffd \U0001f600"]
+
+
+def test_the_first_sheet_that_is_shown_is_read(running: Live) -> None:
+    book = openpyxl.Workbook()
+    book.active.append(["listas"])
+    book.active.append(["agua agua agua"])
+    book.active.sheet_state = "hidden"
+    for name in ("datos", "otros"):
+        page = book.create_sheet(name)
+        page.append(["texto"])
+        page.append([f"luz luz {name}"])
+    book.active = 1
+    stream = io.BytesIO()
+    book.save(stream)
+
+    assert [row["texto"] for row in rows_of(send(running, stream.getvalue(), "a.xlsx"))] == ["luz luz datos"]
+
+
+# ------------------------------------------------------------------------------------ no room
+
+
+class FullFile(tempfile.SpooledTemporaryFile):  # type: ignore[type-arg]
+    """A temporary file on a disk that is full."""
+
+    def write(self, data: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_no_fault_of_the_csv(running: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", FullFile)
+    full = send(running, b"n,texto\n" + b"1,luz en la casa\n" * 900)
+    monkeypatch.undo()
+
+    assert code_of(full) == (503, "no_room")
+    assert full.headers["retry-after"] == "1"
+    assert len(rows_of(send(running, table().encode()))) == 3
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_no_fault_of_the_workbook(running: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = workbook([["texto"], *[["luz en casa"]] * 900])
+    disk = SimpleNamespace(TemporaryFile=partial(open, "/dev/full", "r+b", 0))
+    with monkeypatch.context() as patch:
+        patch.setattr("afina.serving.workbook.tempfile", disk)
+        full = send(running, content, "a.xlsx")
+
+    assert code_of(full) == (503, "no_room")
+    assert len(rows_of(send(running, content, "a.xlsx"))) == 900
+
+
+def test_an_unforeseen_failure_amid_a_body_is_answered_in_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(self: Any) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr("starlette.formparsers.MultiPartParser.parse", fail)
+    with live(write_toy(tmp_path / "model.onnx")) as one, one.connect() as slow:
+        slow.sendall(
+            b"POST /v1/predict/file HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9000000\r\n"
+            b"content-type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+        )
+        # Still sending when the answer is there: a connection closed at once would be reset.
+        for _ in range(20):
+            slow.sendall(b"a" * 10_000)
+            time.sleep(0.01)
+        answer = slow.recv(65536)
+
+    assert answer.startswith(b"HTTP/1.1 500")
+    assert b"internal_error" in answer
+
+
 # --------------------------------------------------------------------------------- on the way
 
 
@@ -392,7 +592,7 @@ def test_a_failure_on_the_way_breaks_the_answer_off(tmp_path: Path) -> None:
 def test_no_more_files_at_a_time_than_allowed(tmp_path: Path) -> None:
     with live(write_toy(tmp_path / "model.onnx"), max_uploads=1) as one, one.connect() as slow:
         slow.sendall(
-            b"POST /v1/predict/file HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n"
+            b"POST /v1/predict/file HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n"
             b"content-type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
         )
         answer = send(one, table().encode())

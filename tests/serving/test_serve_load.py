@@ -19,7 +19,10 @@ from afina.runtime.classifier import Classifier
 from live_server import Gate, Live, Process, live
 from toy_artifact import LABELS, write_toy
 
-POST = b"POST /v1/predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+POST = (
+    b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    b"content-length: %d\r\n\r\n"
+)
 
 
 @pytest.fixture
@@ -233,7 +236,7 @@ def test_an_answer_that_is_not_read_ends_the_connection(model: Path) -> None:
             + b"\r\n--x--\r\n"
         )
         deaf.sendall(
-            b"POST /v1/predict/file HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n"
+            b"POST /v1/predict/file HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n"
             b"content-type: multipart/form-data; boundary=x\r\n\r\n" % len(form)
         )
         deaf.sendall(form)

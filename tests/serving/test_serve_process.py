@@ -106,6 +106,28 @@ def test_hangup_loads_the_new_model(model: Path) -> None:
     assert f'sha256="{before["sha256"]}"' not in metrics
 
 
+SLOW = """
+import os, signal, sys, time
+from afina.cli import app
+import afina.serving.model as model
+load = model.load_model
+def load_slowly(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGHUP)
+    time.sleep(0.2)
+    model.load_model = load
+    return load(*arguments, **options)
+model.load_model = load_slowly
+app(sys.argv[1:])
+"""
+
+
+def test_hangup_while_the_model_loads_is_not_lost(model: Path) -> None:
+    with Process(model, "--reload-every", "0", command=("-c", SLOW)) as served:
+        served.ready()
+        assert served.wait_for("reloaded")["sha256"]
+        assert httpx.post(f"{served.url}/v1/predict", json={"text": "luz"}).status_code == 200
+
+
 def test_a_broken_file_leaves_the_old_model_in_place(model: Path) -> None:
     with Process(model, "--reload-every", "0.1") as served:
         served.ready()
@@ -176,6 +198,9 @@ def test_logs_never_hold_what_was_sent(model: Path) -> None:
             client.get("/v1/model", headers={"user-agent": SECRET, "x-api-key": SECRET})
             client.post("/v1/predict/file", files={"file": (f"{SECRET}.csv", f"a,b\n{SECRET}\n")})
             client.post("/v1/predict/file", files={"file": (f"{SECRET}.csv", f"{SECRET},b\n1,2\n")})
+            form = {"content-type": "multipart/form-data; boundary=x"}
+            client.post("/v1/predict/file", content=b"--x\r\n" + SECRET.encode(), headers=form)
+            client.post("/v1/predict/file", content=SECRET.encode(), headers=form)
         with socket.create_connection(("127.0.0.1", served.port)) as raw:
             raw.sendall(SECRET.encode() + b"\r\n\r\n")
             raw.recv(4096)
@@ -183,7 +208,7 @@ def test_logs_never_hold_what_was_sent(model: Path) -> None:
         served.end()
 
     requests = [line for line in served.events() if line["event"] == "request" and line["route"] != "/readyz"]
-    assert [line["status"] for line in requests] == [200, 415, 422, 404, 401, 400, 400]
+    assert [line["status"] for line in requests] == [200, 415, 422, 404, 401, 400, 400, 422, 400]
     assert requests[0]["texts"] == 1
     assert {"client", "method", "route", "ms", "bytes"} <= set(requests[0])
     assert SECRET not in "".join(served.lines)
@@ -212,7 +237,9 @@ def test_a_wrong_start_is_one_line_and_status_2(model: Path, tmp_path: Path) -> 
         (str(model), "--host", "203.0.113.7"): "cannot listen on 203.0.113.7",
         (str(model), "--api-key-file", str(tmp_path / "keys")): "holds no key",
         (str(model), "--api-key-file", str(tmp_path / "none")): "cannot read",
+        (str(model), "--host", "a" * 64): "cannot listen on aaaa",
         (str(model), "--cors-origin", "example.org"): "is no origin",
+        (str(model), "--allowed-host", "https://example.org"): "is no name of a host",
     }
     for arguments, message in cases.items():
         status, error = run(*arguments)

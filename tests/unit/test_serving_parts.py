@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 import json
 import logging
+import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,11 @@ from afina.errors import UserError
 from afina.serving.answers import added_columns
 from afina.serving.batching import QUANTUM, WINDOW_BUDGETS, Batcher, Job, QueueFullError
 from afina.serving.errors import ApiError
+from afina.serving.formulas import harmless
 from afina.serving.logs import JsonLines
 from afina.serving.model import ModelStore, Served, load_model
 from afina.serving.pages import api_page, card_page
+from afina.serving.service import Service
 from afina.serving.settings import ServeSettings, api_keys
 from toy_artifact import LABELS, toy_metadata, write_toy
 
@@ -52,9 +58,33 @@ def test_keys_that_no_header_can_carry(key: str) -> None:
         ServeSettings(model=Path("m"), api_keys=(key,))
 
 
+def test_origins_are_as_browsers_send_them() -> None:
+    given = ("https://Example.org/", "http://a.example:80", "http://localhost:3000", "http://[::1]:5/", "*")
+    assert ServeSettings(model=Path("m"), cors_origins=given).cors_origins == (
+        "https://example.org", "http://a.example", "http://localhost:3000", "http://[::1]:5", "*",
+    )  # fmt: skip
+    for wrong in (
+        "example.org",
+        "https://a.example/path",
+        "https://",
+        "ftp://a",
+        "https://a b",
+        "https://a//",
+    ):
+        with pytest.raises(UserError, match="is no origin"):
+            ServeSettings(model=Path("m"), cors_origins=(wrong,))
+
+
+def test_names_of_hosts() -> None:
+    assert ServeSettings(model=Path("m"), allowed_hosts=("A.example.",)).allowed_hosts == ("a.example",)
+    for wrong in ("https://a.example", "a:80", "", "a b", "*"):
+        with pytest.raises(UserError, match="is no name of a host"):
+            ServeSettings(model=Path("m"), allowed_hosts=(wrong,))
+
+
 def test_keys_from_a_file_and_the_environment(tmp_path: Path) -> None:
     path = tmp_path / "keys"
-    path.write_text("# of the office\nuna\n\n dos \n", encoding="utf-8")
+    path.write_text("# of the office\nuna\n\n dos \n  # old: cero\n", encoding="utf-8")
 
     assert api_keys(path, {"AFINA_API_KEY": "tres\n"}) == ("una", "dos", "tres")
     assert api_keys(None, {}) == ()
@@ -208,8 +238,25 @@ def test_a_model_whose_answers_are_no_probabilities_is_refused(tmp_path: Path) -
     path.write_bytes(model.SerializeToString())
 
     with pytest.raises(UserError, match="probabilities"):
-        store.reload()
+        store.load()
     assert np.isfinite(store.current.classifier.predict_proba(["luz"])).all()
+
+
+def test_a_model_with_an_unreadable_reference_changes_nothing(tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "model.onnx")
+
+    async def run() -> None:
+        service = Service(ServeSettings(model=path), ModelStore(path))
+        before, monitor = service.store.current, service.monitor
+        write_toy(path, reference={"format": 2})
+        with pytest.raises(UserError, match=r"reference: not readable \(of format 2.*export the model again"):
+            await service.reload()
+        assert (service.store.current, service.monitor) == (before, monitor)
+        assert before.sha256 in service.metrics.text().decode()
+
+    asyncio.run(run())
+    with pytest.raises(UserError, match="reference"):
+        load_model(path)
 
 
 def test_a_change_is_noticed_once_it_has_settled(tmp_path: Path) -> None:
@@ -233,6 +280,57 @@ def test_given_thresholds_leave_the_model_as_it_is(tmp_path: Path) -> None:
     # 1 - 0.5 of agua, 0.3 of luz, 0.1 of pagos
     assert changed.confidence == pytest.approx(0.1)
     assert {score.label for score in plain.labels} == {"agua", "luz"}
+
+
+# ------------------------------------------------------------------------------------ formulas
+
+FORMULAS = [
+    "=1+1", "=A1", '=HYPERLINK("http://a.example";"x")', "@SUM(1)", "+1+1", "-1+2*3", "+A1", "-$B$2",
+    "-(1+1)", "-2+3+cmd|' /C calc'!A0", "＝1+1", "=-1", "==1", " =1+1", '"=1+1', "\u00a0=1+1",
+    "-HYPERLINK(A1)", "=\t1", "- HYPERLINK(A1)", "+'otro'!A1", "@x+SUM(1)",
+]  # fmt: skip
+INSIDE = [
+    "agua;{}", "agua,{}", "agua\t{};fin", "agua|{}|fin", ";{}", 'a;"b";{};', "a\n{}\n", 'a";{}', ',"",{}',
+    "a;;{}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+@pytest.mark.parametrize("inside", INSIDE)
+def test_no_spreadsheet_runs_a_cell_wherever_it_splits_it(formula: str, inside: str) -> None:
+    text = inside.replace("{}", formula)
+    for written in ",;\t":
+        stream = io.StringIO(newline="")
+        csv.writer(stream, delimiter=written).writerow([harmless(cell) for cell in ("1", text, "x")])
+        for read in {*",;\t|"} - {written}:
+            cells = [
+                cell for row in csv.reader(stream.getvalue().splitlines(), delimiter=read) for cell in row
+            ]
+            assert not [cell for cell in cells if re.match(r'[\s"]*[=+\-@＝]', cell)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "No tengo agua; - desde ayer, - y nadie responde ;-) ;-( ,-, gracias",
+        "Pido:\n- agua\n- luz (dos meses)\n-pagos\n---\n======\nAna",
+        "Llamar al 22 123 4567, +56912345678; +56 9 1234 5678, +56-9-1234-5678",
+        "Con temperaturas de 3, -5 o -20 grados, @municipio por favor!",
+        "a = b, c; d",
+        "-5",
+        "",
+        "si x,y;z | w",
+    ],
+)
+def test_the_text_of_a_message_stays_as_it_is(text: str) -> None:
+    assert harmless(text) == text
+
+
+@pytest.mark.parametrize("piece", [";-", "\n", ' "', ";=", ",-a(", "; -\t-", "=", ";  ", '""'])
+def test_a_hostile_cell_takes_no_longer_than_another(piece: str) -> None:
+    start = time.process_time()
+    harmless(piece * (50_000 // len(piece)) + "x(")
+    assert time.process_time() - start < 1
 
 
 # --------------------------------------------------------------------------------- small things

@@ -14,10 +14,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from afina.runtime.classifier import Prediction
+from afina.serving.formulas import harmless
 from afina.serving.model import Served
 from afina.serving.service import ClientGoneError, Service
 from afina.serving.upload import Table
-from afina.spreadsheets import escape_formula
 
 CHUNK_ROWS = 128
 SEPARATOR = "|"  # between the labels of a multilabel prediction
@@ -74,7 +74,8 @@ class TableAnswer(Response):
         top_k = min(self.form.top_k, len(self.model.classifier.labels))
         head = _csv([[*self.table.header, *added_columns(self.table.header, top_k)]], self.form.delimiter)
         yield (b"\xef\xbb\xbf" if self.form.bom else b"") + head
-        chunks = self.table.chunks(CHUNK_ROWS)
+        # A chunk that the queue cannot hold would wait for ever.
+        chunks = self.table.chunks(min(CHUNK_ROWS, self.service.settings.queue_texts))
         # One chunk is with the model while the one before is written and the one after is read.
         under_way: deque[asyncio.Task[bytes]] = deque()
         try:
@@ -128,6 +129,6 @@ def _cells(prediction: Prediction, top_k: int) -> Iterator[str]:
 def _csv(rows: Iterator[list[str]] | list[list[str]], delimiter: str) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\r\n")
-    writer.writerows([escape_formula(cell) for cell in row] for row in rows)
+    writer.writerows([harmless(cell) for cell in row] for row in rows)
     # What UTF-8 cannot hold came from the file's own encoding; a mark stands in its place.
     return text.getvalue().encode("utf-8", "replace")

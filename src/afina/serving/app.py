@@ -24,10 +24,13 @@ from starlette.types import ASGIApp
 from afina import __version__
 from afina.errors import UserError
 from afina.serving.answers import CsvForm, TableAnswer
+from afina.serving.csv_text import plain_name
 from afina.serving.errors import ApiError
+from afina.serving.hangup import hangup_came
 from afina.serving.metrics import CONTENT_TYPE
 from afina.serving.middleware import Authorize, Limit, Observe
 from afina.serving.model import ModelStore
+from afina.serving.origins import CheckOrigin
 from afina.serving.pages import CSS, api_page, card_page
 from afina.serving.schemas import (
     MAX_TOP_K,
@@ -40,7 +43,7 @@ from afina.serving.schemas import (
 )
 from afina.serving.service import ClientGoneError, Service
 from afina.serving.settings import ServeSettings
-from afina.serving.upload import MAX_COLUMNS, Table, kind_of, read_csv
+from afina.serving.upload import MAX_COLUMNS, Column, Table, kind_of, read_csv
 from afina.serving.workbook import workbook_to_csv
 
 STATIC = Path(__file__).parent / "static"
@@ -55,13 +58,14 @@ _DESCRIPTION = (
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "Not readable: no JSON, a damaged file, no column."},
     401: {"description": "No key, or a wrong one."},
+    403: {"description": "A page of another site asked, or by a name that is not the server's."},
     408: {"description": "The request did not arrive in time."},
     413: {"description": "Beyond a limit: bytes, texts, characters, rows."},
     415: {"description": "Another content type or kind of file."},
     422: {"description": "JSON of another form."},
     429: {"description": "Too many texts wait; Retry-After says for how many seconds to wait."},
     500: {"description": "The server failed; its log says where."},
-    503: {"description": "No answer in time, or the server is about to end."},
+    503: {"description": "No answer in time, no room for a file, or the server is about to end."},
 }
 _FILE_FORM = {
     "type": "object",
@@ -69,6 +73,7 @@ _FILE_FORM = {
     "properties": {
         "file": {"type": "string", "format": "binary", "description": ".csv, .tsv or .xlsx, with a header."},
         "column": {"type": "string", "description": "The column with the texts; by default it is found."},
+        "column_index": {"type": "integer", "description": "Its position instead of its name, from 0."},
         "top_k": {"type": "integer", "description": "Above 1: columns for the most probable labels."},
         "bom": {"type": "boolean", "description": "Begin with a byte order mark, as Excel needs for UTF-8."},
         "delimiter": {"type": "string", "description": "Of the answer: a comma (default), ; or tab."},
@@ -85,6 +90,8 @@ def create_app(settings: ServeSettings, store: ModelStore | None = None) -> ASGI
     if store is None:
         store = ModelStore(settings.model, settings.name, settings.threads, settings.token_budget)
     service = Service(settings, store)
+    # It prints bytes of the body that it stumbles over.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL + 1)
     app = FastAPI(
         title="afina",
         version=__version__,
@@ -99,8 +106,9 @@ def create_app(settings: ServeSettings, store: ModelStore | None = None) -> ASGI
     _add_predictions(app, service)
     _add_information(app, service)
     _add_pages(app, service)
-    inner: ASGIApp = Authorize(app, settings.api_keys)
+    inner: ASGIApp = Limit(CheckOrigin(Authorize(app, settings.api_keys), settings), settings)
     if settings.cors_origins:
+        # Around the rest, so that a script of theirs can read why it was refused.
         inner = CORSMiddleware(
             inner,
             allow_origins=settings.cors_origins,
@@ -108,7 +116,7 @@ def create_app(settings: ServeSettings, store: ModelStore | None = None) -> ASGI
             allow_headers=["Authorization", "Content-Type", "X-API-Key"],
             expose_headers=["Retry-After", "X-Rows"],
         )
-    return Observe(Limit(inner, settings), service.metrics)
+    return Observe(inner, service.metrics)
 
 
 # ------------------------------------------------------------------------------- start and end
@@ -124,6 +132,8 @@ def _lifespan(service: Service) -> Callable[[FastAPI], Any]:
                 loop = asyncio.get_running_loop()
                 loop.add_signal_handler(signal.SIGHUP, wanted.set)
                 stack.callback(loop.remove_signal_handler, signal.SIGHUP)
+                if hangup_came():
+                    wanted.set()
             service.batcher.start()
             stack.callback(service.stop)
             reloads = asyncio.create_task(_reload(service, wanted))
@@ -230,24 +240,33 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         _expect_content(request, "multipart/form-data")
         if service.uploads >= settings.max_uploads:
             raise ApiError(429, "too_many_files", "too many files are being worked on; try again later")
-        with ExitStack() as stack:
-            service.uploads += 1
-            stack.callback(_one_upload_less, service)
-            form = await request.form(max_files=1, max_fields=8, max_part_size=1 << 14)
-            csv_form, column, upload = _file_form(form)
-            stack.callback(upload.file.close)
-            async with service.gone_watch(request.receive) as gone:
-                table = await service.unless_gone(_read_table(service, upload, column), gone)
-            stack.callback(table.close)
-            request.state.log = {"texts": table.rows}
-            return TableAnswer(service, store.current, table, csv_form, stack.pop_all().close)
+        try:
+            return await _table_answer(service, request)
+        except OSError as error:
+            # Most often the system's temporary folder is full. The file itself may well be sound.
+            log.error("upload_failed", extra={"fields": {"reason": error.strerror or type(error).__name__}})
+            raise ApiError(503, "no_room", "the server has no room for the file; try again later") from None
+
+
+async def _table_answer(service: Service, request: Request) -> TableAnswer:
+    with ExitStack() as stack:
+        service.uploads += 1
+        stack.callback(_one_upload_less, service)
+        form = await request.form(max_files=1, max_fields=8, max_part_size=1 << 14)
+        csv_form, column, upload = _file_form(form)
+        stack.callback(upload.file.close)
+        async with service.gone_watch(request.receive) as gone:
+            table = await service.unless_gone(_read_table(service, upload, column), gone)
+        stack.callback(table.close)
+        request.state.log = {"texts": table.rows}
+        return TableAnswer(service, service.store.current, table, csv_form, stack.pop_all().close)
 
 
 def _one_upload_less(service: Service) -> None:
     service.uploads -= 1
 
 
-async def _read_table(service: Service, upload: UploadFile, column: str | None) -> Table:
+async def _read_table(service: Service, upload: UploadFile, column: Column) -> Table:
     settings = service.settings
     kind = kind_of(upload.file, upload.filename or "")
     stream: IO[bytes] = upload.file
@@ -264,27 +283,51 @@ async def _read_table(service: Service, upload: UploadFile, column: str | None) 
         raise
 
 
-def _file_form(form: FormData) -> tuple[CsvForm, str | None, UploadFile]:
+def _file_form(form: FormData) -> tuple[CsvForm, Column, UploadFile]:
     """Check the fields of the form that came with a file."""
     upload = form.get("file")
     if not isinstance(upload, UploadFile):
         raise ApiError(422, "invalid_request", "file: expected a file in a form field of this name")
-    given = {name: value for name, value in form.items() if isinstance(value, str)}
-    if set(given) - set(_FILE_FORM["properties"]):
+    try:
+        given = {name: value for name, value in form.items() if isinstance(value, str)}
+        known = list(_FILE_FORM["properties"])
+        if not given.keys() <= set(known):
+            raise ApiError(422, "invalid_request", f"unknown field; known: {', '.join(known)}")
+        return _csv_form(given), _wanted_column(given), upload
+    except ApiError:
         upload.file.close()
-        raise ApiError(422, "invalid_request", "unknown field; known: file, column, top_k, bom, delimiter")
+        raise
+
+
+def _csv_form(given: dict[str, str]) -> CsvForm:
     top_k, bom, delimiter = given.get("top_k", "1"), given.get("bom", "false"), given.get("delimiter", ",")
+    number = _number(top_k)
     problem = None
-    if not (top_k.isascii() and top_k.isdigit() and len(top_k) < 8 and 1 <= int(top_k) <= MAX_TOP_K):
+    if number is None or not 1 <= number <= MAX_TOP_K:
         problem = f"top_k: expected a number from 1 to {MAX_TOP_K}"
     elif bom not in ("true", "false"):
         problem = "bom: expected true or false"
     elif delimiter not in DELIMITERS:
         problem = "delimiter: expected a comma, ; or tab"
-    if problem is not None:
-        upload.file.close()
-        raise ApiError(422, "invalid_request", problem)
-    return CsvForm(int(top_k), bom == "true", DELIMITERS[delimiter]), given.get("column") or None, upload
+    if number is None or problem is not None:
+        raise ApiError(422, "invalid_request", str(problem))
+    return CsvForm(number, bom == "true", DELIMITERS[delimiter])
+
+
+def _wanted_column(given: dict[str, str]) -> Column:
+    name, index = given.get("column"), given.get("column_index")
+    if not index:
+        return Column(plain_name(name)) if name else Column()
+    if name:
+        raise ApiError(422, "invalid_request", "give either column or column_index")
+    number = _number(index)
+    if number is None:
+        raise ApiError(422, "invalid_request", "column_index: expected a position, 0 for the first column")
+    return Column(index=number)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 8 else None
 
 
 def _expect_content(request: Request, wanted: str) -> None:

@@ -6,9 +6,10 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -168,14 +169,24 @@ class Limit:
                     message = {**message, "more_body": True}
             await send(message)
 
-        declared = headers.get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > limit:
-            await too_large(limit).response()(scope, bounded, last)
-        else:
-            await self.app(scope, bounded, last)
-        if deferred is not None:
-            await _linger(receive)
-            await send(deferred)
+        try:
+            if _declared(headers) > limit:
+                await too_large(limit).response()(scope, bounded, last)
+            else:
+                await self.app(scope, bounded, last)
+        finally:
+            # Also after an exception: its answer is on its way.
+            if deferred is not None:
+                await _linger(receive)
+                await send(deferred)
+
+
+def _declared(headers: Mapping[bytes, bytes]) -> int:
+    """The length that a request declares; what no number can hold is beyond every limit."""
+    digits = headers.get(b"content-length", b"").lstrip(b"0")
+    if not digits.isdigit():
+        return 0
+    return int(digits) if len(digits) < 20 else sys.maxsize
 
 
 def too_large(limit: int) -> ApiError:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from afina.errors import UserError
 from afina.files import sha256
 from afina.runtime.classifier import Classifier, Prediction
+from afina.runtime.drift import Reference
 from afina.runtime.encoding import Ids
 from afina.runtime.text import clean_text
 
@@ -40,12 +41,14 @@ class Served:
         name: what answers call it.
         sha256: of its file.
         stamp: inode, size and time of change of its file, by which a new file is noticed.
+        reference: what its texts are compared with; None: its file has none.
     """
 
     classifier: Classifier
     name: str
     sha256: str
     stamp: Stamp
+    reference: Reference | None = None
 
     def identity(self) -> dict[str, str]:
         """What every answer says of the model."""
@@ -120,7 +123,19 @@ def load_model(
     digest = sha256(path)
     if stamp is None or file_stamp(path) != stamp:
         raise UserError(f"{path}: changed while it was read; copy it beside and rename it over the old one")
-    return Served(classifier, name or path.name, digest, stamp)
+    return Served(classifier, name or path.name, digest, stamp, _reference(path, classifier))
+
+
+def _reference(path: Path, classifier: Classifier) -> Reference | None:
+    value = classifier.metadata.reference
+    if value is None:
+        return None
+    try:
+        return Reference.from_json(value)
+    except ValueError as error:
+        raise UserError(
+            f"{path}: metadata reference: not readable ({error}); export the model again"
+        ) from None
 
 
 def file_stamp(path: Path) -> Stamp | None:
@@ -152,13 +167,12 @@ class ModelStore:
         self._changing = stamp
         return settled
 
-    def reload(self) -> Served:
-        """Load the file anew and put it in the place of the model in use, which stays if that fails.
+    def load(self) -> Served:
+        """Load the file anew; it takes the place of the model in use where `current` is set to it.
 
         Raises:
             UserError: as `load_model`.
         """
         with self._loading:
             self._seen = file_stamp(self.path)
-            self.current = load_model(self.path, *self._options)
-            return self.current
+            return load_model(self.path, *self._options)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from afina.errors import UserError
 from afina.runtime.classifier import Prediction
 from afina.runtime.drift import Drift, Monitor, Reference, TokenCounter
 from afina.serving.model import Served
@@ -37,20 +36,8 @@ class DriftWatch:
 
 
 def watch(model: Served) -> DriftWatch | None:
-    """A watch over a model's texts; None where its file has no reference.
-
-    Raises:
-        UserError: the reference is not readable.
-    """
-    reference = model.classifier.metadata.reference
-    if reference is None:
-        return None
-    try:
-        return DriftWatch(model, Reference.from_json(reference))
-    except ValueError as error:
-        raise UserError(
-            f"{model.name}: metadata reference: not readable ({error}); export the model again"
-        ) from None
+    """A watch over a model's texts; None where its file has no reference."""
+    return None if model.reference is None else DriftWatch(model, model.reference)
 
 
 class DriftGauges(Collector):

@@ -27,6 +27,7 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
         _header_bytes = 0
         _counted = 0  # of them, those of the read that is being parsed
         _in_headers = True
+        _fields = 0  # bytes of the address and the headers of a request, however they arrive
         _overhead = 0  # bytes that are neither headers nor body: chunk sizes, trailers
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -65,11 +66,17 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
             super().on_message_begin()
             self._in_headers = True
             self._header_bytes, self._overhead = self._counted, 0
+            self._fields = 0
             if self._timer is None:
                 self._await_headers()
 
+        def on_url(self, url: bytes) -> None:
+            self._count(len(url))
+            super().on_url(url)
+
         def on_header(self, name: bytes, value: bytes) -> None:
             if self._in_headers:  # the rest are trailers, which nothing here reads
+                self._count(len(name) + len(value) + len(b": \r\n"))
                 super().on_header(name, value)
 
         def on_body(self, body: bytes) -> None:
@@ -102,7 +109,12 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
             super().resume_writing()
 
         def send_400_response(self, msg: str) -> None:
-            self._refuse(400)
+            self._refuse(431 if self._fields > MAX_HEADER_BYTES else 400)
+
+        def _count(self, size: int) -> None:
+            self._fields += size
+            if self._fields > MAX_HEADER_BYTES:
+                raise ValueError("headers")  # the parser stops; uvicorn calls `send_400_response`
 
         def _await_headers(self) -> None:
             idle[self] = None

@@ -16,6 +16,7 @@ from prometheus_client import disable_created_metrics
 
 from afina.errors import UserError
 from afina.serving.app import create_app
+from afina.serving.hangup import remember_hangups
 from afina.serving.logs import json_logs
 from afina.serving.model import ModelStore
 from afina.serving.protocol import bounded_protocol
@@ -33,6 +34,7 @@ def serve(settings: ServeSettings) -> None:
     Raises:
         UserError: the model cannot be used, or the address cannot be listened on.
     """
+    remember_hangups()
     store = ModelStore(settings.model, settings.name, settings.threads, settings.token_budget)
     # A second series for each counter, of use to nobody here.
     disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -70,9 +72,11 @@ def _listen(settings: ServeSettings) -> socket.socket:
             0
         ]
         return socket.create_server(address[:2], family=family, backlog=4096)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        # A name whose parts are empty or too long is not even looked up.
+        reason = error.strerror if isinstance(error, OSError) else "no name of a host"
         raise UserError(
-            f"serve: cannot listen on {settings.host}:{settings.port} ({error.strerror}); "
+            f"serve: cannot listen on {settings.host}:{settings.port} ({reason}); "
             "choose another --host or --port"
         ) from None
 

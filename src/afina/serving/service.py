@@ -184,9 +184,10 @@ class Service:
         Raises:
             UserError: as `load_model`.
         """
-        served = await asyncio.to_thread(self.store.reload)
-        self.monitor = None
-        self.monitor = await asyncio.to_thread(watch, served)
+        served = await asyncio.to_thread(self.store.load)
+        monitor = await asyncio.to_thread(watch, served)
+        # Nothing can fail any more: all of it changes, or nothing.
+        self.store.current, self.monitor = served, monitor
         self.metrics.model(served)
         return served
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -37,6 +38,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "reload_seconds": (0, 3600),
 }
 
+_HOST_NAME = re.compile(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", re.ASCII)
+_ORIGIN = re.compile(rf"(https?)://({_HOST_NAME.pattern})(?::([0-9]{{1,5}}))?/?", re.ASCII)
+
 
 @dataclass(frozen=True)
 class ServeSettings:
@@ -67,6 +71,8 @@ class ServeSettings:
         reload_seconds: how often to look whether the file changed; 0: on SIGHUP alone.
         api_keys: one of them has to come with each request; none: no key is asked for.
         cors_origins: web origins whose scripts may call the server; none: its own page alone.
+        allowed_hosts: names that the server answers to besides those of loopback; none: these alone if it
+            listens on loopback, else any.
     """
 
     model: Path
@@ -93,6 +99,7 @@ class ServeSettings:
     reload_seconds: float = 2.0
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -109,11 +116,29 @@ class ServeSettings:
             )
         if any(not key or not key.isascii() or key != key.strip() for key in self.api_keys):
             raise UserError("serve: api_keys: expected ASCII without spaces around it; choose another key")
-        for origin in self.cors_origins:
-            if origin != "*" and not origin.startswith(("http://", "https://")):
-                raise UserError(
-                    f"serve: cors_origins: {origin!r} is no origin; give one such as https://example.org"
-                )
+        # As browsers send them.
+        object.__setattr__(self, "cors_origins", tuple(map(_origin, self.cors_origins)))
+        object.__setattr__(self, "allowed_hosts", tuple(map(_host_name, self.allowed_hosts)))
+
+
+def _origin(given: str) -> str:
+    if given == "*":
+        return given
+    found = _ORIGIN.fullmatch(given.lower())
+    if found is None:
+        raise UserError(f"serve: cors_origins: {given!r} is no origin; one is such as https://example.org")
+    scheme, host, port = found.groups()
+    standard = {"http": "80", "https": "443"}[scheme]
+    return f"{scheme}://{host}" + (f":{port}" if port and port != standard else "")
+
+
+def _host_name(given: str) -> str:
+    if not _HOST_NAME.fullmatch(given):
+        raise UserError(
+            f"serve: allowed_hosts: {given!r} is no name of a host; give one such as afina.example.org, "
+            "without scheme and port"
+        )
+    return given.lower().rstrip(".")
 
 
 def api_keys(path: Path | None, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
@@ -129,7 +154,7 @@ def api_keys(path: Path | None, environment: Mapping[str, str] = os.environ) -> 
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise UserError(f"serve: --api-key-file: cannot read {path} ({reason})") from None
-        keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        keys = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
         if not keys:
             raise UserError(f"serve: --api-key-file: {path} holds no key; put one on its first line")
     if "AFINA_API_KEY" in environment:

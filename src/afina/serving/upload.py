@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import IO
 
+from afina.serving.csv_text import (
+    MAX_ROW_CHARACTERS,
+    delimiter_of,
+    encoding_of,
+    plain_name,
+    records,
+    text_of,
+)
 from afina.serving.errors import ApiError
 from afina.serving.settings import ServeSettings
 
 MAX_COLUMNS = 500
-DELIMITERS = (",", ";", "\t", "|")
 
 # A column holds texts if its filled cells have so many words on average: names and codes have fewer.
 _TEXT_WORDS = 3.0
 _LOOK_ROWS = 200
+
+
+@dataclass(frozen=True)
+class Column:
+    """Which column holds the texts; without either: it is found if there is but one that does.
+
+    Attributes:
+        name: of the column, with line ends as `plain_name` has them.
+        index: its position, 0 for the first.
+    """
+
+    name: str | None = None
+    index: int | None = None
 
 
 @dataclass(frozen=True)
@@ -43,8 +61,8 @@ class Table:
 
     def chunks(self, size: int) -> Iterator[list[list[str]]]:
         """The rows below the header, ``size`` at a time."""
-        with _text_of(self.stream, self.encoding) as text:
-            rows = filter(None, csv.reader(text, delimiter=self.delimiter))
+        with text_of(self.stream, self.encoding) as text:
+            rows = filter(None, csv.reader(text, delimiter=self.delimiter, strict=True))
             next(rows)
             while chunk := list(islice(rows, size)):
                 yield chunk
@@ -70,86 +88,89 @@ def kind_of(stream: IO[bytes], filename: str) -> str:
     return ending
 
 
-def read_csv(stream: IO[bytes], delimiter: str | None, column: str | None, settings: ServeSettings) -> Table:
+def read_csv(
+    stream: IO[bytes], delimiter: str | None, column: Column | None, settings: ServeSettings
+) -> Table:
     """Check an uploaded CSV and find its texts; takes seconds for a large one.
 
     Args:
         stream: the file; the table returned owns it.
-        delimiter: between cells; None: what the header has.
-        column: name of the column with the texts; None: it is found if there is but one that has them.
+        delimiter: between cells; None: it is found.
+        column: the one with the texts, if it was named.
 
     Raises:
         ApiError: 400 the file or the column is wrong, 413 beyond a limit.
     """
-    stream.seek(0)
-    encoding = _encoding(stream, stream.read(4096))
-    return _inspect(stream, encoding, delimiter, column, settings)
+    return _inspect(stream, encoding_of(stream), delimiter, column or Column(), settings)
 
 
 def _inspect(
-    stream: IO[bytes], encoding: str, delimiter: str | None, column: str | None, settings: ServeSettings
+    stream: IO[bytes], encoding: str, delimiter: str | None, column: Column, settings: ServeSettings
 ) -> Table:
     """Read a CSV to its end, so that what is wrong with it shows before the first prediction."""
-    csv.field_size_limit(2**31 - 1)  # of the process; how long a text may be is checked below
-    line = 0
     try:
-        with _text_of(stream, encoding) as text:
-            first = _first_line(text)
-            delimiter = delimiter or _delimiter(first, column)
+        with text_of(stream, encoding) as text:
+            delimiter = delimiter or delimiter_of(text, column.name)
             text.seek(0)
-            reader = csv.reader(text, delimiter=delimiter)
-            rows = filter(None, reader)
-            header = next(rows)
+            limit = max(MAX_ROW_CHARACTERS, 4 * settings.max_characters)
+            header, count, first_rows = _check_rows(records(text, delimiter, limit), settings)
+    except UnicodeError:
+        raise ApiError(400, "bad_file", "the file is not text in one encoding; save it as UTF-8") from None
+    return Table(stream, encoding, delimiter, header, count, _column(header, first_rows, column))
+
+
+def _check_rows(
+    rows: Iterator[tuple[int, list[str]]], settings: ServeSettings
+) -> tuple[list[str], int, list[list[str]]]:
+    """The header, the number of rows below it, and the first of them."""
+    header: list[str] | None = None
+    first_rows: list[list[str]] = []
+    count = blank = 0
+    for line, row in rows:
+        if not row:
+            blank += 1
+        elif header is None:
+            header = row
             if len(header) > MAX_COLUMNS:
                 raise ApiError(
                     413, "too_many_columns", f"the file has too many columns; at most {MAX_COLUMNS}"
                 )
-            first_rows: list[list[str]] = []
-            count = 0
-            for row in rows:
-                line = reader.line_num
-                if len(row) != len(header):
-                    raise ApiError(
-                        400,
-                        "bad_file",
-                        f"line {line}: {len(row)} cells where the header has {len(header)}; mend the row",
-                    )
-                count += 1
-                if count > settings.max_rows:
-                    raise ApiError(
-                        413, "too_many_rows", f"the file has too many rows; at most {settings.max_rows}"
-                    )
-                if max(map(len, row)) > settings.max_characters:
-                    raise ApiError(
-                        413,
-                        "text_too_long",
-                        f"line {line}: a cell of more than {settings.max_characters} characters",
-                    )
-                if count <= _LOOK_ROWS:
-                    first_rows.append(row)
-    except UnicodeError:
-        raise ApiError(400, "bad_file", "the file is not text in one encoding; save it as UTF-8") from None
-    except csv.Error:
-        raise ApiError(400, "bad_file", f"line {line + 1}: not valid CSV") from None
+        else:
+            count += 1
+            _check_row(line, row, len(header), settings)
+            if count <= _LOOK_ROWS:
+                first_rows.append(row)
+        if max(count, blank) > settings.max_rows:
+            raise ApiError(413, "too_many_rows", f"the file has too many rows; at most {settings.max_rows}")
+    if header is None:
+        raise ApiError(400, "bad_file", "the file is empty")
     if not count:
         raise ApiError(400, "bad_file", "the file has no rows below its header")
-    return Table(stream, encoding, delimiter, header, count, _column(header, first_rows, column))
+    return header, count, first_rows
 
 
-def _first_line(text: io.TextIOWrapper) -> str:
-    for line in text:
-        if line.strip():
-            return line
-    raise ApiError(400, "bad_file", "the file is empty")
+def _check_row(line: int, row: list[str], width: int, settings: ServeSettings) -> None:
+    if len(row) != width:
+        raise ApiError(
+            400, "bad_file", f"line {line}: {len(row)} cells where the header has {width}; mend the row"
+        )
+    if max(map(len, row)) > settings.max_characters:
+        raise ApiError(
+            413, "text_too_long", f"line {line}: a cell of more than {settings.max_characters} characters"
+        )
 
 
-def _column(header: list[str], rows: list[list[str]], wanted: str | None) -> int:
+def _column(header: list[str], rows: list[list[str]], wanted: Column) -> int:
     """Position of the column with the texts."""
-    if wanted is not None:
-        if header.count(wanted) == 1:
-            return header.index(wanted)
-        problem = "no column has this name" if wanted not in header else "several columns have this name"
-        raise _choose(header, problem)
+    if wanted.index is not None:
+        if wanted.index < len(header):
+            return wanted.index
+        raise _choose(header, "no column has this position")
+    if wanted.name is not None:
+        places = [at for at, name in enumerate(header) if plain_name(name) == wanted.name]
+        if len(places) == 1:
+            return places[0]
+        raise _choose(header, "several columns have this name" if places else "no column has this name")
     if len(header) == 1:
         return 0
     found = [at for at in range(len(header)) if _words([row[at] for row in rows]) >= _TEXT_WORDS]
@@ -166,46 +187,6 @@ def _words(cells: list[str]) -> float:
 
 
 def _choose(header: list[str], problem: str) -> ApiError:
-    names = [name[:100] for name in header]
-    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-    return ApiError(400, "column_needed", f"{problem}; name one as column: {shown}", extra={"columns": names})
-
-
-def _encoding(stream: IO[bytes], start: bytes) -> str:
-    """UTF-8 or, by its mark, UTF-16; anything else is read as Windows' or ISO's Latin."""
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "utf-16"
-    if b"\0" in start:
-        raise ApiError(400, "bad_file", "the file is not text; save it as CSV in UTF-8")
-    utf8 = "utf-8-sig" if start[:3] == b"\xef\xbb\xbf" else "utf-8"
-    return next((name for name in (utf8, "cp1252") if _decodes(stream, name)), "latin-1")
-
-
-def _decodes(stream: IO[bytes], encoding: str) -> bool:
-    try:
-        with _text_of(stream, encoding) as text:
-            while text.read(1 << 20):
-                pass
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _delimiter(first: str, column: str | None) -> str:
-    """The first delimiter with which the header has the column, else the most frequent, else a comma."""
-    for delimiter in DELIMITERS:
-        if column is not None and column in next(csv.reader([first], delimiter=delimiter)):
-            return delimiter
-    return max(DELIMITERS, key=first.count)
-
-
-@contextmanager
-def _text_of(stream: IO[bytes], encoding: str) -> Iterator[io.TextIOWrapper]:
-    """The characters of a stream from its beginning; the stream stays open."""
-    stream.seek(0)
-    text = io.TextIOWrapper(stream, encoding=encoding, newline="")
-    try:
-        yield text
-    finally:
-        if not stream.closed:
-            text.detach()
+    shown = ", ".join(name[:100] for name in header[:20]) + (", …" if len(header) > 20 else "")
+    message = f"{problem}; name one as column, or its position as column_index: {shown}"
+    return ApiError(400, "column_needed", message, extra={"columns": header})

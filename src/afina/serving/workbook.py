@@ -8,6 +8,7 @@ than its own process.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from contextlib import suppress
 from typing import IO
 
 from afina.serving.errors import ApiError
-from afina.serving.workbook_reader import TOO_MUCH
+from afina.serving.workbook_reader import DISK_FULL, REFUSED, TOO_MUCH
 
 SECONDS = 120
 MEMORY_BYTES = 1 << 30
@@ -25,16 +26,19 @@ MEMORY_BYTES = 1 << 30
 async def workbook_to_csv(
     stream: IO[bytes], max_inflated_bytes: int, max_rows: int, max_columns: int
 ) -> IO[bytes]:
-    """Turn the first sheet of a workbook into a temporary CSV file (UTF-8, comma).
+    """Turn the first visible sheet of a workbook into a temporary CSV file (UTF-8, comma).
 
     A formula gives the value that Excel last saved; rows without a filled cell are left out.
 
     Raises:
         ApiError: 400 not a workbook, 413 beyond a limit.
+        OSError: there is no room for the CSV.
     """
     target = tempfile.TemporaryFile()  # noqa: SIM115
     try:
         status, errors = await _run(stream, target, (max_inflated_bytes, max_rows, max_columns, MEMORY_BYTES))
+        if status == DISK_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if status != 0:
             raise ApiError(*_reason(status, errors))
     except BaseException:
@@ -74,7 +78,7 @@ async def _run(stream: IO[bytes], target: IO[bytes], limits: tuple[int, ...]) ->
 
 def _reason(status: int, errors: bytes) -> tuple[int, str, str]:
     """What the reader said, or, if it died, that the workbook was too much for it."""
-    if status == 2:
+    if status == REFUSED:
         with suppress(ValueError, IndexError):
             reason = json.loads(errors.splitlines()[-1])
             return int(reason[0]), str(reason[1]), str(reason[2])

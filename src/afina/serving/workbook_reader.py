@@ -6,8 +6,9 @@ Imports little: it starts anew for each workbook.
 from __future__ import annotations
 
 import csv
-import io
+import errno
 import json
+import re
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,10 @@ MAX_ENTRIES = 2000
 # Excel's own limit; between two rows that a file names there may be so many that it does not.
 MAX_SHEET_ROWS = 1 << 20
 _BLOCK = 1 << 20
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+REFUSED, DISK_FULL = 2, 3  # exit statuses
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 NOT_A_WORKBOOK = (400, "bad_file", "the file is not a readable Excel workbook; save it again as .xlsx or CSV")
 TOO_MUCH = (413, "workbook_too_large", "the workbook takes too much to unpack; save it as CSV")
@@ -54,18 +59,33 @@ def check_archive(stream: IO[bytes], max_inflated_bytes: int) -> None:
     stream.seek(0)
 
 
+class _Target:
+    """Takes the lines of a CSV as UTF-8, up to so many bytes."""
+
+    def __init__(self, stream: IO[bytes], max_bytes: int) -> None:
+        self._stream, self.left = stream, max_bytes
+
+    def write(self, line: str) -> None:
+        data = line.encode()
+        self.left -= len(data)
+        if self.left < 0:
+            raise RefusedError(*TOO_MUCH)
+        self._stream.write(data)
+
+
 def write_rows(stream: IO[bytes], target: IO[bytes], max_bytes: int, max_rows: int, max_columns: int) -> None:
-    """Write the rows of the first sheet of a checked workbook as CSV."""
+    """Write the rows of the first visible sheet of a checked workbook as CSV."""
     from openpyxl import load_workbook
 
     workbook = load_workbook(stream, read_only=True, data_only=True, keep_links=False)
     if not workbook.worksheets:
         raise RefusedError(400, "bad_file", "the workbook has no sheet with cells; put the rows in one")
-    sheet = workbook.worksheets[0]
+    # What Excel shows first; a hidden sheet holds lists and settings of a form, as a rule.
+    visible = [sheet for sheet in workbook.worksheets if sheet.sheet_state == "visible"]
+    sheet = (visible or workbook.worksheets)[0]
     sheet.reset_dimensions()
-    text = io.TextIOWrapper(target, encoding="utf-8", newline="", write_through=False)
-    writer = csv.writer(text, lineterminator="\r\n")
-    written = 0
+    lines = _Target(target, max_bytes)
+    writer = csv.writer(lines, lineterminator="\r\n")
     for number, row in enumerate(_filled(sheet.iter_rows(values_only=True))):
         if number > max_rows:
             raise RefusedError(413, "too_many_rows", f"the file has too many rows; at most {max_rows}")
@@ -73,26 +93,19 @@ def write_rows(stream: IO[bytes], target: IO[bytes], max_bytes: int, max_rows: i
             raise RefusedError(
                 413, "too_many_columns", f"the file has too many columns; at most {max_columns}"
             )
-        written += sum(map(len, row))
-        if written > max_bytes:
+        # One string may stand in all cells: see before they are put together.
+        if sum(map(len, row)) > lines.left:
             raise RefusedError(*TOO_MUCH)
         writer.writerow(row)
-    text.flush()
-    text.detach()
 
 
 def _filled(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[str]]:
     """Rows that hold something, all as wide as the first of them, cells as text."""
-    from openpyxl.utils.escape import unescape
-
     width = 0
     for number, row in enumerate(rows):
         if number >= MAX_SHEET_ROWS:
             raise RefusedError(*TOO_MUCH)
-        # Excel stores characters that XML cannot hold in the form _x000D_.
-        cells = [
-            unescape(cell) if isinstance(cell, str) else "" if cell is None else str(cell) for cell in row
-        ]
+        cells = ["" if cell is None else _text(cell) for cell in row]
         while len(cells) > width and not cells[-1]:
             cells.pop()
         if any(cells):
@@ -100,8 +113,24 @@ def _filled(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[str]]:
             yield cells + [""] * (width - len(cells))
 
 
+def _text(cell: Any) -> str:
+    """A cell as text that UTF-8 and CSV can hold."""
+    from openpyxl.utils.escape import unescape
+
+    if not isinstance(cell, str):
+        return str(cell)
+    # Excel stores characters that XML cannot hold in the form _x000D_, also halves of others, and NUL.
+    text: str = unescape(cell).replace("\0", "\ufffd")
+    if _SURROGATE.search(text):
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
 def main() -> None:
-    """Read a workbook on stdin, write CSV on stdout; status 2 with a line of JSON on stderr: refused."""
+    """Read a workbook on stdin, write CSV on stdout.
+
+    Status 2 with a line of JSON on stderr: refused; 3: there is no room for the CSV.
+    """
     max_inflated_bytes, max_rows, max_columns, memory_bytes = map(int, sys.argv[1:5])
     _bound(memory_bytes)
     try:
@@ -113,10 +142,12 @@ def main() -> None:
         reason = error.args
     except MemoryError:
         reason = TOO_MUCH
-    except Exception:  # openpyxl raises whatever a wrong file makes it stumble over
+    except Exception as error:  # openpyxl raises whatever a wrong file makes it stumble over
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise SystemExit(DISK_FULL) from None
         reason = NOT_A_WORKBOOK
     print(json.dumps(reason), file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(REFUSED)
 
 
 def _bound(memory_bytes: int) -> None:

@@ -73,7 +73,8 @@ export async function predictFile(file, { column, delimiter }, signal) {
   // Fields before the file, so that the server knows them when the file begins.
   form.append("bom", "true");
   form.append("delimiter", delimiter);
-  if (column !== null) form.append("column", column);
+  // By position: a form changes line ends in a name, and names may be empty or occur twice.
+  if (column !== null) form.append("column_index", column);
   form.append("file", file, file.name);
   return ask("/v1/predict/file", { method: "POST", body: form, signal });
 }

@@ -76,22 +76,21 @@ export class CsvReader {
 
 // What follows the file's own columns. Where the file has one of these names itself, a prefix tells them apart.
 const ADDED = ["label", "probability", "confidence", "needs_person"];
-const BEGIN = /label"?([,;\t|])"?(?:predicted_)*probability/;
 const SEPARATOR = "|"; // between several labels in a cell
 
 /** What a result says, counted: rows, rows for a person, and both by class. */
 export class Summary {
-  #reader = null;
+  #reader;
   #decoder = new TextDecoder(); // leaves out a byte order mark
-  #head = "";
   #width = 0; // columns; 0 until the header is read
   rows = 0;
   person = 0;
   classes = new Map(); // name: {rows, person}; "" where there is none
 
   /** `labels`: the model's classes, to tell several in a cell apart; null where they are not known. */
-  constructor(labels) {
-    this.labels = labels && new Set(labels);
+  constructor(labels, delimiter) {
+    this.labels = labels && new Map(labels.map((label) => [bare(label), label]));
+    this.#reader = new CsvReader(delimiter);
   }
 
   push(bytes) {
@@ -100,17 +99,10 @@ export class Summary {
 
   finish() {
     this.#read(this.#decoder.decode());
-    if (this.#reader) for (const record of this.#reader.finish()) this.#count(record);
+    for (const record of this.#reader.finish()) this.#count(record);
   }
 
   #read(text) {
-    if (!this.#reader) {
-      this.#head += text;
-      const found = BEGIN.exec(this.#head);
-      if (!found) return;
-      this.#reader = new CsvReader(found[1]);
-      text = this.#head;
-    }
     for (const record of this.#reader.push(text)) this.#count(record);
   }
 
@@ -133,16 +125,22 @@ export class Summary {
 
   /** The labels in a cell; a name may hold the separator, or an apostrophe that keeps it from being a formula. */
   #names(cell) {
-    if (!this.labels || this.labels.has(cell)) return [cell];
-    if (cell.startsWith("'")) cell = cell.slice(1);
+    if (!this.labels) return [cell];
+    const plain = bare(cell);
+    if (this.labels.has(plain)) return [this.labels.get(plain)];
     const names = [];
     let name = null;
-    for (const part of cell.split(SEPARATOR)) {
+    for (const part of plain.split(SEPARATOR)) {
       name = name === null ? part : name + SEPARATOR + part;
       if (!this.labels.has(name)) continue;
-      names.push(name);
+      names.push(this.labels.get(name));
       name = null;
     }
     return name === null ? names : [...names, name];
   }
+}
+
+/** Text without the apostrophes that the server puts before formulas. */
+function bare(text) {
+  return text.replace(/'(?=[\s",;|]*[=+\-@＝＋－＠])/g, "");
 }

@@ -67,7 +67,9 @@ export class Upload {
     if (this.#columns) {
       $("column-label").textContent = t("columns", { name: this.#file.name });
       const chosen = $("column").value;
-      $("column").replaceChildren(...this.#columns.map((name) => new Option(name, name, false, name === chosen)));
+      const options = this.#columns.map((name, at) => new Option(title(name, at, this.#columns), at));
+      $("column").replaceChildren(...options);
+      $("column").value = options[chosen] ? chosen : "0";
     }
     $("progress").hidden = !this.#going;
     this.#move();
@@ -91,9 +93,11 @@ export class Upload {
       return;
     }
     this.#file = file;
+    $("column").replaceChildren(); // what was chosen for another file
     this.#send(null);
   }
 
+  /** Send the file; `column` is the position of the one with the texts, null where the server has to find it. */
   async #send(column) {
     this.#stop();
     this.#forget();
@@ -101,9 +105,10 @@ export class Upload {
     const file = this.#file;
     this.#going = { done: 0, rows: null };
     this.render();
-    const found = new Summary(this.facts()?.labels ?? null);
+    const delimiter = $("delimiter").value;
+    const found = new Summary(this.facts()?.labels ?? null, delimiter);
     try {
-      const response = await predictFile(file, { column, delimiter: $("delimiter").value }, call.signal);
+      const response = await predictFile(file, { column, delimiter }, call.signal);
       const rows = response.headers.get("X-Rows");
       const parts = await this.#read(response, found, rows === null ? null : Number(rows), call);
       if (call !== this.#call) return;
@@ -111,7 +116,7 @@ export class Upload {
       this.#result = { name: file.name, summary: found, url: URL.createObjectURL(result) };
     } catch (error) {
       if (call !== this.#call || error.name === "AbortError") return;
-      this.#wrong(error, found);
+      this.#wrong(error, found, column !== null);
       return;
     }
     this.#call = this.#going = null;
@@ -144,7 +149,7 @@ export class Upload {
     return parts;
   }
 
-  #wrong(error, found) {
+  #wrong(error, found, chosen) {
     if (error instanceof Broken) {
       const done = found.rows;
       this.#fail(() => [t("broken", { done: integer(done) })]);
@@ -154,6 +159,8 @@ export class Upload {
     } else if (error.status === 400 && error.columns?.length) {
       this.#call = this.#going = null;
       this.#columns = error.columns;
+      // Asked again after a choice: without the reason it would look as if nothing had happened.
+      if (chosen) this.#failure = () => explain(error);
       this.render();
       $("column").focus();
     } else {
@@ -192,6 +199,17 @@ export class Upload {
       progress.value = done;
     }
   }
+}
+
+const LONGEST = 60; // characters of a column's name
+
+/** What a column is called where one is chosen: its name, and its number where the name is not enough. */
+function title(name, at, names) {
+  const line = name.replace(/\s+/g, " ").trim();
+  const number = t("column_number", { n: integer(at + 1) });
+  if (!line) return number;
+  const short = line.length > LONGEST ? `${line.slice(0, LONGEST)}…` : line;
+  return names.filter((other) => other === name).length > 1 || short !== line ? `${short} (${number})` : short;
 }
 
 /** The answer ended before its end. */
