@@ -110,7 +110,7 @@ async def ask(port: int, requests: Sequence[tuple[Sequence[int], bytes]], client
         for numbers, body in todo:
             start = time.perf_counter()
             writer.write(
-                b"POST /v1/predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+                b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
                 b"content-length: %d\r\n\r\n%b" % (len(body), body)
             )
             head = await reader.readuntil(b"\r\n\r\n")
