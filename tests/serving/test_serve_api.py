@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from afina.runtime.classifier import Classifier
+from afina.serving import schemas
 from afina.serving.errors import ApiError
 from afina.serving.schemas import read_predict_request
 from afina.serving.settings import ServeSettings
@@ -231,18 +232,25 @@ MANY = {
 
 
 @pytest.mark.parametrize("case", MANY)
-def test_a_million_mistakes_take_no_longer_than_one(multilabel: Live, case: str) -> None:
+def test_of_a_million_mistakes_the_first_is_enough(
+    multilabel: Live, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     body, status = MANY[case]
     settings = ServeSettings(model=Path("m"))
     assert len(body) < settings.max_request_bytes
+    original, collected = schemas._invalid, []
 
-    start = time.process_time()
+    def invalid(error: ValidationError) -> ApiError:
+        collected.append(error.error_count())
+        return original(error)
+
+    monkeypatch.setattr(schemas, "_invalid", invalid)
     with pytest.raises(ApiError) as refused:
         read_predict_request(body, settings, multilabel.store.current)
 
     assert refused.value.status == status
-    # It took several seconds, in which the server answered nobody.
-    assert time.process_time() - start < 2.0
+    # Collecting them all took several seconds, in which the server answered nobody.
+    assert sum(collected) <= 1
 
 
 @pytest.mark.parametrize(
