@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -102,4 +103,11 @@ def write_toy(
     values = toy_metadata(task, **changes).to_properties() if properties is None else properties
     helper.set_model_props(model, values)
     path.write_bytes(model.SerializeToString())
+    return path
+
+
+def settled(path: Path, seconds: float = 60.0) -> Path:
+    """Make a file as old as one that nobody is writing any more."""
+    status = path.stat()
+    os.utime(path, (status.st_atime - seconds, status.st_mtime - seconds))
     return path

@@ -270,6 +270,7 @@ def test_predicting_imports_little(tmp_path: Path) -> None:
         "afina.runtime.container",
         "afina.runtime.encoding",
         "afina.runtime.external",
+        "afina.runtime.lanes",
         "afina.runtime.loading",
         "afina.runtime.metadata",
         "afina.runtime.streaming",

@@ -25,16 +25,9 @@ from afina.runtime import loading
 from afina.runtime.classifier import Classifier
 from afina.runtime.container import read_properties
 from afina.runtime.loading import load_model
-from toy_artifact import LABELS, toy_metadata, toy_model, toy_tokenizer, write_toy
+from toy_artifact import LABELS, settled, toy_metadata, toy_model, toy_tokenizer, write_toy
 
 TEXTS = ["agua luz", "", "nada " * 30]
-
-
-def settled(path: Path, seconds: float = 60.0) -> Path:
-    """Make a file as old as one that nobody is writing any more."""
-    status = path.stat()
-    os.utime(path, (status.st_atime - seconds, status.st_mtime - seconds))
-    return path
 
 
 # ----------------------------------------------------------------------------------------- sharing

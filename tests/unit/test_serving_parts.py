@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afina.errors import UserError
+from afina.runtime.lanes import side_by_side
 from afina.serving.answers import added_columns
 from afina.serving.batching import QUANTUM, WINDOW_BUDGETS, Batcher, Job, QueueFullError
 from afina.serving.errors import ApiError
@@ -101,7 +102,8 @@ class _Classifier:
 
     labels = ("una",)
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: int = 1) -> None:
+        self.lanes = lanes
         self.gate = threading.Event()
         self.gate.set()
         self.batches: list[list[int]] = []
@@ -113,9 +115,12 @@ class _Classifier:
             raise ValueError("13")
         return None, np.array([[len(row) / 1000] for row in batch], dtype=np.float32)
 
+    def run_batches(self, count: int, work: Any) -> None:
+        side_by_side(self.lanes, lambda number: work(number, forward=self.forward), range(count))
 
-def _model() -> Served:
-    return Served(_Classifier(), "m", "0", (0, 0, 0))  # type: ignore[arg-type]
+
+def _model(lanes: int = 1) -> Served:
+    return Served(_Classifier(lanes), "m", "0", (0, 0, 0))  # type: ignore[arg-type]
 
 
 def _ids(*lengths: int) -> list[Any]:
@@ -131,12 +136,13 @@ def _submit(batcher: Batcher, model: Served, *lengths: int) -> Job:
 @given(
     requests=st.lists(st.lists(st.integers(1, 12), max_size=30), max_size=12),
     budget=st.sampled_from([1, 16, 64, 512]),
+    lanes=st.sampled_from([1, 3]),
 )
-def test_every_text_gets_its_own_answer(requests: list[list[int]], budget: int) -> None:
+def test_every_text_gets_its_own_answer(requests: list[list[int]], budget: int, lanes: int) -> None:
     async def run() -> list[list[float]]:
         batcher = Batcher(budget, 10_000)
         batcher.start()
-        models = [_model(), _model()]
+        models = [_model(lanes), _model(lanes)]
         jobs = [_submit(batcher, models[n % 2], *lengths) for n, lengths in enumerate(requests)]
         answers = [(await job.future)[:, 0].tolist() for job in jobs]
         batcher.stop()
@@ -169,9 +175,10 @@ def test_requests_take_turns() -> None:
     asyncio.run(run())
 
 
-def test_a_failure_ends_the_requests_of_its_batch_alone() -> None:
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_a_failure_ends_the_requests_of_its_batch_alone(lanes: int) -> None:
     async def run() -> None:
-        model = _model()
+        model = _model(lanes)
         batcher = Batcher(1, 100)
         jobs = [_submit(batcher, model, *lengths) for lengths in ([5, 6], [7, 13, 8], [9])]
         batcher.start()

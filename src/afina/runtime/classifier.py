@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from afina.runtime.confidence import row_confidence
-from afina.runtime.encoding import TOKEN_BUDGET, Ids, token_budget_batches
+from afina.runtime.encoding import BATCH_TOKENS, Ids, token_budget_batches
+from afina.runtime.lanes import side_by_side
 from afina.runtime.loading import INPUTS as INPUTS
 from afina.runtime.loading import OUTPUTS as OUTPUTS
 from afina.runtime.loading import Floats, load_model
 from afina.runtime.streaming import WINDOW, checked_texts, prepared_ahead, windows
 from afina.runtime.text import clean_text
+
+# Token ids of a batch -> its logits and probabilities.
+Forward = Callable[[Sequence[Ids]], tuple[Floats, Floats]]
+
+
+class Work(Protocol):
+    """Handles one of several batches, see `Classifier.run_batches`."""
+
+    def __call__(self, number: int, forward: Forward) -> None: ...
 
 
 class Score(NamedTuple):
@@ -72,7 +83,7 @@ class Classifier:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, token_budget: int = TOKEN_BUDGET, threads: int | None = None
+        self, path: str | os.PathLike[str], *, token_budget: int = BATCH_TOKENS, threads: int | None = None
     ) -> None:
         for name, value in {"token_budget": token_budget, "threads": threads}.items():
             if value is not None and value < 1:
@@ -88,6 +99,11 @@ class Classifier:
             if self.metadata.thresholds is None
             else np.array([self.metadata.thresholds[label] for label in self.labels])
         )
+
+    @property
+    def lanes(self) -> int:
+        """How many batches `run_batches` has computed at a time where there are many."""
+        return max(self._model.lanes.count, 1)
 
     def encode(self, texts: Iterable[str]) -> list[Ids]:
         """Clean raw texts and turn each into token ids (int64, at most ``max_length`` of them).
@@ -180,10 +196,35 @@ class Classifier:
         prepared = prepared_ahead(windows(checked_texts(texts), window), self.encode)
         return (self._predict_ids(ids) for ids in prepared)
 
+    def run_batches(self, count: int, work: Work) -> None:
+        """Call ``work(number, forward=…)`` for 0 to ``count`` - 1; of many, several at a time in threads.
+
+        Args:
+            count: how many batches there are.
+            work: makes a batch, has it computed by ``forward``, which is `forward` with as many threads as
+                there are for this batch, and puts away what comes out.
+
+        Raises:
+            whatever ``work`` raises; the calls that have not begun by then are left out.
+        """
+        lanes = self._model.lanes
+        session = lanes.session(count)
+        if session is None:
+            for number in range(count):
+                work(number, forward=self.forward)
+        else:
+            forward = partial(self._model.run, session=session)
+            side_by_side(lanes.count, partial(work, forward=forward), range(count))
+
     def _predict_ids(self, ids: Sequence[Ids]) -> Floats:
         result = np.empty((len(ids), len(self.labels)), dtype=np.float32)
-        for rows in token_budget_batches([len(row) for row in ids], self.token_budget):
-            result[rows] = self.forward([ids[row] for row in rows])[1]
+        batches = token_budget_batches([len(row) for row in ids], self.token_budget)
+
+        def work(number: int, forward: Forward) -> None:
+            rows = batches[number]
+            result[rows] = forward([ids[row] for row in rows])[1]
+
+        self.run_batches(len(batches), work)
         return result
 
     def decide(self, probabilities: Floats, top_k: int = 1) -> list[Prediction]:

@@ -23,6 +23,7 @@ from afina.errors import UserError
 from afina.runtime.container import read_properties
 from afina.runtime.encoding import Encoder, Ids, pad_batch
 from afina.runtime.external import check_external
+from afina.runtime.lanes import MOST, Lanes
 from afina.runtime.metadata import ArtifactMetadata
 from afina.runtime.text import STEPS
 
@@ -53,6 +54,9 @@ _PROBE = ("", "\ue000 \ue000")
 # A file written so shortly before may be written again within one tick of the clock that dates it.
 _SETTLED = 2.0  # seconds
 
+# A larger file is held in memory once only.
+_HELD_TWICE = 1 << 29  # bytes
+
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
@@ -63,23 +67,31 @@ class LoadedModel:
         metadata: what the file says about itself.
         encoder: its tokenizer.
         external: files beside it with its weights; none for a model in one file.
+        lanes: what computes many batches side by side.
     """
 
     file: Path
     metadata: ArtifactMetadata
     encoder: Encoder
     external: tuple[Path, ...]
+    lanes: Lanes[onnxruntime.InferenceSession]
     _session: onnxruntime.InferenceSession
 
-    def run(self, batch: Sequence[Ids]) -> tuple[Floats, Floats]:
+    def run(
+        self, batch: Sequence[Ids], session: onnxruntime.InferenceSession | None = None
+    ) -> tuple[Floats, Floats]:
         """Logits and probabilities of one batch of token ids, float32 of shape (len(batch), labels).
+
+        Args:
+            batch: token ids of texts.
+            session: the one of `lanes`, for a batch among others; None: all threads compute this batch.
 
         Raises:
             UserError: the graph cannot be computed.
         """
         input_ids, attention_mask = pad_batch(batch, self.metadata.pad_token_id)
         try:
-            logits, probabilities = self._session.run(
+            logits, probabilities = (session or self._session).run(
                 list(OUTPUTS), {"input_ids": input_ids, "attention_mask": attention_mask}
             )
         except _ERRORS as error:
@@ -125,14 +137,22 @@ def _key(file: Path, threads: int | None) -> _Key | None:
 
     The process counts too: after a fork the threads of a session are left behind in the parent.
     """
+    version = _version(file)
+    if version is None or not 0 <= version[_MTIME] < time.time_ns() - _SETTLED * 1e9:
+        return None
+    return (os.getpid(), threads or 0, *version)
+
+
+_SIZE, _MTIME = 2, 3
+
+
+def _version(file: Path) -> tuple[int, ...] | None:
+    """What changes with a file; None where there is none."""
     try:
         status = file.stat()
     except OSError:
         return None
-    if not 0 <= status.st_mtime < time.time() - _SETTLED:
-        return None
-    version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return (os.getpid(), threads or 0, *version)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 # ------------------------------------------------------------------------------------- loading
@@ -140,6 +160,7 @@ def _key(file: Path, threads: int | None) -> _Key | None:
 
 def _load(file: Path, threads: int | None) -> LoadedModel:
     """Read and check a file. The tokenizer is parsed while onnxruntime, in a thread, reads the weights."""
+    version = _version(file)
     properties = read_properties(file)
     metadata = ArtifactMetadata.from_properties(properties, str(file))
     unknown = [step for step in metadata.cleaning if step not in STEPS]
@@ -156,9 +177,43 @@ def _load(file: Path, threads: int | None) -> LoadedModel:
         opening.join()
     session = opening.session()
     _check_graph(session, len(metadata.labels), str(file))
-    model = LoadedModel(file, metadata, encoder, external, session)
+    lanes = Lanes(
+        0 if external else _lane_count(version, threads), _Reopening(file, version, threads).session
+    )
+    model = LoadedModel(file, metadata, encoder, external, lanes, session)
     _check_outputs(model, probe)
     return model
+
+
+def _lane_count(version: tuple[int, ...] | None, threads: int | None) -> int:
+    """How many batches are to be computed at a time; 0: one after the other."""
+    small = version is not None and version[_SIZE] <= _HELD_TWICE
+    return min(_processors(threads), MOST) if small else 0
+
+
+def _processors(threads: int | None) -> int:
+    return threads or usable_processors() or os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class _Reopening:
+    """Opens a file once more, for `Lanes`."""
+
+    file: Path
+    version: tuple[int, ...] | None
+    threads: int | None
+
+    def session(self) -> onnxruntime.InferenceSession | None:
+        """A session with few threads; None where the file is another one by now, or memory is short."""
+        if _version(self.file) != self.version:
+            return None
+        opening = _Opening(self.file, max(_processors(self.threads) // MOST, 1))
+        opening.join()
+        try:
+            session = opening.session()
+        except UserError:
+            return None
+        return session if _version(self.file) == self.version else None
 
 
 class _Opening(threading.Thread):

@@ -1,4 +1,4 @@
-"""One queue of texts from all requests, run in batches by one thread."""
+"""One queue of texts from all requests, run in batches."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from afina.runtime.classifier import Forward
 from afina.runtime.encoding import Ids, token_budget_batches
 from afina.serving.model import Served
 
@@ -55,7 +56,7 @@ class Batcher:
     Args:
         token_budget: most tokens in one batch, padding included.
         capacity: most texts that wait, those being tokenised included.
-        observe: called with texts and seconds of each batch, in the thread that ran it.
+        observe: called with texts and seconds of each batch, in the thread that ran it; there may be several.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Batcher:
         self._jobs: deque[Job] = deque()
         self._waiting = 0
         self._ready = threading.Condition()
+        self._counting = threading.Lock()  # several batches may be done at once
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="afina-batches", daemon=True)
 
@@ -136,15 +138,14 @@ class Batcher:
                 if not self._jobs:
                     return
                 rows = self._take()
-            lengths = [len(job.ids[row]) for job, row in rows]
-            for batch in token_budget_batches(lengths, self.token_budget):
-                self._run([rows[at] for at in batch])
+            self._run_all(rows)
 
     def _take(self) -> list[tuple[Job, int]]:
         """Some tokens of each job in turn, up to the window, all for the same model."""
         rows: list[tuple[Job, int]] = []
         model, tokens = self._jobs[0].model, 0
-        while self._jobs and self._jobs[0].model is model and tokens < WINDOW_BUDGETS * self.token_budget:
+        window = max(WINDOW_BUDGETS, model.classifier.lanes) * self.token_budget
+        while self._jobs and self._jobs[0].model is model and tokens < window:
             job = self._jobs.popleft()
             turn = 0
             while job.taken < len(job.ids) and turn < QUANTUM:
@@ -157,14 +158,23 @@ class Batcher:
         self._waiting -= len(rows)
         return rows
 
-    def _run(self, rows: list[tuple[Job, int]]) -> None:
+    def _run_all(self, rows: list[tuple[Job, int]]) -> None:
+        lengths = [len(job.ids[row]) for job, row in rows]
+        batches = token_budget_batches(lengths, self.token_budget)
+
+        def work(number: int, forward: Forward) -> None:
+            self._run([rows[at] for at in batches[number]], forward)
+
+        rows[0][0].model.classifier.run_batches(len(batches), work)
+
+    def _run(self, rows: list[tuple[Job, int]], forward: Forward) -> None:
         rows = [(job, row) for job, row in rows if not job.gone]
         if not rows:
             return
         start = time.perf_counter()
         done: dict[asyncio.AbstractEventLoop, list[tuple[Job, Exception | None]]] = {}
         try:
-            _, probabilities = rows[0][0].model.classifier.forward([job.ids[row] for job, row in rows])
+            _, probabilities = forward([job.ids[row] for job, row in rows])
         except Exception as error:
             # A job may have several rows here, and more in other batches: it is over with the first.
             for job in {job for job, _ in rows}:
@@ -173,9 +183,11 @@ class Batcher:
         else:
             for (job, row), answer in zip(rows, probabilities, strict=True):
                 job.result[row] = answer
-                job.left -= 1
-                if not job.left:
-                    done.setdefault(job.loop, []).append((job, None))
+            with self._counting:
+                for job, _ in rows:
+                    job.left -= 1
+                    if not job.left:
+                        done.setdefault(job.loop, []).append((job, None))
         if self._observe is not None:
             self._observe(len(rows), time.perf_counter() - start)
         for loop, jobs in done.items():

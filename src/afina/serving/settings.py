@@ -9,12 +9,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from afina.errors import UserError
+from afina.runtime.encoding import BATCH_TOKENS
 
 MEBIBYTE = 1 << 20
-
-# Less than for whole files: of the few dozen texts that wait at a time, large batches put short ones with
-# long ones. On the demo's texts 64 that wait make 1.47 times their tokens in batches of 2,048, 1.11 in these.
-BATCH_TOKENS = 512
 
 _RANGES: dict[str, tuple[float, float]] = {
     "port": (0, 65535),

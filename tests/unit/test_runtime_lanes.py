@@ -1,0 +1,193 @@
+"""Many batches at a time: the same answers, a second session only where it pays and is of the same file."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from afina.errors import UserError
+from afina.runtime import loading
+from afina.runtime.classifier import Classifier
+from afina.runtime.encoding import token_budget_batches
+from afina.runtime.lanes import MOST, WORTH, Lanes, side_by_side
+from afina.runtime.loading import Floats
+from toy_artifact import settled, write_toy
+
+WORDS = ("agua", "luz", "pagos", "nada")
+TEXTS = [" ".join(WORDS[(row + word) % 4] for word in range(row % 9)) for row in range(200)]
+
+
+def count_threads(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The thread of each batch that the classifier runs from now on."""
+    threads: list[str] = []
+    run = loading.LoadedModel.run
+
+    def noted(*arguments: object, **keywords: object) -> tuple[Floats, Floats]:
+        threads.append(threading.current_thread().name)
+        return run(*arguments, **keywords)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loading.LoadedModel, "run", noted)
+    return threads
+
+
+# ------------------------------------------------------------------------------------ when
+
+
+def test_a_second_session_is_opened_once_enough_batches_were_seen() -> None:
+    opened: list[str] = []
+
+    def open_session() -> str:
+        opened.append("session")
+        return "session"
+
+    lanes = Lanes(4, open_session)
+    for _ in range(WORTH - 1):
+        assert lanes.session(3) is None  # fewer than lanes: all threads for each
+        assert lanes.session(4) is None
+    assert not opened
+    assert lanes.session(4) == "session"
+    assert lanes.session(4) == "session"
+    assert lanes.session(3) is None
+    assert opened == ["session"]
+
+
+def test_a_session_that_cannot_be_had_is_asked_for_once() -> None:
+    asked: list[None] = []
+    lanes: Lanes[str] = Lanes(2, lambda: asked.append(None))
+    assert [lanes.session(1000) for _ in range(3)] == [None] * 3
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_one_processor_has_no_lanes(count: int) -> None:
+    def never() -> str:
+        raise AssertionError
+
+    assert Lanes(count, never).session(10_000) is None
+
+
+# ------------------------------------------------------------------------------------ side by side
+
+
+def test_results_come_in_order_and_run_at_the_same_time() -> None:
+    meeting = threading.Barrier(3)
+
+    def run(number: int) -> int:
+        meeting.wait(timeout=60)  # passed only by three at once
+        return number * number
+
+    assert side_by_side(3, run, range(9)) == [number * number for number in range(9)]
+
+
+def test_after_an_error_nothing_more_begins() -> None:
+    begun: list[int] = []
+    failed = threading.Event()
+
+    def run(number: int) -> None:
+        begun.append(number)
+        if number == 0:
+            failed.set()
+            raise KeyError(number)
+        assert failed.wait(60)
+        # Long enough for the error to be seen by who waits for it.
+        threading.Event().wait(0.05)
+
+    with pytest.raises(KeyError):
+        side_by_side(2, run, range(1000))
+    assert len(begun) < 1000
+
+
+# ------------------------------------------------------------------------------------ a classifier
+
+
+@pytest.mark.parametrize("threads", [2, 3, 40])
+def test_answers_are_the_same_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    path = settled(write_toy(tmp_path / "model.onnx"))
+    texts = TEXTS * 20
+    alone = Classifier(path, threads=1, token_budget=16)
+    expected = alone.predict_proba(texts)
+    assert alone.lanes == 1
+
+    several = Classifier(path, threads=threads, token_budget=16)
+    assert several.lanes == min(threads, MOST)
+    ran = count_threads(several, monkeypatch)
+    found = several.predict_proba(texts)
+
+    assert np.array_equal(found, expected)
+    assert len(set(ran)) > 1
+    assert all(name.startswith("afina-lane") for name in ran)
+    batches = token_budget_batches([len(ids) for ids in several.encode(texts)], 16)
+    assert len(ran) == len(batches)
+
+    ran.clear()
+    assert np.array_equal(several.predict_proba(texts[5:6]), expected[5:6])
+    assert ran == ["MainThread"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("afina-lane")]
+
+
+def test_threads_share_the_lanes(tmp_path: Path) -> None:
+    path = settled(write_toy(tmp_path / "model.onnx"))
+    expected = Classifier(path, threads=1).predict_proba(TEXTS)
+    shared = Classifier(path, threads=2, token_budget=12)
+    found: list[Floats] = []
+    callers = [
+        threading.Thread(target=lambda: found.append(shared.predict_proba(TEXTS * 3))) for _ in range(6)
+    ]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(found) == 6
+    assert all(np.array_equal(answers, np.concatenate([expected] * 3)) for answers in found)
+
+
+@pytest.mark.parametrize("how", ["replaced", "written in place", "gone"])
+def test_a_file_that_changed_is_not_mixed_with_the_old_one(tmp_path: Path, how: str) -> None:
+    path = settled(write_toy(tmp_path / "model.onnx"))
+    classifier = Classifier(path, threads=2, token_budget=12)
+    other = write_toy(tmp_path / "other.onnx", labels=("luz", "agua", "pagos"))
+    if how == "replaced":
+        os.replace(settled(other), path)
+    elif how == "written in place":
+        path.write_bytes(other.read_bytes())
+    else:
+        path.unlink()
+    found = classifier.predict(TEXTS * 20)
+    assert classifier._model.lanes.session(100) is None
+    assert {one.label for one in found} == {"agua", "luz", "pagos"}
+    assert classifier.predict(["luz"])[0].label == found[TEXTS.index("luz")].label == "luz"
+
+
+def test_a_second_session_that_fails_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = settled(write_toy(tmp_path / "model.onnx"))
+    classifier = Classifier(path, threads=2, token_budget=12)
+    expected = Classifier(path, threads=1).predict_proba(TEXTS)
+
+    def fail(_: object) -> None:
+        raise UserError("no memory")
+
+    monkeypatch.setattr(loading._Opening, "session", fail)
+    assert np.array_equal(classifier.predict_proba(TEXTS * 20), np.concatenate([expected] * 20))
+
+
+def test_a_large_file_is_held_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = settled(write_toy(tmp_path / "model.onnx"))
+    monkeypatch.setattr(loading, "_HELD_TWICE", path.stat().st_size - 1)
+    assert Classifier(path, threads=4).lanes == 1
+
+
+def test_an_error_in_a_batch_is_raised(tmp_path: Path) -> None:
+    classifier = Classifier(settled(write_toy(tmp_path / "model.onnx")), threads=2)
+
+    def work(number: int, forward: object) -> None:
+        if number == 77:
+            raise ValueError("77")
+
+    with pytest.raises(ValueError, match="77"):
+        classifier.run_batches(200, work)
