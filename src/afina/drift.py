@@ -386,9 +386,9 @@ def _is_score(part: Any) -> bool:
 
 def _unescaped(name: str, known: frozenset[str]) -> str:
     """A label as the model calls it, where it was written so that no spreadsheet takes it for a formula."""
-    if name not in known and name[:1] == "'" and name[1:] in known and escape_formula(name[1:]) == name:
-        return name[1:]
-    return name
+    if name in known or "'" not in name:
+        return name
+    return next((label for label in known if escape_formula(label) == name), name)
 
 
 # ---------------------------------------------------------------------------------------------- report

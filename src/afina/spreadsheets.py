@@ -1,4 +1,4 @@
-"""Cells that are safe to open in a spreadsheet."""
+"""Cells that are safe to open in a spreadsheet, wherever it splits them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,51 @@ from typing import Any
 _FORMULA = re.compile(r"\s*[=+\-@\t\r＝＋－＠]")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:[.,][0-9]*)?|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?%?")
 
+# A spreadsheet splits a CSV where its own settings say: a semicolon in a cell may begin a new one.
+_SEPARATORS = frozenset(",;|\t\r\n")
+_BEFORE_A_SIGN = re.compile(r'(?<![,;|\s"])([,;|\s"]++)(?=[=+\-@＝＋－＠])')
+# What a formula needs to do harm: a call, or cells of another sheet or program. Prose has dashes, not these.
+_REACHES = re.compile(r"\w[(（]|[\w'\]]!\$?[A-Za-z]")
+_CALCULATES = re.compile(
+    r"[+\-＋－][\d\s.,(]{0,30}\d\s{0,3}[+*/^&]"
+    r"|[+\-@＋－＠]\s{0,3}\$?[A-Za-z]{1,3}\$?\d"
+    r"|[+\-＋－]\s{0,3}\(+[\d.$]"
+)
+
 
 def escape_formula(cell: str) -> str:
-    """Put an apostrophe before a cell that a spreadsheet would run as a formula.
+    """Put an apostrophe before what a spreadsheet would run as a formula.
 
     Message texts are written by strangers: ``=HYPERLINK(...)`` or ``@SUM(...)`` in a CSV is run by whoever
-    opens it. Numbers (``-3.5``, ``+7``) and lone signs stay as they are. Source: OWASP, "CSV Injection".
+    opens it. Escaped is the cell itself, numbers (``-3.5``, ``+7``) and lone signs left out, and what follows
+    a separator inside it: there ``=`` always, ``+``, ``-`` and ``@`` where a calculation, a reference or a
+    call follows. Dashes, lists, telephone numbers and emoticons in a message stay as they are. Source: OWASP,
+    "CSV Injection".
     """
+    if not _SEPARATORS.isdisjoint(cell):
+        cell = _escape_inside(cell)
     if not _FORMULA.match(cell) or _NUMBER.fullmatch(cell.strip()) or len(cell.strip()) <= 1:
         return cell
     return "'" + cell
+
+
+def _escape_inside(cell: str) -> str:
+    reach = max((match.start() for match in _REACHES.finditer(cell)), default=-1)
+
+    def marked(match: re.Match[str]) -> str:
+        run = match[1]
+        # White space at the very beginning is none that splits.
+        inside = not _SEPARATORS.isdisjoint(run if match.start() else run.strip())
+        return run + "'" if inside and _would_run(cell, match.end(), reach) else run
+
+    return _BEFORE_A_SIGN.sub(marked, cell)
+
+
+def _would_run(cell: str, at: int, reach: int) -> bool:
+    if cell[at] in "=＝":
+        # Three of them are a line across a message.
+        return at + 1 < len(cell) and not cell.startswith("===", at)
+    return at < reach or _CALCULATES.match(cell, at) is not None
 
 
 def escape_row(cells: Iterable[Any]) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from afina.serving.app import STATIC
-from afina.serving.formulas import harmless
+from afina.spreadsheets import escape_row
 
 COUNT = """
 import { readFileSync } from "node:fs";
@@ -50,7 +50,7 @@ def test_a_result_is_counted_whatever_its_own_header_looks_like(tmp_path: Path, 
         ["", "", "a|b", "0.9", "0.9", "no"],
     ]
     stream = io.StringIO(newline="")
-    csv.writer(stream, delimiter=delimiter).writerows([harmless(cell) for cell in row] for row in rows)
+    csv.writer(stream, delimiter=delimiter).writerows(escape_row(row) for row in rows)
 
     found = summary(tmp_path, labels=labels, text="\ufeff" + stream.getvalue(), delimiter=delimiter)
 

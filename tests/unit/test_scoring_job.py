@@ -123,6 +123,12 @@ def test_formulas_are_escaped_in_csv_alone(here: Path, model: str) -> None:
     assert read_jsonl("out.jsonl")[0]["text"] == "=HYPERLINK(1) luz"
 
 
+def test_formulas_are_escaped_where_a_spreadsheet_could_split_a_cell(here: Path, model: str) -> None:
+    write_csv(here / "in.csv", [["luz;=HYPERLINK(1); - gracias"]], ("text",))
+    score("in.csv", "out.csv", model)
+    assert read_csv("out.csv")[0]["text"] == "luz;'=HYPERLINK(1); - gracias"
+
+
 def test_json_lines_keep_their_values(here: Path, model: str) -> None:
     rows = [
         {"text": "agua ñ", "n": 1, "deep": {"a": [1, None]}},

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,9 +42,60 @@ def test_what_is_no_formula_stays(cell: str) -> None:
 @given(st.text())
 def test_no_cell_begins_as_a_formula_after_it(cell: str) -> None:
     escaped = escape_formula(cell)
-    assert escaped in (cell, "'" + cell)
+    assert [one for one in escaped if one != "'"] == [one for one in cell if one != "'"]
     assert escape_formula(escaped) == escaped
 
 
 def test_a_row_keeps_what_is_no_text() -> None:
     assert escape_row(("=1+1", -2.5, None, "hola")) == ["'=1+1", -2.5, None, "hola"]
+
+
+# ------------------------------------------------------------------------------------ inside a cell
+
+FORMULAS = [
+    "=1+1", "=A1", '=HYPERLINK("http://a.example";"x")', "@SUM(1)", "+1+1", "-1+2*3", "+A1", "-$B$2",
+    "-(1+1)", "-2+3+cmd|' /C calc'!A0", "＝1+1", "=-1", "==1", " =1+1", '"=1+1', "\u00a0=1+1",
+    "-HYPERLINK(A1)", "=\t1", "- HYPERLINK(A1)", "+'otro'!A1", "@x+SUM(1)",
+]  # fmt: skip
+INSIDE = [
+    "agua;{}", "agua,{}", "agua\t{};fin", "agua|{}|fin", ";{}", 'a;"b";{};', "a\n{}\n", 'a";{}', ',"",{}',
+    "a;;{}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+@pytest.mark.parametrize("inside", INSIDE)
+def test_no_spreadsheet_runs_a_cell_wherever_it_splits_it(formula: str, inside: str) -> None:
+    text = inside.replace("{}", formula)
+    for written in ",;\t":
+        stream = io.StringIO(newline="")
+        csv.writer(stream, delimiter=written).writerow([escape_formula(cell) for cell in ("1", text, "x")])
+        for read in {*",;\t|"} - {written}:
+            cells = [
+                cell for row in csv.reader(stream.getvalue().splitlines(), delimiter=read) for cell in row
+            ]
+            assert not [cell for cell in cells if re.match(r'[\s"]*[=+\-@＝]', cell)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "No tengo agua; - desde ayer, - y nadie responde ;-) ;-( ,-, gracias",
+        "Pido:\n- agua\n- luz (dos meses)\n-pagos\n---\n======\nAna",
+        "Llamar al 22 123 4567, +56912345678; +56 9 1234 5678, +56-9-1234-5678",
+        "Con temperaturas de 3, -5 o -20 grados, @municipio por favor!",
+        "a = b, c; d",
+        "-5",
+        "",
+        "si x,y;z | w",
+    ],
+)
+def test_the_text_of_a_message_stays_as_it_is(text: str) -> None:
+    assert escape_formula(text) == text
+
+
+@pytest.mark.parametrize("piece", [";-", "\n", ' "', ";=", ",-a(", "; -\t-", "=", ";  ", '""'])
+def test_a_hostile_cell_takes_no_longer_than_another(piece: str) -> None:
+    start = time.process_time()
+    escape_formula(piece * (50_000 // len(piece)) + "x(")
+    assert time.process_time() - start < 1

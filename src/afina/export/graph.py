@@ -168,7 +168,7 @@ def fuse(graph: Graph, attention_heads: int, hidden_size: int) -> Graph:
 
 
 def split_skip_normalisation(model: onnx.ModelProto) -> None:
-    """Put ``Sum`` and ``LayerNormalization`` in place of each ``SkipLayerNormalization``, in place.
+    """Replace each ``SkipLayerNormalization`` of a model by ``Sum`` and ``LayerNormalization``.
 
     On processors onnxruntime's kernel of the fused operator takes three times as long as those two, a quarter
     of an int8 model's time. Written with ``Add``, onnxruntime would fuse them again on loading.

@@ -14,10 +14,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from afina.runtime.classifier import Prediction
-from afina.serving.formulas import harmless
 from afina.serving.model import Served
 from afina.serving.service import ClientGoneError, Service
 from afina.serving.upload import Table
+from afina.spreadsheets import escape_row
 
 CHUNK_ROWS = 128
 SEPARATOR = "|"  # between the labels of a multilabel prediction
@@ -129,6 +129,6 @@ def _cells(prediction: Prediction, top_k: int) -> Iterator[str]:
 def _csv(rows: Iterator[list[str]] | list[list[str]], delimiter: str) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\r\n")
-    writer.writerows([harmless(cell) for cell in row] for row in rows)
+    writer.writerows(escape_row(row) for row in rows)
     # What UTF-8 cannot hold came from the file's own encoding; a mark stands in its place.
     return text.getvalue().encode("utf-8", "replace")
