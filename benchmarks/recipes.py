@@ -80,21 +80,26 @@ def main() -> None:
             print(f"{recipe}: skipped, {arguments.data / missing[0]} is absent", file=sys.stderr)
             continue
         for variant in VARIANTS.get(recipe, [{}]):
-            row = run(recipe, variant | (PLAIN if arguments.plain else {}), arguments.data)
-            rows = [old for old in rows if (old["recipe"], old["variant"]) != (row["recipe"], row["variant"])]
+            row = run(recipe, variant, arguments.plain, arguments.data)
+            rows = [old for old in rows if identity(old) != identity(row)]
             rows.append(row)
             arguments.out.write_text(json.dumps(rows, indent=2) + "\n")
-    print(table(rows))
+    print(table([row for row in rows if row["plain"] == arguments.plain]))
 
 
-def run(recipe: str, variant: dict[str, Any], data: Path) -> dict[str, Any]:
+def identity(row: dict[str, Any]) -> tuple[str, str, bool]:
+    """What there is one run of."""
+    return row["recipe"], row["variant"], row["plain"]
+
+
+def run(recipe: str, variant: dict[str, Any], plain: bool, data: Path) -> dict[str, Any]:
     """Clone the repository, put the recipe and its data in place, run the pipeline, read the metrics."""
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "afina"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         for name, target in FILES[recipe].items():
             shutil.copyfile(data / name, clone / target)
-        params, backbone = prepare(recipe, variant)
+        params, backbone = prepare(recipe, variant | (PLAIN if plain else {}))
         (clone / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False, allow_unicode=True))
         environment = {
             **os.environ,
@@ -107,6 +112,7 @@ def run(recipe: str, variant: dict[str, Any], data: Path) -> dict[str, Any]:
         return {
             "recipe": recipe,
             "variant": " ".join(f"{key.split('.')[-1]}={value}" for key, value in variant.items()),
+            "plain": plain,
             "backbone": backbone,
             "minutes": round(minutes, 1),
             **measured(clone),
