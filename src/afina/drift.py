@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,6 @@ from afina.runtime.drift import (
 from afina.sources import read_chunks
 from afina.sources.chunk import Chunk, Column, Rejects, check_columns
 from afina.sources.values import scalar_text
-from afina.spreadsheets import escape_formula
 
 SEPARATOR = "|"  # between the labels of a multilabel prediction in one cell
 BATCH = 1024  # texts predicted at a time
@@ -388,7 +388,16 @@ def _unescaped(name: str, known: frozenset[str]) -> str:
     """A label as the model calls it, where it was written so that no spreadsheet takes it for a formula."""
     if name in known or "'" not in name:
         return name
-    return next((label for label in known if escape_formula(label) == name), name)
+    return _bare(known).get(name.replace("'", ""), name)
+
+
+@functools.lru_cache(maxsize=4)
+def _bare(labels: frozenset[str]) -> dict[str, str]:
+    """Labels by what is left without apostrophes, all that escaping adds; none of two that are alike."""
+    bare: dict[str, list[str]] = {}
+    for label in labels:
+        bare.setdefault(label.replace("'", ""), []).append(label)
+    return {key: found[0] for key, found in bare.items() if len(found) == 1}
 
 
 # ---------------------------------------------------------------------------------------------- report

@@ -14,7 +14,13 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:[.,][0-9]*)?|[.,][0-9]+)(?:[eE][+-]?[0-9
 _SEPARATORS = frozenset(",;|\t\r\n")
 _BEFORE_A_SIGN = re.compile(r'(?<![,;|\s"])([,;|\s"]++)(?=[=+\-@＝＋－＠])')
 # What a formula needs to do harm: a call, or cells of another sheet or program. Prose has dashes, not these.
-_REACHES = re.compile(r"\w[(（]|[\w'\]]!\$?[A-Za-z]")
+_REACHES = re.compile(
+    r"\w{2}[(（](?![aeo]?s?[)）])"  # not what Spanish has: vecino(a)s
+    r"|(?i:HYPERLINK|HIPERV[IÍ]NCULO|WEBSERVICE|SERVICIOWEB|IMPORT\w{3,8}|FILTERXML|XMLFILTRO|IMAGEN?|DDE|RTD|CALL"
+    r"|REGISTER|EXEC)\s{1,3}[(（]"
+    r"|['\]]!|\w!\$?[A-Za-z]{1,3}\$?\d"
+)
+_FACE = re.compile(r"[=＝][)(DPp/]+(?=[\s.,;]|$)")
 _CALCULATES = re.compile(
     r"[+\-＋－][\d\s.,(]{0,30}\d\s{0,3}[+*/^&]"
     r"|[+\-@＋－＠]\s{0,3}\$?[A-Za-z]{1,3}\$?\d"
@@ -43,9 +49,8 @@ def _escape_inside(cell: str) -> str:
 
     def marked(match: re.Match[str]) -> str:
         run = match[1]
-        # White space at the very beginning is none that splits.
-        inside = not _SEPARATORS.isdisjoint(run if match.start() else run.strip())
-        return run + "'" if inside and _would_run(cell, match.end(), reach) else run
+        splits = not _SEPARATORS.isdisjoint(run)
+        return run + "'" if splits and _would_run(cell, match.end(), reach) else run
 
     return _BEFORE_A_SIGN.sub(marked, cell)
 
@@ -53,7 +58,7 @@ def _escape_inside(cell: str) -> str:
 def _would_run(cell: str, at: int, reach: int) -> bool:
     if cell[at] in "=＝":
         # Three of them are a line across a message.
-        return at + 1 < len(cell) and not cell.startswith("===", at)
+        return at + 1 < len(cell) and not cell.startswith("===", at) and not _FACE.match(cell, at)
     return at < reach or _CALCULATES.match(cell, at) is not None
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -73,14 +77,16 @@ def test_one_processor_has_no_lanes(count: int) -> None:
 # ------------------------------------------------------------------------------------ side by side
 
 
-def test_results_come_in_order_and_run_at_the_same_time() -> None:
+def test_each_number_runs_once_and_several_at_the_same_time() -> None:
     meeting = threading.Barrier(3)
+    ran: list[int] = []
 
-    def run(number: int) -> int:
+    def run(number: int) -> None:
         meeting.wait(timeout=60)  # passed only by three at once
-        return number * number
+        ran.append(number)
 
-    assert side_by_side(3, run, range(9)) == [number * number for number in range(9)]
+    side_by_side(3, run, 9, threading.Semaphore(2))
+    assert sorted(ran) == list(range(9))
 
 
 def test_after_an_error_nothing_more_begins() -> None:
@@ -97,8 +103,94 @@ def test_after_an_error_nothing_more_begins() -> None:
         threading.Event().wait(0.05)
 
     with pytest.raises(KeyError):
-        side_by_side(2, run, range(1000))
+        side_by_side(2, run, 1000, threading.Semaphore(1))
     assert len(begun) < 1000
+
+
+def test_an_interruption_ends_it_and_counts_before_other_errors() -> None:
+    begun: list[int] = []
+    both = threading.Barrier(2)
+
+    def run(number: int) -> None:
+        begun.append(number)
+        both.wait(timeout=60)
+        raise KeyboardInterrupt if number else ValueError
+
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(2, run, 1000, threading.Semaphore(1))
+    assert sorted(begun) == [0, 1]
+
+
+def test_callers_share_the_helpers() -> None:
+    helpers = threading.Semaphore(2)
+    running: set[str] = set()
+    most: list[int] = []
+    callers = threading.Barrier(4)
+
+    def run(_: int) -> None:
+        running.add(threading.current_thread().name + str(threading.get_ident()))
+        most.append(len(running))
+        time.sleep(0.001)
+        running.discard(threading.current_thread().name + str(threading.get_ident()))
+
+    def call() -> None:
+        callers.wait(timeout=60)
+        side_by_side(8, run, 50, helpers)
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(most) == 200
+    assert max(most) <= 4 + 2
+    assert helpers._value == 2
+
+
+def test_without_threads_the_caller_does_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    ran: list[int] = []
+    side_by_side(4, ran.append, 10, threading.Semaphore(3))
+    assert ran == list(range(10))
+
+
+def test_it_runs_in_a_thread_that_outlives_the_main_one() -> None:
+    code = (
+        "import threading, time\n"
+        "from afina.runtime.lanes import side_by_side\n"
+        "def late():\n"
+        "    threading.main_thread().join()\n"
+        "    ran = []\n"
+        "    side_by_side(2, ran.append, 3, threading.Semaphore(1))\n"
+        "    print(*sorted(ran))\n"
+        "threading.Thread(target=late).start()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (result.stdout, result.stderr) == ("0 1 2\n", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_control_c_stops_it_at_once(tmp_path: Path) -> None:
+    code = (
+        "import threading, time\n"
+        "from afina.runtime.lanes import side_by_side\n"
+        "def run(number):\n"
+        "    print(number, flush=True)\n"
+        "    time.sleep(0.01)\n"
+        "side_by_side(3, run, 100_000, threading.Semaphore(2))\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=30)
+    assert "KeyboardInterrupt" in errors
+    assert child.returncode not in (0, None)
 
 
 # ------------------------------------------------------------------------------------ a classifier
@@ -120,8 +212,8 @@ def test_answers_are_the_same_side_by_side(
     found = several.predict_proba(texts)
 
     assert np.array_equal(found, expected)
-    assert len(set(ran)) > 1
-    assert all(name.startswith("afina-lane") for name in ran)
+    assert "afina-lane" in ran
+    assert set(ran) <= {"MainThread", "afina-lane"}
     batches = token_budget_batches([len(ids) for ids in several.encode(texts)], 16)
     assert len(ran) == len(batches)
 
@@ -164,13 +256,16 @@ def test_a_file_that_changed_is_not_mixed_with_the_old_one(tmp_path: Path, how: 
     assert classifier.predict(["luz"])[0].label == found[TEXTS.index("luz")].label == "luz"
 
 
-def test_a_second_session_that_fails_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [UserError("no memory"), MemoryError(), RuntimeError("no new thread")])
+def test_a_second_session_that_fails_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     path = settled(write_toy(tmp_path / "model.onnx"))
     classifier = Classifier(path, threads=2, token_budget=12)
     expected = Classifier(path, threads=1).predict_proba(TEXTS)
 
     def fail(_: object) -> None:
-        raise UserError("no memory")
+        raise error
 
     monkeypatch.setattr(loading._Opening, "session", fail)
     assert np.array_equal(classifier.predict_proba(TEXTS * 20), np.concatenate([expected] * 20))

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ class _Classifier:
 
     def __init__(self, lanes: int = 1) -> None:
         self.lanes = lanes
+        self.broken = False
         self.gate = threading.Event()
         self.gate.set()
         self.batches: list[list[int]] = []
@@ -111,7 +113,11 @@ class _Classifier:
         return None, np.array([[len(row) / 1000] for row in batch], dtype=np.float32)
 
     def run_batches(self, count: int, work: Any) -> None:
-        side_by_side(self.lanes, lambda number: work(number, forward=self.forward), range(count))
+        if self.broken:
+            self.broken = False
+            raise RuntimeError("can't start new thread")
+        helpers = threading.Semaphore(self.lanes - 1)
+        side_by_side(self.lanes, lambda number: work(number, forward=self.forward), count, helpers)
 
 
 def _model(lanes: int = 1) -> Served:
@@ -183,6 +189,40 @@ def test_a_failure_ends_the_requests_of_its_batch_alone(lanes: int) -> None:
         assert (await jobs[2].future).shape == (1, 1)
         batcher.stop()
         assert batcher.waiting == 0
+
+    asyncio.run(run())
+
+
+def test_what_fails_outside_the_model_ends_the_requests_and_not_the_queue() -> None:
+    async def run() -> None:
+        model = _model()
+        model.classifier.broken = True  # type: ignore[attr-defined]
+        batcher = Batcher(64, 100)
+        first = _submit(batcher, model, 5, 6)
+        batcher.start()
+        with pytest.raises(RuntimeError, match="thread"):
+            await asyncio.wait_for(first.future, 20)
+        assert (await asyncio.wait_for(_submit(batcher, model, 7).future, 20)).shape == (1, 1)
+        batcher.stop()
+        assert batcher.waiting == 0
+
+    asyncio.run(run())
+
+
+def test_an_idle_queue_holds_no_model() -> None:
+    async def run() -> None:
+        model = _model()
+        held = weakref.ref(model.classifier)
+        batcher = Batcher(64, 100)
+        batcher.start()
+        await _submit(batcher, model, 5).future
+        del model
+        for _ in range(200):
+            if held() is None:
+                break
+            await asyncio.sleep(0.01)
+        assert held() is None
+        batcher.stop()
 
     asyncio.run(run())
 

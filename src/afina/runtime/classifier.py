@@ -214,7 +214,7 @@ class Classifier:
                 work(number, forward=self.forward)
         else:
             forward = partial(self._model.run, session=session)
-            side_by_side(lanes.count, partial(work, forward=forward), range(count))
+            side_by_side(lanes.count, partial(work, forward=forward), count, lanes.helpers)
 
     def _predict_ids(self, ids: Sequence[Ids]) -> Floats:
         result = np.empty((len(ids), len(self.labels)), dtype=np.float32)

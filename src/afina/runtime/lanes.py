@@ -8,15 +8,13 @@ alone; as many small batches at a time as there are processors know neither. On 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
-T = TypeVar("T")
-R = TypeVar("R")
 S = TypeVar("S")
 
-# Each lane needs memory for a batch. Beyond so many, lanes get several threads each.
-MOST = 16
+# Each lane needs memory for a batch: 16 MB with the default backbone.
+MOST = 32
 
 # The second session takes about as long to open as so many batches a lane gain by it.
 WORTH = 16
@@ -28,34 +26,82 @@ class Lanes(Generic[S]):
     Args:
         count: batches at a time; less than 2: none ever share the processors.
         open_session: opens the session; None: it cannot be had, and is not asked for again.
+
+    Attributes:
+        helpers: threads beside those of the callers; who shares a model shares them.
     """
 
     def __init__(self, count: int, open_session: Callable[[], S | None]) -> None:
         self.count = count
+        self.helpers = threading.Semaphore(max(count - 1, 0))
         self._open = open_session
         self._seen = 0
         self._session: S | None = None
         self._tried = count < 2
-        self._lock = threading.Lock()
+        self._opening = threading.Lock()
 
     def session(self, batches: int) -> S | None:
         """The session for so many batches that are there at once; None: run them one after the other."""
         if batches < max(self.count, 2):
             return None
-        with self._lock:
+        # Who comes while another opens it does not wait.
+        if self._tried or not self._opening.acquire(blocking=False):
+            return self._session
+        try:
             self._seen += batches
             if not self._tried and self._seen >= WORTH * self.count:
-                self._tried = True
                 self._session = self._open()
+                self._tried = True
             return self._session
+        finally:
+            self._opening.release()
 
 
-def side_by_side(count: int, run: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """``run(item)`` of each, in order, ``count`` at a time.
+def side_by_side(lanes: int, run: Callable[[int], None], count: int, helpers: threading.Semaphore) -> None:
+    """``run(number)`` for 0 to ``count`` - 1, up to ``lanes`` at a time, one of them in the caller's thread.
 
-    The first error in that order is raised; what has not begun by then does not begin.
+    After an error nothing more begins, and once what has begun is done it is raised: of several the one of
+    the lowest number, an interruption first.
+
+    Args:
+        helpers: how many threads may help all that use the same model; where there is none left, or none to
+            be had, there are fewer lanes.
     """
-    from concurrent.futures import ThreadPoolExecutor  # 10 ms that a single text need not wait
+    # No executor: interrupted while work is handed to it, it may wait for ever, and it has no threads to
+    # give once the interpreter ends. For the same reason the caller's thread, which is the one that can be
+    # interrupted, takes no lock.
+    numbers = iter(range(count))
+    stopped = False
+    errors: dict[int, BaseException] = {}
 
-    with ThreadPoolExecutor(count, "afina-lane") as executor:
-        return list(executor.map(run, items))
+    def work() -> None:
+        while not (stopped or errors) and (number := next(numbers, None)) is not None:
+            try:
+                run(number)
+            except BaseException as error:  # raised below
+                errors[number] = error
+
+    def help_out() -> None:
+        if helpers.acquire(blocking=False):
+            try:
+                work()
+            finally:
+                helpers.release()
+
+    threads: list[threading.Thread] = []
+    try:
+        for _ in range(min(lanes, count) - 1):
+            thread = threading.Thread(target=help_out, name="afina-lane", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system gives no more
+                break
+            threads.append(thread)
+        work()
+    finally:
+        stopped = True
+        for thread in threads:
+            thread.join()
+    if errors:
+        interrupted = [error for error in errors.values() if not isinstance(error, Exception)]
+        raise (interrupted or [errors[min(errors)]])[0]

@@ -55,7 +55,7 @@ _PROBE = ("", "\ue000 \ue000")
 _SETTLED = 2.0  # seconds
 
 # A larger file is held in memory once only.
-_HELD_TWICE = 1 << 29  # bytes
+_HELD_TWICE = 1 << 28  # bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,10 +90,9 @@ class LoadedModel:
             UserError: the graph cannot be computed.
         """
         input_ids, attention_mask = pad_batch(batch, self.metadata.pad_token_id)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         try:
-            logits, probabilities = (session or self._session).run(
-                list(OUTPUTS), {"input_ids": input_ids, "attention_mask": attention_mask}
-            )
+            logits, probabilities = (session or self._session).run(list(OUTPUTS), inputs)
         except _ERRORS as error:
             raise UserError(
                 f"{self.file}: a batch of {len(batch)} texts of up to {input_ids.shape[1]} tokens cannot be "
@@ -207,11 +206,13 @@ class _Reopening:
         """A session with few threads; None where the file is another one by now, or memory is short."""
         if _version(self.file) != self.version:
             return None
-        opening = _Opening(self.file, max(_processors(self.threads) // MOST, 1))
-        opening.join()
+        # Lanes share what the session has of threads beside their own.
+        threads = max(_processors(self.threads) - MOST + 1, 1)
         try:
+            opening = _Opening(self.file, threads)
+            opening.join()
             session = opening.session()
-        except UserError:
+        except Exception:  # no memory, no thread: all that is lost is speed
             return None
         return session if _version(self.file) == self.version else None
 

@@ -6,7 +6,8 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -47,9 +48,9 @@ class Job:
 
 
 class Batcher:
-    """Collects the texts that wait into batches of similar length and runs them one after the other.
+    """Collects the texts that wait into batches of similar length and runs them.
 
-    While a batch runs, others arrive, so batches grow with the load and nothing waits for company. Requests
+    While they run, others arrive, so batches grow with the load and nothing waits for company. Requests
     take turns of `QUANTUM` tokens (deficit round robin: Shreedhar & Varghese, "Efficient Fair Queueing Using
     Deficit Round Robin", SIGCOMM 1995), so a request of a thousand texts does not hold up a small one.
 
@@ -138,7 +139,11 @@ class Batcher:
                 if not self._jobs:
                     return
                 rows = self._take()
-            self._run_all(rows)
+            try:
+                self._run_all(rows)
+            except Exception as error:  # nothing may end this thread
+                self._fail({job for job, _ in rows}, error)
+            del rows  # and with them the model, which a new one may replace meanwhile
 
     def _take(self) -> list[tuple[Job, int]]:
         """Some tokens of each job in turn, up to the window, all for the same model."""
@@ -172,14 +177,12 @@ class Batcher:
         if not rows:
             return
         start = time.perf_counter()
-        done: dict[asyncio.AbstractEventLoop, list[tuple[Job, Exception | None]]] = {}
+        done: list[Job] = []
         try:
             _, probabilities = forward([job.ids[row] for job, row in rows])
         except Exception as error:
             # A job may have several rows here, and more in other batches: it is over with the first.
-            for job in {job for job, _ in rows}:
-                self.drop(job)
-                done.setdefault(job.loop, []).append((job, error))
+            self._fail({job for job, _ in rows}, error)
         else:
             for (job, row), answer in zip(rows, probabilities, strict=True):
                 job.result[row] = answer
@@ -187,16 +190,30 @@ class Batcher:
                 for job, _ in rows:
                     job.left -= 1
                     if not job.left:
-                        done.setdefault(job.loop, []).append((job, None))
+                        done.append(job)
         if self._observe is not None:
             self._observe(len(rows), time.perf_counter() - start)
-        for loop, jobs in done.items():
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_finish, jobs)
+        _call(done, None)
+
+    def _fail(self, jobs: Iterable[Job], error: Exception) -> None:
+        jobs = list(jobs)
+        for job in jobs:
+            self.drop(job)
+        _call(jobs, error)
 
 
-def _finish(jobs: list[tuple[Job, Exception | None]]) -> None:
-    for job, error in jobs:
+def _call(jobs: Iterable[Job], error: Exception | None) -> None:
+    """Finish jobs, each on its loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Job]] = {}
+    for job in jobs:
+        by_loop.setdefault(job.loop, []).append(job)
+    for loop, theirs in by_loop.items():
+        with suppress(RuntimeError):  # closed: nobody waits
+            loop.call_soon_threadsafe(_finish, theirs, error)
+
+
+def _finish(jobs: list[Job], error: Exception | None) -> None:
+    for job in jobs:
         if job.future.done():
             continue
         if error is None:
