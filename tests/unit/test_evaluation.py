@@ -348,6 +348,9 @@ def test_thresholds_follow_beta_and_the_precision_asked_for() -> None:
     assert found["precision"]["macro_precision"] > found["plain"]["macro_precision"]
     with pytest.raises(ValueError, match="thresholds have one aim"):
         EvaluateParams(threshold_beta=2.0, threshold_precision=0.9)
+    for fitted in ({"threshold_beta": 2.0}, {"threshold_precision": 0.9}):
+        with pytest.raises(ValueError, match="thresholds is a number; set it to fit"):
+            EvaluateParams(thresholds=0.4, **fitted)
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])

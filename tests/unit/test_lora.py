@@ -376,6 +376,26 @@ def adapted_backbone(folder: Path, target: Path) -> int:
     return first_new
 
 
+@pytest.mark.parametrize(("freeze", "said"), [("none", False), ("embeddings", True), (1, True)])
+def test_new_tokens_that_stay_frozen_are_said(
+    bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], freeze: Any, said: bool
+) -> None:
+    adapted_backbone(bert, tmp_path / "adapted")
+    loop.train(
+        params_for(bert, freeze=freeze, epochs=1),
+        tiny_messages(n=20),
+        tiny_messages(n=12, seed=1),
+        LabelSet("multiclass", LABELS, cleaning={}),
+        None,
+        7,
+        tmp_path / "classifier",
+        tmp_path / "checkpoints",
+        tmp_path / "adapted",
+    )
+    line = f"warning: train.freeze {freeze} with adapt.vocabulary: the new tokens stay as they start out"
+    assert (line in capsys.readouterr().err) is said
+
+
 def test_a_run_on_an_adapted_backbone_trains_its_new_tokens_and_resumes(
     bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

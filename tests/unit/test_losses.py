@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from torch import Tensor
 
 from afina import balancing
 from afina.errors import UserError
+from afina.files import write_json
 from afina.labels import Task
 from afina.params.train import TrainParams
 from afina.training import loss as losses
 from afina.training.loss import Objective, build_objective, double_corrections, example_losses
+from stage_script import load_stage
 
 LABELS = ("a", "b", "c", "d")
 COUNTS = np.array([200, 50, 9, 3])
@@ -604,6 +607,11 @@ def test_counts_that_do_not_fit_are_refused(counts: list[int]) -> None:
         ({"loss": "logit_adjusted"}, "oversample", None, ["only the imbalance that the resampling left"]),
         ({"loss": "class_balanced"}, "undersample", None, ["balance.strategy undersample"]),
         ({"sampler": "class_balanced"}, "oversample", None, ["rows that are resampled already"]),
+        ({"loss": "ldam"}, "oversample", None, ["nearly the same margin"]),
+        ({"loss": "asymmetric"}, "undersample", None, ["at lower precision"]),
+        ({"loss": "ldam", "sampler": "square_root"}, "none", None, ["gives rare labels larger margins too"]),
+        ({"loss": "asymmetric", "sampler": "progressive"}, "none", None, ["lowers what negatives cost too"]),
+        ({"loss": "focal", "sampler": "progressive"}, "none", None, []),
         ({}, "oversample", WEIGHTS, ["balance.strategy oversample with balance.label_weights"]),
         ({}, "undersample", WEIGHTS, ["favoured twice"]),
         ({}, "undersample", {"a": 1.0, "b": 1.0}, []),
@@ -630,3 +638,17 @@ def test_double_corrections_say_what_they_do(
         assert part in line
         assert line.startswith(("train.", "balance."))
         assert "\n" not in line
+
+
+def test_the_stage_says_what_two_corrections_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("train: {loss: class_balanced}\n", encoding="utf-8")
+    write_json(
+        Path("data/balanced/balance.json"), {"strategy": "class_weights", "class_weights": {"a": 2, "b": 1}}
+    )
+    with pytest.raises(SystemExit):  # there is no table to train on
+        load_stage("train").main()
+    said = capsys.readouterr().err
+    assert "train: warning: train.loss class_balanced with class weights (section balance)" in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import pytest
@@ -172,6 +173,47 @@ def test_hub_cache_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     files = resolve_backbone("house/model")
     assert (files.source, files.revision, files.folder.name) == ("hub", commit, commit)
+
+
+@pytest.mark.parametrize(
+    ("author", "title", "status", "taken"),
+    [
+        ("SFconvertbot", "Adding `safetensors` variant of this model", "open", True),
+        ("SFconvertbot", "Adding `safetensors` variant of this model", "closed", False),
+        ("SFconvertbot", "Fix a typo", "open", False),
+        ("somebody", "Adding `safetensors` variant of this model", "open", False),
+    ],
+)
+def test_a_model_of_bin_files_alone_is_taken_as_the_bot_of_the_hub_converted_it(
+    author: str,
+    title: str,
+    status: str,
+    taken: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    original, converted = tmp_path / ("a" * 40), tmp_path / ("b" * 40)
+    build_tiny_backbone(converted)
+    build_tiny_backbone(original)
+    (original / "model.safetensors").rename(original / "pytorch_model.bin")
+
+    def download(_: str, revision: str | None, local_files_only: bool, **__: object) -> str:
+        if local_files_only:
+            raise LocalEntryNotFoundError("not in the cache")
+        return str({None: original, "refs/pr/3": converted}[revision])
+
+    def discussions(*_: object, **__: object) -> list[SimpleNamespace]:
+        return [SimpleNamespace(author=author, title=title, status=status, git_reference="refs/pr/3")]
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.get_repo_discussions", discussions)
+    if taken:
+        assert resolve_backbone("house/model").revision == "b" * 40
+        assert "set train.revision to refs/pr/3" in capsys.readouterr().err
+    else:
+        with pytest.raises(UserError, match=r"only safetensors weights are read.*refs/pr/N"):
+            resolve_backbone("house/model")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from afina.modeling import packed
 from afina.modeling.classifier import Pooling, TextClassifier
 from afina.modeling.inference import logits_of_ids
 from afina.modeling.packed import (
@@ -558,3 +559,22 @@ def test_widths_hold_the_longest_text_and_suit_the_kernels(longest: int) -> None
 def test_sizes_of_the_widths_above_are_on_both_sides_of_the_limit() -> None:
     widths = {name: pack(make_texts(lengths), 0).mask.shape[1] for name, lengths in BATCHES.items()}
     assert widths["short"] < SHORT == widths["at the limit"] < widths["long"] < WIDE <= widths["wide"]
+
+
+def test_other_devices_draw_their_own_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(*_: object) -> None:
+        raise AssertionError("drawn by the processor")
+
+    monkeypatch.setattr(packed, "draw_factors", drawn)
+    like = torch.empty(0, dtype=torch.bfloat16, device="meta")
+    mask = DropoutPool().mask((3, 4), 0.5, like)
+    assert (mask.shape, mask.dtype, mask.device.type) == ((3, 4), torch.bfloat16, "meta")
+
+
+def test_a_batch_goes_to_another_device_whole() -> None:
+    index = pack([np.array([1, 2, 3]), np.array([4])], 0)
+    there = index.to(torch.device("meta"))
+    for name in ("token_ids", "positions", "mask", "to_padded", "to_packed"):
+        assert getattr(there, name).device.type == "meta"
+        assert getattr(there, name).shape == getattr(index, name).shape
+    assert index.to(torch.device("cpu")) is index

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from afina.errors import UserError
 from afina.runtime.classifier import Classifier
-from afina.scoring import Settings, score
+from afina.scoring import Settings, processes, score
 from toy_artifact import write_toy
 
 WORDS = ("agua", "luz", "pagos", "ñu", "otra")
@@ -85,6 +85,14 @@ def test_csv_out_is_csv_in_with_answers(here: Path, model: str) -> None:
         assert row["needs_person"] == "no"
         assert row["label_2"] == prediction.top[1].label
     assert sorted(os.listdir()) == ["in.csv", "out.csv"]  # nothing is left of the way there
+
+
+def test_workers_share_the_processors_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(processes, "usable_processors", lambda: 4)
+    assert [processes.shared_out(workers) for workers in (1, 2, 3, 8)] == [4, 2, 1, 1]
+    monkeypatch.setattr(processes, "usable_processors", lambda: 0)  # all of the machine
+    assert processes.shared_out(2) == 32
 
 
 def test_failures_are_listed_and_counted(here: Path, model: str) -> None:

@@ -407,18 +407,19 @@ def test_a_diverging_run_names_the_batch_and_keeps_the_checkpoint(
         if calls != 4:
             return losses
         asked = targets
-        return losses * float("nan")
+        return losses / (torch.arange(len(losses)) != 2)
 
     with monkeypatch.context() as patch:
         patch.setattr(Objective, "__call__", explode)
         with pytest.raises(
             UserError,
-            match=r"loss is not a number.*ids (m0-000\d\d, ){2}m0-000\d\d .*lower train\.learning_rate",
+            match=r"loss is not a number.*ids (m0-000\d\d, )+m0-000\d\d\).*lower train\.learning_rate",
         ) as caught:
             run(tmp_path / "parts", params_for(bert))
-    # The ids are those of the batch.
+    # The ids are those of the batch, the one that is to blame first.
     named = [int(name) for name in re.findall(r"m0-(\d+)", str(caught.value))]
-    assert [number % len(LABELS) for number in named] == asked[:3].tolist()
+    order = [2, *(number for number in range(len(asked)) if number != 2)]
+    assert [number % len(LABELS) for number in named] == asked[order].tolist()
     tensors = load_file(tmp_path / "parts" / "checkpoints" / CHECKPOINT)
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
     # Had it been a bad day of the machine alone, the run could go on.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 # Files fetched from the hub: never pickled weights (.bin, .pt), never code.
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "README.md"]
 HUB_TIMEOUT = 10.0  # seconds
+# Many older models are there as .bin alone. The hub's own bot proposes their weights as safetensors.
+CONVERTER, CONVERSION = "SFconvertbot", "Adding `safetensors` variant of this model"
 
 # How a file begins that Git LFS has left in place of a large one.
 LFS_POINTER = b"version https://git-lfs"
@@ -102,6 +105,8 @@ def resolve_backbone(name: str, revision: str | None = None) -> BackboneFiles:
         raise UserError(
             f"train.backbone: '{name}' is not in the cache and the hub cannot be reached; {remedy}"
         )
+    if revision is None and (downloaded / "config.json").is_file() and not weight_files(downloaded):
+        downloaded = _converted_snapshot(name) or downloaded
     return _describe(name, downloaded, "hub", downloaded.name)
 
 
@@ -185,8 +190,8 @@ def _describe(name: str, folder: Path, source: str, revision: str | None) -> Bac
         )
     if not weight_files(folder):
         raise UserError(
-            f"train.backbone: {name}: no model.safetensors in it; "
-            "only safetensors weights are read, never .bin or .pt"
+            f"train.backbone: {name}: no model.safetensors in it; only safetensors weights are read, never "
+            ".bin or .pt; on the hub, train.revision refs/pr/N names a proposal that has them"
         )
     check_weights(folder)
     digest = weights_sha256(folder)
@@ -307,6 +312,27 @@ def _hub_snapshot(name: str, revision: str | None, *, local_files_only: bool) ->
     # A cache can hold a part of a model, for instance its configuration alone.
     complete = (folder / "config.json").is_file() and weight_files(folder)
     return folder if complete or not local_files_only else None
+
+
+def _converted_snapshot(name: str) -> Path | None:
+    """The snapshot of a model whose weights the hub's bot has converted; None: there is none to be had."""
+    from huggingface_hub import get_repo_discussions
+
+    try:
+        proposals = get_repo_discussions(name, author=CONVERTER, discussion_type="pull_request")
+        found = next((one for one in proposals if one.title == CONVERSION and one.status == "open"), None)
+    except Exception as error:  # the hub answers this one no more
+        if isinstance(error, OSError) or type(error).__module__.startswith("httpx"):
+            return None
+        raise
+    if found is None or found.author != CONVERTER or found.git_reference is None:
+        return None
+    print(
+        f"train.backbone: {name} has no safetensors; taking those of {found.git_reference}, made by the "
+        f"hub's bot; set train.revision to {found.git_reference} to need no network the next time",
+        file=sys.stderr,
+    )
+    return _hub_snapshot(name, found.git_reference, local_files_only=False)
 
 
 def _card_licence(folder: Path) -> str | None:

@@ -55,13 +55,20 @@ class PackedIndex:
         if device.type == "cpu":
             return self
         return PackedIndex(
-            token_ids=self.token_ids.to(device, non_blocking=True),
-            positions=self.positions.to(device, non_blocking=True),
-            mask=self.mask.to(device, non_blocking=True),
-            to_padded=self.to_padded.to(device, non_blocking=True),
-            to_packed=self.to_packed.to(device, non_blocking=True),
+            token_ids=sent(self.token_ids, device),
+            positions=sent(self.positions, device),
+            mask=sent(self.mask, device),
+            to_padded=sent(self.to_padded, device),
+            to_packed=sent(self.to_packed, device),
             tokens=self.tokens,
         )
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the processor on another device; a GPU is not waited for."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()  # what is not pinned is copied first, and that is waited for
+    return tensor.to(device, non_blocking=True)
 
 
 def round_up(size: int) -> int:
@@ -149,7 +156,7 @@ class DropoutPool:
 
     def __init__(self) -> None:
         self._seed = 0
-        self._pools: dict[tuple[int, float, torch.dtype, torch.device], Tensor] = {}
+        self._pools: dict[tuple[int, float, torch.dtype], Tensor] = {}
 
     def refresh(self, seed: int) -> None:
         """Forget the factors unless they are those of ``seed``."""
@@ -159,14 +166,17 @@ class DropoutPool:
 
     def mask(self, shape: tuple[int, ...], rate: float, like: Tensor) -> Tensor:
         """Factors of a shape, in the precision and on the device of ``like``."""
+        if like.device.type != "cpu":  # a GPU draws them faster than they could be sent there
+            factors = torch.empty(shape, dtype=like.dtype, device=like.device)
+            return factors.bernoulli_(1 - rate).mul_(1 / (1 - rate))
         count = math.prod(shape)
         size = self.SIZE if count * 4 <= self.SIZE else self.SIZE * self.LARGER
         if count * 2 > size:
             seed = int(torch.randint(2**63 - 1, ()))
-            return draw_factors(count, rate, like.dtype, seed).to(like.device).view(shape)
-        key = (size, rate, like.dtype, like.device)
+            return draw_factors(count, rate, like.dtype, seed).view(shape)
+        key = (size, rate, like.dtype)
         if key not in self._pools:
-            self._pools[key] = draw_factors(size, rate, like.dtype, self._seed).to(like.device)
+            self._pools[key] = draw_factors(size, rate, like.dtype, self._seed)
         start = int(torch.randint(size - count, ()))
         return self._pools[key][start : start + count].view(shape)
 

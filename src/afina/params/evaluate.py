@@ -77,6 +77,12 @@ class EvaluateParams(Section):
     def _one_aim(self) -> Self:
         if self.threshold_precision is not None and self.threshold_beta != 1:
             raise ValueError("threshold_beta and threshold_precision: thresholds have one aim; leave one out")
+        fitted = self.threshold_precision is not None or self.threshold_beta != 1
+        if fitted and self.thresholds != "fit":
+            raise ValueError(
+                "threshold_beta and threshold_precision say how thresholds are fitted, and thresholds is a "
+                "number; set it to fit, or leave them out"
+            )
         return self
 
     @field_validator("thresholds", mode="before")

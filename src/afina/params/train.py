@@ -47,7 +47,8 @@ class TrainParams(Section):
     )
     lexical: bool = Field(
         True,
-        description="add a linear model over n-grams of tokens to the logits, inside the same graph",
+        description="add a linear model over n-grams of tokens to the logits, inside the same graph; it "
+        "learns with class weights, and train.loss and train.sampler do not change it",
     )
     lexical_order: int = Field(3, ge=1, le=5, description="longest n-gram of the lexical model, in tokens")
     lexical_length: int = Field(

@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import islice
 
 from afina.errors import UserError
+from afina.runtime.loading import usable_processors
 from afina.scoring.plan import Part
 from afina.scoring.worker import Task, Worker
 
@@ -47,7 +48,7 @@ def run_processes(task: Task, parts: Iterator[Part], workers: int) -> Iterator[i
 
 def shared_out(workers: int) -> int:
     """Processor threads for each of so many workers."""
-    return max(1, (os.cpu_count() or 1) // workers)
+    return max(1, (usable_processors() or os.cpu_count() or 1) // workers)
 
 
 def _begin(task: Task) -> None:

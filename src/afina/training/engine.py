@@ -17,6 +17,7 @@ from torch.nn import functional
 from afina.errors import UserError
 from afina.labels import Task
 from afina.modeling.classifier import TextClassifier
+from afina.modeling.packed import sent
 from afina.params.train import TrainParams
 from afina.runtime.encoding import Ids
 from afina.training.forward import Forward, all_logits, word_embeddings
@@ -53,7 +54,12 @@ Loss = Callable[[Tensor, Tensor, float], Tensor]  # logits (B, L), targets, shar
 
 
 class NotFiniteError(Exception):
-    """The loss or the gradient is no number any more."""
+    """The loss or the gradient is no number any more.
+
+    Attributes:
+        what: loss or gradient.
+        rows: examples of the batch; those whose own loss is no number come first.
+    """
 
     def __init__(self, what: str, rows: Indexes) -> None:
         super().__init__(what)
@@ -175,11 +181,13 @@ class Engine:
             for part in np.array_split(mine, min(self.split, max(len(mine), 1))):
                 if not len(part):
                     continue
-                logits, loss = self._part(examples, part, vocabulary, embeddings, number)
+                logits, losses = self._part(examples, part, vocabulary, embeddings, number)
+                loss = losses.sum()
                 value = float(loss.detach())
                 if not np.isfinite(value):
                     self.flat.drop_gradients()
-                    raise NotFiniteError("loss", part)
+                    fine = torch.isfinite(losses.detach()).cpu().numpy()
+                    raise NotFiniteError("loss", part[np.argsort(fine, kind="stable")])
                 (loss / total).backward()  # type: ignore[no-untyped-call]
                 loss_sum += value
                 weight_sum += float(examples.weights[part].sum())
@@ -192,12 +200,11 @@ class Engine:
     def _part(
         self, examples: Examples, part: Indexes, vocabulary: Indexes, embeddings: list[Tensor], number: int
     ) -> tuple[Tensor, Tensor]:
-        """Logits and summed loss of a few examples."""
+        """Logits and weighted losses (n,) of a few examples."""
         prepared = self.forward.prepare([examples.tokens[row] for row in part])
-        lookup = torch.from_numpy(np.searchsorted(vocabulary, prepared.token_ids.numpy())).to(self.device)
+        lookup = self._sent(np.searchsorted(vocabulary, prepared.token_ids.numpy()))
         prepared = prepared.to(self.device)
-        targets = torch.from_numpy(examples.targets[part]).to(self.device)
-        weights = torch.from_numpy(examples.weights[part]).to(self.device)
+        targets, weights = self._sent(examples.targets[part]), self._sent(examples.weights[part])
         progress = number / len(self.shares)
         rows = embeddings[0] if len(embeddings) == 1 else torch.cat(embeddings)
 
@@ -210,7 +217,10 @@ class Engine:
             again = compute()
             losses = (losses + self.loss(again, targets, progress)) / 2
             losses = losses + self.params.r_drop * divergence(logits, again, self.task)
-        return logits, (losses * weights).sum()
+        return logits, losses * weights
+
+    def _sent(self, values: npt.NDArray[Any]) -> Tensor:
+        return sent(torch.from_numpy(values), self.device)
 
     def _step(self, rows: Indexes, number: int) -> None:
         """Sum over processes, clip, update."""
@@ -290,7 +300,8 @@ class Engine:
 def average_keeps(decay: float, updates: int) -> npt.NDArray[np.float64]:
     """Share of itself that the average of the weights keeps at each update (U,).
 
-    Early averages lean on the latest weights, not on those before training.
+    Early averages lean on the latest weights, not on those before training. Averages of the weights: Polyak
+    and Juditsky, "Acceleration of stochastic approximation by averaging", SIAM J. Control Optim. 1992.
     """
     number = np.arange(updates)
     return np.minimum(decay, (1 + number) / (10 + number))

@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from afina.errors import UserError
 from afina.modeling.classifier import TextClassifier, pool
 from afina.modeling.inference import in_batches
-from afina.modeling.packed import PACKABLE, PackedEncoder, PackedIndex, Unpack, layer_modules, pack
+from afina.modeling.packed import (
+    PACKABLE,
+    PackedEncoder,
+    PackedIndex,
+    Unpack,
+    layer_modules,
+    pack,
+    sent,
+)
 from afina.runtime.encoding import TOKEN_BUDGET, Ids, pad_batch
 
 # Widths of padded batches are multiples of this: on a processor every new shape costs the compilation of its
@@ -193,7 +201,7 @@ class PaddedBatch:
 
     def to(self, device: torch.device) -> PaddedBatch:
         """The same on another device."""
-        return PaddedBatch(self.token_ids.to(device), self.mask.to(device))
+        return PaddedBatch(sent(self.token_ids, device), sent(self.mask, device))
 
 
 class PaddedForward:

@@ -67,6 +67,9 @@ from afina.training.schedule import schedule
 
 HISTORY_COLUMNS = tuple(EpochRecord.__dataclass_fields__)
 
+# Ids that are named of a batch that went wrong.
+SHOWN_IDS = 64
+
 # Parameters that decide how a run is done, not what comes out: a checkpoint survives a change of these.
 OPERATIONAL = {"device", "threads", "checkpoint_seconds"}
 
@@ -164,6 +167,12 @@ def train(
     precision = choose_precision(params.precision, accelerator.device)
     peft_version(params)  # that it is not there is better known before the data is encoded than after
     data = _prepare(params, train_table, validation_table, label_set, class_weights, adapted_folder)
+    if params.freeze != "none" and data.backbone.first_new_token is not None:
+        _say(
+            accelerator,
+            f"warning: train.freeze {params.freeze} with adapt.vocabulary: the new tokens stay as they start "
+            "out, from their pieces or the glossary, because no embedding is trained",
+        )
     train_data = table_sha256(train_table)
     key = _key(
         params, seed, train_data, table_sha256(validation_table), label_set, class_weights, data, precision
@@ -546,9 +555,11 @@ def _update(
     try:
         updated = engine.update(training, group, number)
     except NotFiniteError as error:
-        shown = ", ".join(training.names[row] for row in error.rows[:3])
+        names = [training.names[row] for row in error.rows]
+        more = f" and {len(names) - SHOWN_IDS} more" if len(names) > SHOWN_IDS else ""
+        shown = ", ".join(names[:SHOWN_IDS]) + more
         raise UserError(
-            f"train: the {error.what} is not a number any more (batch of ids {shown} ...); lower "
+            f"train: the {error.what} is not a number any more (batch of ids {shown}); lower "
             "train.learning_rate or train.max_grad_norm. The last checkpoint is kept"
         ) from None
     if engine.split > split:
@@ -615,7 +626,9 @@ def _validate(
         )
         logits = logits * mixture[0] + torch.from_numpy(validation.lexical) * mixture[1]
     score = macro_f1(validation.targets, answers(logits, task).numpy(), labels, task)
-    return _Scores(float(np.average(losses, weights=validation.weights)), score, mixture)
+    scores = _Scores(float(np.average(losses, weights=validation.weights)), score, mixture)
+    # Processes that differ in a last digit would keep other epochs, and stop at other times.
+    return _from_main(accelerator, scores)
 
 
 def _checkpoint(run: _Run, state: State, seen: Tensor) -> None:
@@ -636,6 +649,18 @@ def _total(accelerator: Accelerator, values: Tensor) -> Tensor:
         return values
     summed: Tensor = accelerator.reduce(values.clone().to(accelerator.device), reduction="sum")
     return summed.cpu()
+
+
+def _from_main(accelerator: Accelerator, scores: _Scores) -> _Scores:
+    """The main process's scores, on every process."""
+    if accelerator.num_processes == 1:
+        return scores
+    numbers = [scores.loss, scores.macro_f1, *(scores.mixture or ())]
+    known = torch.tensor(
+        numbers if accelerator.is_main_process else [0.0] * len(numbers), dtype=torch.float64
+    )
+    loss, score, *mixture = _total(accelerator, known).tolist()
+    return _Scores(loss, score, (mixture[0], mixture[1]) if mixture else None)
 
 
 def _largest(accelerator: Accelerator, number: int) -> int:

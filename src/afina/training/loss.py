@@ -54,6 +54,9 @@ class Objective:
     def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> Tensor:
         """Losses, float32 (B,).
 
+        Class weights that act late are the deferred re-weighting of Cao et al., "Learning imbalanced datasets
+        with label-distribution-aware margin loss", NeurIPS 2019.
+
         Args:
             logits: (B, L), of any floating type.
             targets: class indexes int64 (B,) for multiclass; multi-hot (B, L) for multilabel.
@@ -205,6 +208,17 @@ def double_corrections(
             f"train.loss {loss} with balance.strategy {strategy}: the loss counts the labels after the "
             "resampling, so it corrects only the imbalance that the resampling left"
         )
+    if resampled and loss == "ldam":
+        found.append(
+            f"train.loss ldam with balance.strategy {strategy}: the margins follow the label counts after "
+            "the resampling, which are nearly equal, so all labels get nearly the same margin"
+        )
+    if resampled and loss == "asymmetric":
+        found.append(
+            f"train.loss asymmetric with balance.strategy {strategy}: rare labels are positive more often, "
+            "and the loss lowers what negatives cost as well, so they are predicted more often, at lower "
+            "precision"
+        )
     if sampler == "shuffle":
         return found
     if weighted:
@@ -221,6 +235,12 @@ def double_corrections(
         found.append(
             f"train.sampler {sampler} with train.loss {loss}: the loss corrects for the label counts of the "
             "table, which the sampler evens out too, so rare labels are favoured twice"
+        )
+    if loss in ("ldam", "asymmetric"):
+        does = "gives rare labels larger margins" if loss == "ldam" else "lowers what negatives cost"
+        found.append(
+            f"train.sampler {sampler} with train.loss {loss}: rare labels are drawn more often, and the loss "
+            f"{does} too, so they are favoured twice"
         )
     return found
 
@@ -336,6 +356,8 @@ def example_losses(
     positive_weights: Tensor | None = None,
 ) -> Tensor:
     """The cross-entropy of each example, float32 (B,).
+
+    Label smoothing: Szegedy et al., "Rethinking the Inception architecture for computer vision", CVPR 2016.
 
     Args:
         logits: (B, L).
