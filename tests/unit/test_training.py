@@ -527,6 +527,7 @@ SHARED: dict[str, tuple[dict[str, Any], int]] = {
     "uneven": (CALM, 43),
     "idle": (CALM | {"batch_size": 2, "gradient_accumulation": 2, "ema": 0.9, "epochs": 1}, 21),
     "drawn": (CALM | {"sampler": "class_balanced", "batch_size": 16}, 43),
+    "lexical": (CALM | {"lexical": True, "patience": 3}, 43),
 }
 ALONE = {"epochs": 3, "head": [16], "patience": 3}  # with dropout: to be killed
 
