@@ -166,7 +166,8 @@ def test_every_architecture_is_fused_and_agrees(
     assert report["int8"]["label_agreement"] >= 0.75
     assert report["int8"]["max_abs_diff"] < 0.4
     assert report["size_mb"]["int8"] < report["size_mb"]["fp32"]
-    onnx.checker.check_model(str(tmp_path / "model.onnx"))
+    for name in ("model.onnx", "model.int8.onnx"):
+        onnx.checker.check_model(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])

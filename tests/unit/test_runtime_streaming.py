@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ import afina.runtime
 from afina.runtime.classifier import Classifier
 from afina.runtime.encoding import Encoder
 from afina.runtime.streaming import WINDOW, prepared_ahead, text_problem, windows
+from afina.runtime.text import STEPS
 from tiny import build_tiny_tokenizer, tiny_texts
 from toy_artifact import write_toy
 
@@ -52,7 +54,7 @@ def classifier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 # -------------------------------------------------------------------------------- the same answers
 
 
-@settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(texts=TEXTS.filter(lambda texts: len(texts) < 9), data=st.data())
 def test_company_order_and_streaming_change_nothing(
     classifier: Classifier, texts: list[str], data: st.DataObject
@@ -103,6 +105,18 @@ def test_a_megabyte_is_cut_like_any_text(tmp_path: Path) -> None:
     classifier = Classifier(write_toy(tmp_path / "model.onnx"))
     (long, short) = classifier.predict_proba(["agua " * 200_000, "agua " * 10])
     np.testing.assert_allclose(long, short, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "piece", ["agua ", "<", "<a ", "&amp;", "Ã±", "e\u0301", "a@", "1", "> ", "http://a.", "\u202e😀", "\ud800"]
+)
+def test_a_megabyte_is_cleaned_by_every_step(tmp_path: Path, piece: str) -> None:
+    classifier = Classifier(write_toy(tmp_path / "model.onnx", cleaning=tuple(STEPS)))
+    text = piece * (1_000_000 // len(piece.encode("utf-8", "surrogatepass")))
+    start = time.process_time()
+    assert np.isfinite(classifier.predict_proba([text])).all()
+    # A step whose time grew with the square of the length would take many minutes.
+    assert time.process_time() - start < 60
 
 
 # -------------------------------------------------------------------------------------- streams
