@@ -226,23 +226,70 @@ def test_headers_that_do_not_come_end_the_connection(model: Path) -> None:
         assert time.monotonic() - start < 10
 
 
+def send_file(one: Live, client: socket.socket, rows: int) -> None:
+    """Send a file of 2 kB a row; its answer is a little larger."""
+    form = (
+        b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.csv"\r\n\r\ntexto,otro\n'
+        + (b"luz en la casa," + b"x" * 2000 + b"\n") * rows
+        + b"\r\n--x--\r\n"
+    )
+    client.sendall(
+        b"POST /v1/predict/file HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n"
+        b"content-type: multipart/form-data; boundary=x\r\n\r\n" % len(form)
+    )
+    client.sendall(form)
+
+
+def files_done(one: Live) -> bool:
+    done = 'afina_requests_total{method="POST",route="/v1/predict/file"'
+    return done in one.client.get("/metrics").text
+
+
 def test_an_answer_that_is_not_read_ends_the_connection(model: Path) -> None:
     with live(model, body_seconds=0.5) as one, one.connect() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        row = b"luz en la casa," + b"x" * 2000 + b"\n"
-        form = (
-            b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.csv"\r\n\r\ntexto,otro\n'
-            + row * 4000
-            + b"\r\n--x--\r\n"
-        )
-        deaf.sendall(
-            b"POST /v1/predict/file HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n"
-            b"content-type: multipart/form-data; boundary=x\r\n\r\n" % len(form)
-        )
-        deaf.sendall(form)
-        done = 'afina_requests_total{method="POST",route="/v1/predict/file"'
-        eventually(lambda: done in one.client.get("/metrics").text, 60)
+        send_file(one, deaf, 4000)
+        eventually(lambda: files_done(one), 60)
         assert post(one, "luz").status_code == 200
+
+
+def read_slowly(client: socket.socket, speed: int, seconds: float) -> bytes:
+    """Read so many bytes a second."""
+    data = b""
+    start = time.monotonic()
+    while (passed := time.monotonic() - start) < seconds:
+        wanted = int(passed * speed) - len(data)
+        data += client.recv(wanted) if wanted > 0 else b""
+        time.sleep(0.02)
+    return data
+
+
+def test_an_answer_that_is_read_slowly_is_sent_to_its_end(model: Path) -> None:
+    with live(model, body_seconds=1) as one, one.connect() as slow:
+        send_file(one, slow, 4000)
+        # So long that the client would not be waited for if it read nothing.
+        answer = read_slowly(slow, 400_000, 5)
+        assert not files_done(one)
+        while not answer.endswith(b"\r\n0\r\n\r\n"):
+            part = slow.recv(1 << 20)
+            assert part, "the answer breaks off"
+            answer += part
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.count(b"luz en la casa") == 4000
+
+
+def test_a_client_that_stops_reading_is_not_waited_for(model: Path) -> None:
+    with live(model, body_seconds=1) as one, one.connect() as slow:
+        send_file(one, slow, 4000)
+        answer = read_slowly(slow, 400_000, 2)
+        assert not files_done(one)
+        start = time.monotonic()
+        eventually(lambda: files_done(one))
+
+        # What it has read bought it 16 KiB a second.
+        assert time.monotonic() - start < 15
+        assert b"\r\n0\r\n\r\n" not in answer + read_all(slow)
 
 
 def test_the_longest_idle_connection_makes_room(model: Path) -> None:
