@@ -6,12 +6,15 @@ import csv
 import errno
 import io
 import json
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +29,7 @@ from hypothesis import strategies as st
 from afina.serving.errors import ApiError
 from afina.serving.settings import ServeSettings
 from afina.serving.upload import read_csv
-from live_server import Live, live
+from live_server import Gate, Live, live
 from toy_artifact import LABELS, write_toy
 
 TEXTS = ["agua agua por favor ya", "luz luz luz en casa", "pagos de la luz pagos"]
@@ -589,23 +592,114 @@ def test_a_failure_on_the_way_breaks_the_answer_off(tmp_path: Path) -> None:
         assert len(rows_of(send(one, content))) == 5000
 
 
-def test_no_more_files_at_a_time_than_allowed(tmp_path: Path) -> None:
-    with live(write_toy(tmp_path / "model.onnx"), max_uploads=1) as one, one.connect() as slow:
-        slow.sendall(
-            b"POST /v1/predict/file HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n"
-            b"content-type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
-        )
-        answer = send(one, table().encode())
-        for _ in range(100):
-            if answer.status_code == 429:
-                break
+# ------------------------------------------------------------------------------ many at a time
+
+HEAD = (
+    b"POST /v1/predict/file HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n"
+    b"content-type: multipart/form-data; boundary=x\r\nexpect: 100-continue\r\n\r\n"
+)
+FORM = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.csv"\r\n\r\n%b\r\n--x--\r\n'
+
+
+def begin(client: socket.socket, length: int) -> None:
+    """Announce a form of this length; the server waits for it once this returns."""
+    client.sendall(HEAD % length)
+    assert client.recv(4096).startswith(b"HTTP/1.1 100")
+
+
+@contextmanager
+def arriving(one: Live, count: int, size: int = 100) -> Iterator[None]:
+    """So many files of which a part is sent."""
+    with ExitStack() as stack:
+        for _ in range(count):
+            client = stack.enter_context(one.connect())
+            begin(client, 200_000)
+            client.sendall((FORM % (b"a" * 200_000))[:size])
+        yield
+
+
+@contextmanager
+def worked_on(one: Live, pool: ThreadPoolExecutor) -> Iterator[Future[httpx.Response]]:
+    """A file that is being worked on."""
+    gate = Gate(one.store)
+    with httpx.Client(base_url=one.client.base_url, timeout=30) as other:
+        try:
+            answer = pool.submit(other.post, "/v1/predict/file", files={"file": ("a.csv", table())})
+            assert gate.entered.wait(10)
+            yield answer
+        finally:
+            gate.opened.set()
+            assert len(rows_of(answer.result())) == 3
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as threads:
+        yield threads
+
+
+def sent_until(one: Live, status: int, content: bytes) -> httpx.Response:
+    """The answer to a file sent again and again until it has this status."""
+    for _ in range(100):
+        answer = send(one, content)
+        if answer.status_code == status:
+            break
+    return answer
+
+
+def taken(one: Live) -> bool:
+    """Is there room for a file again?"""
+    return len(rows_of(sent_until(one, 200, table().encode()))) == 3
+
+
+def test_files_that_arrive_slowly_keep_nobody_out(tmp_path: Path) -> None:
+    with live(write_toy(tmp_path / "model.onnx"), max_uploads=2) as one, arriving(one, 4):
+        assert len(rows_of(send(one, table().encode()))) == 3
+
+
+def test_no_more_files_are_worked_on_than_allowed(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+    with live(write_toy(tmp_path / "model.onnx"), max_uploads=1) as one:
+        with worked_on(one, pool):
             answer = send(one, table().encode())
-        slow.close()
 
         assert code_of(answer) == (429, "too_many_files")
         assert answer.headers["retry-after"] == "1"
-        for _ in range(100):
+        assert taken(one)
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(30, b"200"), (0.3, b"429")])
+def test_a_file_waits_for_its_turn_once_it_has_arrived(
+    tmp_path: Path, pool: ThreadPoolExecutor, seconds: float, status: bytes
+) -> None:
+    path = write_toy(tmp_path / "model.onnx")
+    with live(path, max_uploads=1, request_seconds=seconds) as one, one.connect() as slow:
+        form = FORM % b"texto\nluz"
+        begin(slow, len(form))
+        with worked_on(one, pool) as first:
+            slow.sendall(form)
+            time.sleep(0.6)
+            assert not first.done()
+        assert slow.recv(4096).split(b" ")[1] == status
+        assert taken(one)
+
+
+def test_no_more_files_arrive_than_allowed(tmp_path: Path) -> None:
+    with live(write_toy(tmp_path / "model.onnx"), max_arriving=2) as one:
+        with arriving(one, 2):
             answer = send(one, table().encode())
-            if answer.status_code == 200:
-                break
-        assert len(rows_of(answer)) == 3
+
+        assert code_of(answer) == (429, "too_many_files")
+        assert taken(one)
+
+
+def test_the_bytes_of_all_files_are_bounded(tmp_path: Path) -> None:
+    # What one file may have, with its form, is for all of them.
+    path = write_toy(tmp_path / "model.onnx")
+    with live(path, max_uploads=1, max_file_bytes=200_000) as one:
+        with arriving(one, 2, 130_000):
+            time.sleep(0.3)
+            answer = sent_until(one, 429, b"texto\n" + b"luz\n" * 2000)
+
+        assert code_of(answer) == (429, "too_many_files")
+        assert taken(one)
+        assert len(rows_of(send(one, b"texto\n" + b"luz en la casa\n" * 13_000))) == 13_000

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from afina.runtime.classifier import Classifier
+from afina.serving.settings import ServeSettings
 from live_server import Gate, Live, Process, live
 from toy_artifact import LABELS, write_toy
 
@@ -226,23 +227,70 @@ def test_headers_that_do_not_come_end_the_connection(model: Path) -> None:
         assert time.monotonic() - start < 10
 
 
+def send_file(one: Live, client: socket.socket, rows: int) -> None:
+    """Send a file of 2 kB a row; its answer is a little larger."""
+    form = (
+        b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.csv"\r\n\r\ntexto,otro\n'
+        + (b"luz en la casa," + b"x" * 2000 + b"\n") * rows
+        + b"\r\n--x--\r\n"
+    )
+    client.sendall(
+        b"POST /v1/predict/file HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n"
+        b"content-type: multipart/form-data; boundary=x\r\n\r\n" % len(form)
+    )
+    client.sendall(form)
+
+
+def files_done(one: Live) -> bool:
+    done = 'afina_requests_total{method="POST",route="/v1/predict/file"'
+    return done in one.client.get("/metrics").text
+
+
 def test_an_answer_that_is_not_read_ends_the_connection(model: Path) -> None:
     with live(model, body_seconds=0.5) as one, one.connect() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        row = b"luz en la casa," + b"x" * 2000 + b"\n"
-        form = (
-            b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.csv"\r\n\r\ntexto,otro\n'
-            + row * 4000
-            + b"\r\n--x--\r\n"
-        )
-        deaf.sendall(
-            b"POST /v1/predict/file HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n"
-            b"content-type: multipart/form-data; boundary=x\r\n\r\n" % len(form)
-        )
-        deaf.sendall(form)
-        done = 'afina_requests_total{method="POST",route="/v1/predict/file"'
-        eventually(lambda: done in one.client.get("/metrics").text, 60)
+        send_file(one, deaf, 4000)
+        eventually(lambda: files_done(one), 60)
         assert post(one, "luz").status_code == 200
+
+
+def read_slowly(client: socket.socket, speed: int, seconds: float) -> bytes:
+    """Read so many bytes a second."""
+    data = b""
+    start = time.monotonic()
+    while (passed := time.monotonic() - start) < seconds:
+        wanted = int(passed * speed) - len(data)
+        data += client.recv(wanted) if wanted > 0 else b""
+        time.sleep(0.02)
+    return data
+
+
+def test_an_answer_that_is_read_slowly_is_sent_to_its_end(model: Path) -> None:
+    with live(model, body_seconds=1) as one, one.connect() as slow:
+        send_file(one, slow, 4000)
+        # So long that the client would not be waited for if it read nothing.
+        answer = read_slowly(slow, 400_000, 5)
+        assert not files_done(one)
+        while not answer.endswith(b"\r\n0\r\n\r\n"):
+            part = slow.recv(1 << 20)
+            assert part, "the answer breaks off"
+            answer += part
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.count(b"luz en la casa") == 4000
+
+
+def test_a_client_that_stops_reading_is_not_waited_for(model: Path) -> None:
+    with live(model, body_seconds=1) as one, one.connect() as slow:
+        send_file(one, slow, 4000)
+        answer = read_slowly(slow, 400_000, 2)
+        assert not files_done(one)
+        start = time.monotonic()
+        eventually(lambda: files_done(one))
+
+        # What it has read bought it 16 KiB a second.
+        assert time.monotonic() - start < 15
+        assert b"\r\n0\r\n\r\n" not in answer + read_all(slow)
 
 
 def test_the_longest_idle_connection_makes_room(model: Path) -> None:
@@ -266,19 +314,24 @@ def resident_mb(pid: int) -> float:
         return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def open_files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads memory from /proc")
 def test_ten_thousand_connections(model: Path) -> None:
     count = 10_000
+    limit = ServeSettings(model=model).max_connections
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < count + 500:
         pytest.skip(f"the system allows {hard} open files, {count + 500} are needed")
-    with Process(model, "--threads", "1") as served:
-        served.ready()
-        before = resident_mb(served.pid)
-        if soft < count + 500:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (count + 500, hard))
-        sockets: list[socket.socket] = []
-        try:
+    # The server inherits it: it is not the system that bounds its connections.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count + 500), hard))
+    sockets: list[socket.socket] = []
+    try:
+        with Process(model, "--threads", "1") as served:
+            served.ready()
+            before = resident_mb(served.pid)
             for number in range(count):
                 one = socket.create_connection(("127.0.0.1", served.port), timeout=20)
                 if number % 2:
@@ -286,10 +339,14 @@ def test_ten_thousand_connections(model: Path) -> None:
                 sockets.append(one)
                 if number % 2500 == 2499:
                     assert httpx.post(f"{served.url}/v1/predict", json={"text": "luz"}, timeout=30).is_success
-            grown = resident_mb(served.pid) - before
-        finally:
+            grown, files = resident_mb(served.pid) - before, open_files(served.pid)
             for one in sockets:
                 one.close()
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert httpx.post(f"{served.url}/v1/predict", json={"text": "luz"}, timeout=30).is_success
-        assert grown < 150
+            assert httpx.post(f"{served.url}/v1/predict", json={"text": "luz"}, timeout=30).is_success
+    finally:
+        for one in sockets:
+            one.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert files < limit + 128
+    # All ten thousand would take 65 MB or more.
+    assert grown < 40

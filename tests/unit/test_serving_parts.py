@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import json
 import logging
 import threading
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.types import Message, Receive, Scope, Send
 
 from afina.errors import UserError
 from afina.runtime.lanes import side_by_side
@@ -21,6 +24,7 @@ from afina.serving.answers import added_columns
 from afina.serving.batching import QUANTUM, WINDOW_BUDGETS, Batcher, Job, QueueFullError
 from afina.serving.errors import ApiError
 from afina.serving.logs import JsonLines
+from afina.serving.middleware import Authorize
 from afina.serving.model import ModelStore, Served, load_model
 from afina.serving.pages import api_page, card_page
 from afina.serving.service import Service
@@ -88,6 +92,41 @@ def test_keys_from_a_file_and_the_environment(tmp_path: Path) -> None:
     for empty in ("", " "):
         with pytest.raises(UserError, match="AFINA_API_KEY is empty"):
             api_keys(None, {"AFINA_API_KEY": empty})
+
+
+@pytest.mark.parametrize(("given", "known"), [("una", True), ("dos", True), ("tres", True), ("cero", False)])
+@pytest.mark.parametrize("header", ["x-api-key", "authorization"])
+def test_the_time_of_a_comparison_tells_nothing_of_the_keys(
+    monkeypatch: pytest.MonkeyPatch, header: str, given: str, known: bool
+) -> None:
+    compared = []
+    compare = hmac.compare_digest
+
+    def counted(first: bytes, second: bytes) -> bool:
+        compared.append((first, second))
+        return compare(first, second)
+
+    async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+        passed.append(scope["path"])
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("status"))
+
+    passed: list[str] = []
+    sent: list[Any] = []
+    monkeypatch.setattr(hmac, "compare_digest", counted)
+    value = f"Bearer {given}" if header == "authorization" else given
+    scope = {"type": "http", "path": "/v1/model", "headers": [(header.encode(), value.encode())]}
+    asyncio.run(Authorize(inner, ("una", "dos", "tres"))(scope, receive, send))
+
+    assert (passed == ["/v1/model"]) == known
+    assert (401 in sent) != known
+    # With every key, also after one that fits, and by digests, which are all of one length.
+    digests = [hashlib.sha256(key.encode()).digest() for key in (given, "una", "dos", "tres")]
+    assert compared == [(digests[0], other) for other in digests[1:]]
 
 
 # ----------------------------------------------------------------------------------- the queue

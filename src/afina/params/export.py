@@ -41,7 +41,9 @@ class ExportParams(Section):
         "share",
     )
     fp16: bool = Field(
-        False, description="write a file in half precision for GPUs; on processors it runs, slowly"
+        False,
+        description="write a file in half precision for GPUs, checked on a processor only; on processors it "
+        "runs, slowly; see docs/deploy.md for how to open it on a GPU",
     )
     fp16_tolerance: float = Field(
         0.01,

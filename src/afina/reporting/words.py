@@ -636,8 +636,8 @@ ES = {
     "card_rare_validation": "Validación",
     "card_rare_test": "Prueba",
     "card_fp16": (
-        "`model.fp16.onnx`: para tarjetas gráficas, {size} MB; diferencia máxima de una probabilidad: "
-        "{difference}."
+        "`model.fp16.onnx`: para tarjetas gráficas, {size} MB; diferencia máxima de una probabilidad, "
+        "en un procesador: {difference}."
     ),
     "card_data_hash": "SHA-256 de los datos de entrenamiento",
     "card_thresholds": (
@@ -1261,7 +1261,8 @@ EN = {
     "card_rare_validation": "Validation",
     "card_rare_test": "Test",
     "card_fp16": (
-        "`model.fp16.onnx`: for graphics cards, {size} MB; largest difference of a probability: {difference}."
+        "`model.fp16.onnx`: for graphics cards, {size} MB; largest difference of a probability, "
+        "on a processor: {difference}."
     ),
     "card_data_hash": "SHA-256 of the training data",
     "card_thresholds": (

@@ -63,7 +63,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     413: {"description": "Beyond a limit: bytes, texts, characters, rows."},
     415: {"description": "Another content type or kind of file."},
     422: {"description": "JSON of another form."},
-    429: {"description": "Too many texts wait; Retry-After says for how many seconds to wait."},
+    429: {"description": "Too many texts or files at a time; Retry-After says for how many seconds to wait."},
     500: {"description": "The server failed; its log says where."},
     503: {"description": "No answer in time, no room for a file, or the server is about to end."},
 }
@@ -238,8 +238,6 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         not finished.
         """
         _expect_content(request, "multipart/form-data")
-        if service.uploads >= settings.max_uploads:
-            raise ApiError(429, "too_many_files", "too many files are being worked on; try again later")
         try:
             return await _table_answer(service, request)
         except OSError as error:
@@ -250,11 +248,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
 
 async def _table_answer(service: Service, request: Request) -> TableAnswer:
     with ExitStack() as stack:
-        service.uploads += 1
-        stack.callback(_one_upload_less, service)
-        form = await request.form(max_files=1, max_fields=8, max_part_size=1 << 14)
-        csv_form, column, upload = _file_form(form)
-        stack.callback(upload.file.close)
+        csv_form, column, upload = await _arrived(service, request, stack)
         async with service.gone_watch(request.receive) as gone:
             table = await service.unless_gone(_read_table(service, upload, column), gone)
         stack.callback(table.close)
@@ -262,8 +256,19 @@ async def _table_answer(service: Service, request: Request) -> TableAnswer:
         return TableAnswer(service, service.store.current, table, csv_form, stack.pop_all().close)
 
 
-def _one_upload_less(service: Service) -> None:
-    service.uploads -= 1
+async def _arrived(
+    service: Service, request: Request, stack: ExitStack
+) -> tuple[CsvForm, Column, UploadFile]:
+    """A form with a file once all of it is there and it is its turn, which ends when the stack is closed."""
+    arrivals = service.arrivals
+    with arrivals.place():
+        counted = Request(request.scope, arrivals.counted(request.receive, stack))
+        form = await counted.form(max_files=1, max_fields=8, max_part_size=1 << 14)
+        csv_form, column, upload = _file_form(form)
+        stack.callback(upload.file.close)
+        async with service.gone_watch(request.receive) as gone:
+            await service.unless_gone(arrivals.turn(stack), gone)
+        return csv_form, column, upload
 
 
 async def _read_table(service: Service, upload: UploadFile, column: Column) -> Table:

@@ -22,6 +22,8 @@ log = logging.getLogger("afina.serve")
 
 # A client may take a second more for each of so many bytes, so large files come over slow lines.
 BYTES_PER_SECOND = 16 * 1024
+# A form's boundaries and its other fields come on top of the file.
+FORM_BYTES = 1 << 16
 # Reading on for a while after an early answer: whoever is still sending gets to read it.
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 1 << 24
@@ -130,8 +132,7 @@ class Limit:
             await self.app(scope, receive, send)
             return
         is_file = scope["path"] == "/v1/predict/file"
-        # A form's boundaries and its other fields come on top of the file.
-        limit = self.settings.max_file_bytes + (1 << 16) if is_file else self.settings.max_request_bytes
+        limit = self.settings.max_file_bytes + FORM_BYTES if is_file else self.settings.max_request_bytes
         headers = dict(scope["headers"])
         has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
         complete = not has_body

@@ -7,13 +7,18 @@ could keep it busy. Its protocol class is the place to add them.
 from __future__ import annotations
 
 import asyncio
+import socket
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from afina.serving.errors import ApiError
+from afina.serving.middleware import BYTES_PER_SECOND
 from afina.serving.settings import ServeSettings
 
 MAX_HEADER_BYTES = 32 * 1024
+# What the system holds of an answer. By itself it lets this grow to megabytes, and takes more only once a
+# third is free: whoever reads steadily but slowly would seem not to read at all for a minute.
+SEND_BUFFER_BYTES = 128 * 1024
 
 
 def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
@@ -32,6 +37,9 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES
+            )
             if len(self.connections) > settings.max_connections:
                 oldest = next(iter(idle), None)
                 if oldest is None:
@@ -102,7 +110,9 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._stalled = self.loop.call_later(settings.body_seconds, self.transport.abort)
+            # Until it is resumed nothing is added, so what leaves the buffer is what the client reads.
+            full = self.transport.get_write_buffer_size()
+            self._await_reader(self.loop.time() + settings.body_seconds, full)
 
         def resume_writing(self) -> None:
             self._stop_stalled()
@@ -119,6 +129,15 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
         def _await_headers(self) -> None:
             idle[self] = None
             self._timer = self.loop.call_later(settings.header_seconds, self.transport.abort)
+
+        def _await_reader(self, until: float, full: int) -> None:
+            """Wait for a client to read, a second more for each `BYTES_PER_SECOND` it has taken; or close."""
+            taken = full - self.transport.get_write_buffer_size()
+            patience = until + taken / BYTES_PER_SECOND - self.loop.time()
+            if patience > 0:
+                self._stalled = self.loop.call_later(patience, self._await_reader, until, full)
+            else:
+                self.transport.abort()
 
         def _stop_timer(self) -> None:
             if self._timer is not None:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from afina.runtime.classifier import Prediction
+from afina.serving.arrivals import Arrivals
 from afina.serving.batching import Batcher, QueueFullError
 from afina.serving.errors import ApiError
 from afina.serving.metrics import Metrics
@@ -46,7 +47,7 @@ class Service:
         self.monitor_thread = ThreadPoolExecutor(1, "afina-drift")
         self._observed: Future[None] = Future()
         self._observed.set_result(None)
-        self.uploads = 0
+        self.arrivals = Arrivals(settings)
         self.held_bytes = 0
 
     def _ran_batch(self, texts: int, seconds: float) -> None:

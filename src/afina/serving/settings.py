@@ -26,6 +26,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "max_inflated_bytes": (1024, 1 << 34),
     "max_rows": (1, 10_000_000),
     "max_uploads": (1, 64),
+    "max_arriving": (1, 1024),
     "max_connections": (1, 100_000),
     "request_seconds": (0.01, 3600),
     "header_seconds": (0.1, 600),
@@ -58,7 +59,9 @@ class ServeSettings:
         max_file_bytes: largest uploaded file.
         max_inflated_bytes: largest size of a workbook once unpacked.
         max_rows: most rows of an uploaded file.
-        max_uploads: most files worked on at a time.
+        max_uploads: most files worked on at a time; those and the ones that arrive have together at most the
+            bytes of so many of the largest.
+        max_arriving: most files that arrive, or wait to be worked on, at a time.
         max_connections: most open connections; beyond it the one idle for longest is closed.
         request_seconds: a text has to be answered in so long, else 503.
         header_seconds: the headers of a request have to arrive in so long, else the connection is closed.
@@ -87,6 +90,7 @@ class ServeSettings:
     max_inflated_bytes: int = 200 * MEBIBYTE
     max_rows: int = 100_000
     max_uploads: int = 4
+    max_arriving: int = 32
     max_connections: int = 2048
     request_seconds: float = 30.0
     header_seconds: float = 10.0
