@@ -108,7 +108,8 @@ def test_a_megabyte_is_cut_like_any_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["agua ", "<", "<a ", "&amp;", "Ã±", "e\u0301", "a@", "1", "> ", "http://a.", "\u202e😀", "\ud800"]
+    "piece",
+    ["agua ", "<", "<a ", "&amp;", "Ã±", "e\u0301", "a@", "1", "> ", "http://a.", "\u202e😀", "\ud800"],
 )
 def test_a_megabyte_is_cleaned_by_every_step(tmp_path: Path, piece: str) -> None:
     classifier = Classifier(write_toy(tmp_path / "model.onnx", cleaning=tuple(STEPS)))
