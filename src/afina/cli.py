@@ -311,7 +311,7 @@ def drift(
         from afina.runtime.drift import Limits
     except ModuleNotFoundError as error:
         raise UserError(
-            f"drift: needs the package {error.name}; install it with `pip install 'afina[pipeline]'`"
+            f"drift: needs the package {error.name}; install it with `pip install 'afina[drift]'`"
         ) from None
     try:
         limits = Limits(watch, drifted, alpha)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -328,3 +330,18 @@ def test_predictions_of_another_model_are_no_reference(
 def test_options_out_of_range(error: Callable[..., str], model: Path, tmp_path: Path, option: str) -> None:
     new = write_csv(tmp_path / "new.csv", texts(1, 5))
     assert error(model, new, option, "nan").startswith(f"drift: {option}: expected")
+
+
+def test_nothing_that_trains_is_needed(model: Path, tmp_path: Path) -> None:
+    """Only what the extra `drift` adds to the runtime."""
+    new = write_csv(tmp_path / "new.csv", texts(1, 300))
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'pandas', 'sklearn', 'scipy', 'onnx', 'dvc', 'matplotlib'):\n"
+        "    sys.modules[name] = None\n"
+        "from afina import cli\n"
+        f"cli.main(['drift', {str(model)!r}, {str(new)!r}])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("ok: ")
