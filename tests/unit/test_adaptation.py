@@ -7,6 +7,7 @@ import resource
 import runpy
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +319,52 @@ def test_batches_without_a_masked_token_change_nothing(tmp_path: Path) -> None:
         0.0,
     ]
     torch.testing.assert_close(backbone.embeddings.word_embeddings.weight.detach(), before, rtol=0, atol=0)
+
+
+def limit_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Let no more than ``most`` texts fit."""
+    original = MaskedTrainer.loss
+
+    def loss(self: Any, seen: Any, targets: Any) -> Any:
+        if len(seen) > most:
+            raise torch.OutOfMemoryError("out of memory")
+        return original(self, seen, targets)
+
+    monkeypatch.setattr(MaskedTrainer, "loss", loss)
+
+
+def test_a_batch_that_does_not_fit_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = tiny(tmp_path)
+    params, masking = AdaptParams.parse(LEARNING), masking_of(files)
+    trainers = []
+    for _ in range(2):
+        backbone = load_pretrained(files.folder)
+        head = PredictionHead(backbone.config, backbone.config.vocab_size)
+        read_head(files.folder, backbone.config.model_type, head)
+        trainers.append(MaskedTrainer(backbone, head, params, 10, "fp32", CPU, 32, 0, masking.nothing))
+        trainers[-1].forward.train(False)  # dropout would differ between the parts
+    batches = list(islice(masked_batches(encoded(files, TEXTS), 16, masking, 0, 0), 3))
+    expected = [trainers[0].update(*batch, number) for number, batch in enumerate(batches)]
+    limit_memory(monkeypatch, 4)
+    for number, batch in enumerate(batches):
+        loss, count = trainers[1].update(*batch, number)
+        assert loss == pytest.approx(expected[number][0], rel=1e-4)
+        assert count == expected[number][1]
+    assert trainers[1].split == 4
+    assert capsys.readouterr().err.count("going on with batches in") == 2
+    torch.testing.assert_close(trainers[1].flat.values, trainers[0].flat.values, rtol=1e-4, atol=1e-5)
+    again = trainers[0]
+    again.load_state(trainers[1].state())
+    assert again.split == 4
+
+
+def test_a_text_that_does_not_fit_alone_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = tiny(tmp_path)
+    limit_memory(monkeypatch, 0)
+    with pytest.raises(UserError, match=r"adapt: a single text .*lower adapt\.max_length"):
+        adapt_backbone(AdaptParams.parse(LEARNING), train_params(), files, TEXTS, 0, tmp_path / "adapted")
 
 
 class Killed(Exception):  # noqa: N818

@@ -300,6 +300,7 @@ class MaskedTrainer:
     ) -> None:
         self.head, self.params, self.updates, self.seed = head, params, updates, seed
         self.precision, self.device = precision, device
+        self.split = 1  # parts that a batch is cut into because it does not fit in the memory whole
         model = TextClassifier(backbone, label_count=1)  # a way to compute wants one; its head is not used
         self.forward = choose_forward(model, precision, device, max_length)
         self.forward.pad_token_id = pad_token_id
@@ -337,23 +338,24 @@ class MaskedTrainer:
     def update(self, seen: Sequence[Ids], targets: Sequence[Ids], number: int) -> tuple[float, int]:
         """Update the weights once; the loss before it and the tokens that it is the mean over.
 
+        A batch that does not fit in the memory is cut in half, and the update begun again.
+
         Raises:
-            UserError: the loss or the gradient is not a number, or the batch does not fit in the memory.
+            UserError: the loss or the gradient is not a number, or a single text does not fit in the memory.
         """
-        self.forward.refresh_dropout(update_seed(self.seed, 0, number // POOL_UPDATES, 1))
-        torch.manual_seed(update_seed(self.seed, 0, number))
-        try:
-            loss, count = self.loss(seen, targets)
-            if not count:
-                return 0.0, 0
-            value = float(loss.detach())
-            loss.backward()  # type: ignore[no-untyped-call]
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            raise UserError(
-                "adapt: a batch does not fit in the memory; lower adapt.batch_size or adapt.max_length"
-            ) from None
+        while True:
+            self.forward.refresh_dropout(update_seed(self.seed, 0, number // POOL_UPDATES, 1))
+            torch.manual_seed(update_seed(self.seed, 0, number))
+            try:
+                value, count = self._backward(seen, targets)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                self.flat.drop_gradients()
+                self._halve(len(seen))
+        if not count:
+            return 0.0, 0
         self.flat.gather_gradients()
         norm = torch.dot(self.flat.gradients, self.flat.gradients).sqrt()
         if not (np.isfinite(value) and bool(torch.isfinite(norm))):
@@ -361,6 +363,39 @@ class MaskedTrainer:
         share = schedule(number, self.updates, self.params.warmup)
         self.flat.step(share, (norm / MAX_GRADIENT_NORM).clamp(min=1.0))
         return value, count
+
+    def _backward(self, seen: Sequence[Ids], targets: Sequence[Ids]) -> tuple[float, int]:
+        """Gradients of the mean loss, which is returned, and the tokens that it is the mean over."""
+        total = sum(int((row != self.forward.pad_token_id).sum()) for row in targets)
+        value = 0.0
+        for part in np.array_split(np.arange(len(seen)), min(self.split, len(seen))):
+            loss, count = self.loss([seen[row] for row in part], [targets[row] for row in part])
+            if count:
+                loss = loss * (count / total)
+                value += float(loss.detach())
+                loss.backward()  # type: ignore[no-untyped-call]
+        return value, total
+
+    def _halve(self, largest: int) -> None:
+        if self.split >= largest:
+            raise UserError("adapt: a single text does not fit in the memory; lower adapt.max_length")
+        self.split *= 2
+        print(
+            f"adapt: a batch does not fit in the memory; going on with batches in {self.split} parts, whose "
+            "gradients add up to the same",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps beside the model's own weights."""
+        # Gradients of other parts add up to other last digits.
+        return self.flat.state() | {"split": torch.tensor(self.split)}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Take up `state`, the model's own weights having been loaded."""
+        self.split = int(tensors["split"])
+        self.flat.load_state({name: value for name, value in tensors.items() if name != "split"})
 
 
 def train_masked(
@@ -418,7 +453,7 @@ def train_masked(
         masking.nothing,
     )
     losses = torch.zeros(params.epochs, dtype=torch.float64)
-    state = _resume(checkpoint_folder, key, model, trainer.flat, losses)
+    state = _resume(checkpoint_folder, key, model, trainer, losses)
     left = range(state.epoch, params.epochs)
     with Progress("adapt", total=len(ids) * len(left), unit="texts") as progress:
         for epoch in left:
@@ -432,7 +467,7 @@ def train_masked(
             losses[epoch] = round(total / max(told, 1), 6)
             state.epoch = epoch + 1
             if checkpoint_folder is not None:
-                save_checkpoint(checkpoint_folder, key, state, model, trainer.flat, losses)
+                save_checkpoint(checkpoint_folder, key, state, model, trainer, losses)
     return losses.tolist()
 
 
@@ -467,9 +502,9 @@ def _key(
     )
 
 
-def _resume(folder: Path | None, key: str, model: nn.Module, weights: FlatWeights, losses: Tensor) -> State:
+def _resume(folder: Path | None, key: str, model: nn.Module, trainer: MaskedTrainer, losses: Tensor) -> State:
     """How far an earlier run came; all that has changed since the first update is taken up from it."""
-    state = None if folder is None else load_checkpoint(folder, key, model, weights, losses, "adapt")
+    state = None if folder is None else load_checkpoint(folder, key, model, trainer, losses, "adapt")
     if state is None:
         if folder is not None:
             clear_checkpoints(folder)
