@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float32]
 
 # Texts of similar length are looked for among so many token budgets of waiting texts: more of them pad
 # less, and make a text that arrives meanwhile wait for longer.
-WINDOW_BUDGETS = 8
+WINDOW_BUDGETS = 16
 # A request gives so many tokens at a time before the next request's turn.
 QUANTUM = 512
 
