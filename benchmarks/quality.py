@@ -232,7 +232,7 @@ def shown(values: list[float]) -> str:
 
 def table(runs: list[dict[str, Any]]) -> str:
     """The results as a Markdown table."""
-    header = f"| set | test rows | linear | {' | '.join(VARIANTS)} | minutes at most |"
+    header = f"| set | test rows | linear | {' | '.join(VARIANTS)} | minutes of the longest run |"
     lines = [header, "|" + "---|" * (header.count("|") - 1)]
     for name in FILES:
         rows = [row for row in runs if row["set"] == name]
