@@ -59,17 +59,25 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "glossary": {"train.lexical": False},
     "together": {},
 }
-# The defaults but for how fast, and with how much dropout, the backbone learns: for the choice of these, by
-# validation. Run where they are named.
-RATES: dict[str, dict[str, Any]] = {
+# The defaults but for one thing: for its choice, by validation. Run where they are named.
+TRIALS: dict[str, dict[str, Any]] = {
     "1e-4": {"train.learning_rate": 1e-4},
     "5e-4": {"train.learning_rate": 5e-4},
     "5e-4 no dropout": {"train.learning_rate": 5e-4, "train.backbone_dropout": 0.0},
+    "head 5e-4": {"train.head_learning_rate": 5e-4},
+    "head 3e-3": {"train.head_learning_rate": 3e-3},
+    "new tokens 5e-4": {"train.new_token_learning_rate": 5e-4},
+    "new tokens 3e-3": {"train.new_token_learning_rate": 3e-3},
+    "cls": {"train.pooling": "cls"},
+    "max": {"train.pooling": "max"},
+    "ema": {"train.ema": 0.99},
+    "r_drop": {"train.r_drop": 1.0},
+    "longer": {},  # twice the tokens of a text, see `changes_of`
 }
-ALL_VARIANTS = VARIANTS | RATES
+ALL_VARIANTS = VARIANTS | TRIALS
 # Sets in the backbone's own language, where new tokens have nothing to mend and afina adds none.
 ENGLISH = ("emotions", "medical")
-NOT_FOR_ENGLISH = ("tokens", "glossary")
+NOT_FOR_ENGLISH = ("tokens", "glossary", "new tokens 5e-4", "new tokens 3e-3")
 
 PREPARE = ("extract", "clean", "analyze", "split", "balance", "baseline")
 STAGES = ("adapt", "train", "evaluate")
@@ -114,8 +122,8 @@ def main() -> None:
             arguments.out.write_text(json.dumps(runs, indent=2) + "\n")
             print(f"{' '.join(map(str, identity(found)))}: {found['macro_f1']:.3f}", file=sys.stderr)
     print(table(runs))
-    if any(row["variant"] in RATES for row in runs):
-        print(f"\nBy validation macro-F1:\n\n{rates_table(runs)}\n")
+    if any(row["variant"] in TRIALS for row in runs):
+        print(f"\nBy validation macro-F1:\n\n{trials_table(runs)}\n")
     print(closing(runs))
 
 
@@ -131,12 +139,19 @@ def plans_of(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
             "set": name,
             "variant": variant,
             "seed": seed,
-            "params": params_of(name, ALL_VARIANTS[variant], seed),
+            "params": params_of(name, changes_of(name, variant), seed),
         }
         for seed in range(42, 42 + arguments.seeds)
         for variant in arguments.variants
         if not (name in ENGLISH and variant in NOT_FOR_ENGLISH)
     ]
+
+
+def changes_of(name: str, variant: str) -> dict[str, Any]:
+    """What a variant changes in the defaults of a set."""
+    if variant == "longer":
+        return {"train.max_length": 2 * TRAIN[name]["max_length"]}
+    return ALL_VARIANTS[variant]
 
 
 def params_of(name: str, changes: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -245,14 +260,26 @@ def table(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def rates_table(runs: list[dict[str, Any]]) -> str:
-    """Validation macro-F1 by learning rate as a Markdown table; "together" has the default rate."""
-    names = ["1e-4", "together", "5e-4", "5e-4 no dropout"]
-    lines = [f"| set | {' | '.join(names)} |", "|" + "---|" * (len(names) + 1)]
+def trials_table(runs: list[dict[str, Any]]) -> str:
+    """Validation macro-F1 of the trials beside the defaults as a Markdown table, one trial a row.
+
+    Both of a pair are means over the seeds that the trial has.
+    """
+    lines = ["| set | the defaults but for | seeds | the defaults | the trial |", "|---|---|---|---|---|"]
     for name in FILES:
-        cells = [shown(column(runs, name, variant, "validation_macro_f1")) for variant in names]
-        if any(column(runs, name, variant) for variant in RATES):
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+        scores = {
+            variant: {
+                row["seed"]: row["validation_macro_f1"]
+                for row in runs
+                if (row["set"], row["variant"]) == (name, variant)
+            }
+            for variant in ("together", *TRIALS)
+        }
+        for variant in TRIALS:
+            seeds = scores[variant].keys() & scores["together"].keys()
+            if seeds:
+                pair = [mean(scores[one][seed] for seed in seeds) for one in ("together", variant)]
+                lines.append(f"| {name} | {variant} | {len(seeds)} | {pair[0]:.3f} | {pair[1]:.3f} |")
     return "\n".join(lines)
 
 

@@ -69,7 +69,8 @@ def test_new_tokens_are_not_tried_in_the_language_of_the_backbone(quality: Any) 
 
 def test_parameters_of_every_run_are_valid(quality: Any) -> None:
     for name in quality.FILES:
-        for changes in quality.VARIANTS.values():
+        for variant in quality.ALL_VARIANTS:
+            changes = quality.changes_of(name, variant)
             params = quality.params_of(name, changes, 43)
             assert params["seed"] == 43
             sections = {"extract": ExtractParams, "clean": CleanParams, "split": SplitParams}
@@ -108,21 +109,30 @@ def test_table_and_closing_line(quality: Any) -> None:
     )
 
 
-def test_rates_differ_from_the_defaults_in_what_their_names_say(quality: Any) -> None:
-    for name, changes in quality.RATES.items():
-        params = quality.params_of("sib200", changes, 42)
-        assert TrainParams.parse(params["train"]).learning_rate == float(name.split()[0])
-    assert TrainParams().learning_rate not in {
-        changes["train.learning_rate"] for changes in quality.RATES.values()
-    }
-    assert not set(quality.RATES) & set(quality.VARIANTS)
+def test_a_trial_differs_from_the_defaults_in_what_its_name_says(quality: Any) -> None:
+    for name in quality.FILES:
+        default = TrainParams.parse(quality.params_of(name, {}, 42)["train"]).model_dump()
+        changed = {
+            trial: TrainParams.parse(
+                quality.params_of(name, quality.changes_of(name, trial), 42)["train"]
+            ).model_dump()
+            for trial in quality.TRIALS
+        }
+        differing = {
+            trial: {key for key, value in params.items() if value != default[key]}
+            for trial, params in changed.items()
+        }
+        assert all(differing.values())
+        assert {trial for trial, keys in differing.items() if len(keys) > 1} == {"5e-4 no dropout"}
+        for trial in ("1e-4", "5e-4"):
+            assert changed[trial]["learning_rate"] == float(trial)
+        assert changed["longer"]["max_length"] == 2 * default["max_length"]
+    assert not set(quality.TRIALS) & set(quality.VARIANTS)
 
 
-def test_rates_are_compared_by_validation(quality: Any) -> None:
+def test_trials_are_compared_by_validation_over_their_own_seeds(quality: Any) -> None:
+    scores = (("together", 42, 0.7), ("together", 43, 0.1), ("5e-4", 42, 0.8), ("cls", 44, 0.9))
     runs = [
-        run("sib200", variant, 42, 0.5) | {"validation_macro_f1": score}
-        for variant, score in (("together", 0.7), ("5e-4", 0.8))
+        run("sib200", variant, seed, 0.5) | {"validation_macro_f1": score} for variant, seed, score in scores
     ]
-    lines = quality.rates_table(runs).splitlines()
-    assert lines[2] == "| sib200 | – | 0.700 | 0.800 | – |"
-    assert len(lines) == 3
+    assert quality.trials_table(runs).splitlines()[2:] == ["| sib200 | 5e-4 | 1 | 0.700 | 0.800 |"]
