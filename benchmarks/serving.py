@@ -10,7 +10,8 @@ the machine's cores with the server, so what is measured is less than what the s
 second measurement has 8 texts a request. The processor time of each side is measured too: it says where
 time goes, and other work on the machine changes it little.
 
-The client is a few lines over asyncio: a general HTTP client takes longer for a request than the model does.
+The client is a few lines over asyncio, with uvloop as the server: a general HTTP client takes longer for a
+request than the model does.
 Every answer is compared with the prediction of its own text, to 1e-3. An int8 model depends a little on the
 batch, so of its answers only those that are another text's count as mixed up. The last line is that of one
 text a request.
@@ -38,6 +39,11 @@ from pathlib import Path
 from typing import Any
 
 from afina.runtime.classifier import Classifier
+
+try:
+    from uvloop import run
+except ImportError:  # as on Windows
+    from asyncio import run
 
 ROOT = Path(__file__).resolve().parent.parent
 TOLERANCE = 1e-3
@@ -174,13 +180,13 @@ def measure(arguments: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
     exact = Classifier(arguments.model).metadata.precision == "fp32"
     rounds: dict[int, list[tuple[float, Tally]]] = {1: [], 8: []}
     with served(arguments.model, arguments.threads) as (port, pid):
-        asyncio.run(ask(port, requests_of(texts[:200], 1), arguments.clients))
+        run(ask(port, requests_of(texts[:200], 1), arguments.clients))
         for _ in range(arguments.rounds):
             for size in rounds:
                 pipe.send(texts)
                 seconds, bulk_cpu, expected = pipe.recv()
                 server, client = cpu_seconds(pid), time.process_time()
-                tally, answers = asyncio.run(ask(port, requests_of(texts, size), arguments.clients))
+                tally, answers = run(ask(port, requests_of(texts, size), arguments.clients))
                 tally.client_cpu = time.process_time() - client
                 tally.server_cpu, tally.bulk_cpu = cpu_seconds(pid) - server, bulk_cpu
                 check(tally, answers, expected, exact)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
 from afina.runtime.classifier import Classifier
-from afina.runtime.drift import Sample, TokenCounter, build_reference
+from afina.runtime.drift import Ints, Sample, TokenCounter, build_reference
 from afina.serving.model import load_model
 from afina.serving.monitor import DriftGauges, DriftWatch, watch
 from toy_artifact import toy_metadata, write_toy
@@ -23,6 +27,11 @@ def _watched(path: Path) -> DriftWatch:
     found = watch(load_model(write_toy(path, reference=reference.to_json())))
     assert found is not None
     return found
+
+
+def _observe(watching: DriftWatch, texts: list[str]) -> None:
+    model = watching.model
+    watching.observe(texts, model.encode(texts), model.classifier.predict(texts))
 
 
 def _gauges(watching: DriftWatch | None) -> dict[str, float]:
@@ -41,12 +50,31 @@ def test_other_texts_show_as_drift_and_the_same_do_not(tmp_path: Path) -> None:
     same, other = _watched(tmp_path / "a.onnx"), _watched(tmp_path / "b.onnx")
     for start in range(0, 320, 32):
         texts = TEXTS[start : start + 32]
-        same.observe(texts, same.model.classifier.predict(texts))
-        others = ["pagos pagos pagos pagos"] * 32
-        other.observe(others, other.model.classifier.predict(others))
+        _observe(same, texts)
+        _observe(other, ["pagos pagos pagos pagos"] * 32)
 
     assert _gauges(same)['afina_drift_texts{measure="label_share"}'] == 320
     assert _gauges(same)['afina_drift_verdict{measure="label_share"}'] == 0
     assert _gauges(other)['afina_drift_verdict{measure="label_share"}'] == 2
     assert _gauges(other)['afina_drift_psi{measure="label_share"}'] > 0.25
     assert 0 < _gauges(other)['afina_drift_jensen_shannon{measure="label_share"}'] <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from(["agua", "luz", "zzz", "él"]), max_size=20).map(" ".join), max_size=8)
+)
+def test_what_is_observed_is_what_the_whole_texts_hold(texts: list[str]) -> None:
+    with TemporaryDirectory() as folder:
+        watching = _watched(Path(folder) / "model.onnx")
+    seen: dict[str, list[int]] = {}
+
+    def observe(_: object, lengths: Ints, unknown: Ints) -> None:
+        seen.update(lengths=lengths.tolist(), unknown=unknown.tolist())
+
+    with patch.object(watching._monitor, "observe", observe):
+        _observe(watching, texts)
+
+    metadata = watching.model.classifier.metadata
+    lengths, unknown = TokenCounter(metadata.tokenizer, metadata.cleaning).count(texts)
+    assert seen == {"lengths": lengths.tolist(), "unknown": unknown.tolist()}

@@ -249,6 +249,14 @@ class TokenCounter:
                 unknown[at] = 0 if self._unknown is None else ids.count(self._unknown)
         return lengths, unknown
 
+    def count_ids(self, ids: Sequence[Ints]) -> tuple[Ints, Ints]:
+        """The same of n texts that are token ids already, none of them cut off."""
+        lengths = np.array([len(tokens) for tokens in ids], dtype=np.int64)
+        if self._unknown is None:
+            return lengths, np.zeros_like(lengths)
+        counts = [np.count_nonzero(tokens == self._unknown) for tokens in ids]
+        return lengths, np.array(counts, dtype=np.int64)
+
 
 def _unknown_id(tokenizer: Any) -> int | None:
     """The id of the unknown token; None where there is none, as with byte-level tokenizers."""

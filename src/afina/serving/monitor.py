@@ -9,9 +9,9 @@ from prometheus_client.registry import Collector
 
 from afina.runtime.classifier import Prediction
 from afina.runtime.drift import Drift, Monitor, Reference, TokenCounter
-from afina.serving.model import Served
+from afina.serving.model import Encoded, Served
 
-# Most texts of a request that are looked at: tokenising them whole takes time beside the model.
+# Most texts of a request that are looked at: counting takes time beside the model.
 MOST_TEXTS = 32
 VERDICTS = {"too little data": -1.0, "ok": 0.0, "watch": 1.0, "drifted": 2.0}
 
@@ -25,9 +25,12 @@ class DriftWatch:
         metadata = model.classifier.metadata
         self._counter = TokenCounter(metadata.tokenizer, metadata.cleaning)
 
-    def observe(self, texts: Sequence[str], predictions: Sequence[Prediction]) -> None:
-        """Take note of texts and their predictions, the first `MOST_TEXTS` of them."""
-        lengths, unknown = self._counter.count(texts[:MOST_TEXTS])
+    def observe(self, texts: Sequence[str], encoded: Encoded, predictions: Sequence[Prediction]) -> None:
+        """Take note of raw texts, their token ids and predictions, the first `MOST_TEXTS` of them."""
+        lengths, unknown = self._counter.count_ids(encoded.ids[:MOST_TEXTS])
+        cut = [row for row, truncated in enumerate(encoded.truncated[:MOST_TEXTS]) if truncated]
+        if cut:
+            lengths[cut], unknown[cut] = self._counter.count([texts[row] for row in cut])
         self._monitor.observe(predictions[:MOST_TEXTS], lengths, unknown)
 
     def snapshot(self) -> Drift:

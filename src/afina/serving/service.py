@@ -120,7 +120,7 @@ class Service:
         monitor = self.monitor
         # One at a time: where texts come faster than they are observed, some are left out.
         if monitor is not None and monitor.model is model and not thresholds and self._observed.done():
-            self._observed = self.monitor_thread.submit(monitor.observe, texts, predictions)
+            self._observed = self.monitor_thread.submit(monitor.observe, texts, encoded, predictions)
         return predictions, encoded.truncated
 
     async def in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
