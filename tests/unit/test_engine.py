@@ -726,12 +726,14 @@ def assert_sound(result: loop.TrainingResult, folder: Path) -> None:
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
 
 
-@pytest.mark.parametrize(("loss", "sampler"), [("cross_entropy", "shuffle"), ("ldam", "class_balanced")])
-def test_a_class_with_one_example(loss: str, sampler: str, bert: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sampler", ["shuffle", "class_balanced"])
+@pytest.mark.parametrize(("loss", "task"), EVERY)
+def test_a_class_with_one_example(loss: str, task: Task, sampler: str, bert: Path, tmp_path: Path) -> None:
     table = tiny_messages(n=40)
-    single = [["pagos"] if number == 2 else ["agua", "luz"][number % 2 :][:1] for number in range(40)]
+    others = [["agua"], ["luz"], ["agua", "luz"] if task == "multilabel" else ["agua"]]
+    single = [["pagos"] if number == 2 else others[number % 3] for number in range(40)]
     params = params_for(bert, loss=loss, sampler=sampler, epochs=2)
-    result = run(tmp_path, params, table=change_column(table, "labels", single))
+    result = run(tmp_path, params, task, table=change_column(table, "labels", single))
     assert_sound(result, tmp_path)
 
 
