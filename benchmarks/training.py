@@ -568,6 +568,22 @@ def ratios(rates: Mapping[str, float]) -> dict[str, Any]:
 # Quality
 
 
+def padding_shares(lengths: Ints, batch_size: int, seed: int = 0) -> dict[str, float]:
+    """The share of an epoch's tokens that is padding: in afina's batches, and in batches merely shuffled.
+
+    It is what packing texts without padding could save.
+    """
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    batches = {
+        "afina": epoch_batches(lengths, batch_size, seed, 0),
+        "shuffled": np.array_split(order, -(-len(lengths) // batch_size)),
+    }
+    return {
+        name: 1 - int(lengths.sum()) / sum(len(batch) * int(lengths[batch].max()) for batch in found)
+        for name, found in batches.items()
+    }
+
+
 def rate_shares(rows: int, epochs: int, params: TrainParams) -> Floats:
     """Share of the highest learning rate at each update: up over the warm-up, then down."""
     total = math.ceil(rows / params.batch_size) * epochs
@@ -761,6 +777,7 @@ def main() -> None:
         "precision": choose_precision(job.params.precision, device),
         "max_length": job.params.max_length,
         "batch_size": job.params.batch_size,
+        "padding": padding_shares(encode(training, labels, encoder).lengths, job.params.batch_size),
         "learning_rate": job.params.learning_rate,
         "head_learning_rate": job.params.head_learning_rate,
         "speed": speed,
@@ -779,6 +796,11 @@ def print_report(results: Mapping[str, Any]) -> None:
     print(f"Data: {results['data']}. Machine: {where}, load before: {computer['load_before']}.")
     versions = f"torch {computer['torch']}, transformers {computer['transformers']}"
     print(f"{versions}; afina in {results['precision']}.")
+    padding = results["padding"]
+    print(
+        f"Padding over all of the data, in batches of {results['batch_size']}: {padding['afina']:.1%} of an "
+        f"epoch's tokens with afina, {padding['shuffled']:.1%} with texts merely shuffled."
+    )
     for name, report in results["speed"].items():
         peak = max(report["matmul_flops_per_second"].values()) / 1e12
         print(

@@ -110,6 +110,12 @@ def test_speed_table(training: Any, report: dict[str, Any]) -> None:
     assert lines[-1].endswith("| 1.00 |")
 
 
+def test_padding_is_what_the_longest_text_of_a_batch_adds(training: Any) -> None:
+    # Sorted, texts of one length fill a batch each; shuffled, each of the two batches holds a long one.
+    lengths = np.array([10] * 8 + [30] * 8)
+    assert training.padding_shares(lengths, 8) == {"afina": 0.0, "shuffled": pytest.approx(1 - 320 / 480)}
+
+
 def test_quality_pairs_the_seeds(training: Any) -> None:
     scores = {"afina": [0.7, 0.8, 0.9], "grouped": [0.6, 0.8, 0.85]}
     quality = training.quality_report(scores, "grouped")
