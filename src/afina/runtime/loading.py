@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -137,21 +138,28 @@ def _key(file: Path, threads: int | None) -> _Key | None:
     The process counts too: after a fork the threads of a session are left behind in the parent.
     """
     version = _version(file)
-    if version is None or not 0 <= version[_MTIME] < time.time_ns() - _SETTLED * 1e9:
+    if version is None or not 0 <= version.modified < time.time_ns() - _SETTLED * 1e9:
         return None
     return (os.getpid(), threads or 0, *version)
 
 
-_SIZE, _MTIME = 2, 3
+class _Version(NamedTuple):
+    """What changes with a file; times in nanoseconds."""
+
+    device: int
+    inode: int
+    size: int  # bytes
+    modified: int
+    changed: int
 
 
-def _version(file: Path) -> tuple[int, ...] | None:
-    """What changes with a file; None where there is none."""
+def _version(file: Path) -> _Version | None:
+    """The version of a file; None where there is none."""
     try:
         status = file.stat()
     except OSError:
         return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return _Version(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 # ------------------------------------------------------------------------------------- loading
@@ -184,9 +192,9 @@ def _load(file: Path, threads: int | None) -> LoadedModel:
     return model
 
 
-def _lane_count(version: tuple[int, ...] | None, threads: int | None) -> int:
+def _lane_count(version: _Version | None, threads: int | None) -> int:
     """How many batches are to be computed at a time; 0: one after the other."""
-    small = version is not None and version[_SIZE] <= _HELD_TWICE
+    small = version is not None and version.size <= _HELD_TWICE
     return min(_processors(threads), MOST) if small else 0
 
 
@@ -199,7 +207,7 @@ class _Reopening:
     """Opens a file once more, for `Lanes`."""
 
     file: Path
-    version: tuple[int, ...] | None
+    version: _Version | None
     threads: int | None
 
     def session(self) -> onnxruntime.InferenceSession | None:
