@@ -23,7 +23,8 @@ CHECKPOINTS = Path("models/checkpoints")
 def main() -> str | None:
     params = load_section(TrainParams)
     balance = read_json(Path("data/balanced/balance.json"))
-    for line in double_corrections(params, balance["strategy"], balance["class_weights"]):
+    augmented = balance.get("augmented_rows", 0) > 0
+    for line in double_corrections(params, balance["strategy"], balance["class_weights"], augmented):
         print(f"train: warning: {line}", file=sys.stderr)
     result = train(
         params,

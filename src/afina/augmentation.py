@@ -46,7 +46,11 @@ _NEGATIONS = frozenset(
             "nada",
             "nadie",
             "ningún",
+            "ningun",
+            "ninguno",
             "ninguna",
+            "ningunos",
+            "ningunas",
             "apenas",
         ),
         *("not", "never", "nor", "without", "nothing", "nobody", "none", "neither", "cannot"),
@@ -83,12 +87,13 @@ def augment_text(text: str, operations: Sequence[Operation], rate: float, random
     ``delete`` and ``swap`` (with the next word) are from Wei & Zou, "EDA: Easy Data Augmentation Techniques
     for Boosting Performance on Text Classification Tasks", EMNLP 2019; ``typo`` (a neighbouring key, a letter
     twice, missing, or changed with the next) is like the noise of Belinkov & Bisk, "Synthetic and Natural
-    Noise Both Break Neural Machine Translation", ICLR 2018; ``accent`` leaves out a word's accents (``año`` →
-    ``ano``) or sets an acute one on another vowel.
+    Noise Both Break Neural Machine Translation", ICLR 2018; ``accent`` leaves out a word's accents
+    (``pensión`` → ``pension``) or sets an acute one on another vowel; ñ is a letter of its own and stays.
 
     Words are letters alone: masks as ``<email>``, digits, addresses, hashtags and emoji stay as they are. A
-    word with a comma or another mark beside it is not left out, nor is a negation, and two words are always
-    kept. The first letter is never mistyped, nor is a word of less than four letters.
+    word with a comma or another mark beside it is not left out, nor is a negation, which is not moved either,
+    and two words are always kept. The first letter is never mistyped, nor is a word of less than four
+    letters.
 
     Args:
         rate: share of the words to alter, in (0, 1]; one word at least.
@@ -188,8 +193,7 @@ def _piece(found: str) -> _Piece:
 def _delete(pieces: list[_Piece], place: int, altered: Collection[int], random: Random) -> list[int]:
     """Take out a word and the white space on one side."""
     piece = pieces[place]
-    word = piece.core.lower()
-    if piece.before or piece.after or word in _NEGATIONS or word.endswith(("n't", "n’t")):
+    if piece.before or piece.after or _negates(piece.core):
         return []
     if len(list(islice((other for other in pieces if other.core), 3))) < 3:
         return []
@@ -206,6 +210,8 @@ def _swap(pieces: list[_Piece], place: int, altered: Collection[int], random: Ra
         return []
     first, second = pieces[place], pieces[following]
     if first.after or second.before or not second.core or first.core == second.core:
+        return []
+    if _negates(first.core) or _negates(second.core):  # "ya no quiero pagar", "ya quiero no pagar"
         return []
     if _breaks_line(pieces[place + 1]):
         return []
@@ -244,12 +250,18 @@ def _accent(pieces: list[_Piece], place: int, altered: Collection[int], random: 
     return [place]
 
 
+def _negates(word: str) -> bool:
+    return word.lower() in _NEGATIONS or word.lower().endswith(("n't", "n’t"))
+
+
 def _breaks_line(piece: _Piece) -> bool:
     return "\n" in piece.before or "\r" in piece.before
 
 
 def _plain(letter: str) -> str:
-    """A Latin letter without its marks; any other as it is."""
+    """A Latin letter without its marks; any other, and ñ, as it is."""
+    if letter in "ñÑ":
+        return letter
     base = unicodedata.normalize("NFD", letter)[0]
     return base if base.isascii() else letter
 

@@ -45,6 +45,7 @@ from afina.training.engine import (
 from afina.training.forward import PackedForward, PaddedForward, choose_forward
 from afina.training.loss import build_objective
 from afina.training.sampling import epoch_rows
+from afina.training.weights import FlatWeights
 from tiny import LABELS, Architecture, build_tiny_backbone, tiny_messages
 
 CPU = torch.device("cpu")
@@ -310,6 +311,22 @@ def test_a_run_in_little_memory(
         run(tmp_path / "none", params)
 
 
+def test_what_cannot_be_halved_and_does_not_fit_is_one_line(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise MEMORY_ERRORS[1]()
+
+    params = params_for(bert, checkpoint_seconds=60, **CALM)
+    with monkeypatch.context() as patch:
+        patch.setattr(FlatWeights, "step", full)
+        with pytest.raises(UserError, match=r"optimizer's state does not fit.*train\.lora_rank"):
+            run(tmp_path / "step", params)
+    monkeypatch.setattr(Engine, "logits", full)
+    with pytest.raises(UserError, match=r"validation texts does not fit.*train\.max_length"):
+        run(tmp_path / "validation", params)
+
+
 @pytest.mark.parametrize("updates", [4, 5, 9])  # within the epoch, at its end, in the next one
 def test_killed_after_a_batch_did_not_fit_and_run_again_equals_never_killed(
     updates: int, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -450,6 +467,33 @@ def test_gradient_checkpointing_changes_the_memory_alone(
     assert histories[0] == histories[1]
 
 
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_gradient_checkpointing_keeps_less(
+    architecture: Architecture, backbones: Callable[[Architecture], Path]
+) -> None:
+    folder = backbones(architecture)
+    examples = make_examples(folder)
+
+    def kept(on: bool) -> int:
+        """Bytes that a forward pass keeps for the way back, the weights left out."""
+        made = make_engine(folder, gradient_checkpointing=on)
+        weights = {weight.untyped_storage().data_ptr() for weight in made.model.parameters()}
+        weights |= {made.flat.values.untyped_storage().data_ptr()}
+        sizes: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            made.update(examples, parts(12), 0)
+        return sum(sizes.values())
+
+    assert kept(True) < 0.6 * kept(False)
+
+
 # -------------------------------------------------------------------------------------------------- r-drop
 
 
@@ -487,14 +531,20 @@ def test_r_drop_takes_the_mean_loss_of_two_passes_and_their_divergence(
     assert all(logits.grad is not None and logits.grad.abs().sum() > 0 for logits in passes)
 
 
-def test_r_drop_without_dropout_has_nothing_to_add(bert: Path) -> None:
+def test_r_drop_without_any_dropout_is_a_mistake() -> None:
+    none: dict[str, Any] = {"dropout": 0, "backbone_dropout": 0}
+    with pytest.raises(UserError, match=r"train\.r_drop: .*the two passes are the same"):
+        TrainParams.parse(none | {"r_drop": 1})
+    for some in ({"dropout": 0.1}, {"backbone_dropout": None}, {"lora_dropout": 0.1}, {"r_drop": 0}):
+        TrainParams.parse(none | {"r_drop": 1} | some)
+
+
+def test_r_drop_moves_the_weights(bert: Path) -> None:
     examples = make_examples(bert)
-    plain, doubled = make_engine(bert), make_engine(bert, r_drop=4.0)
     noisy = [make_engine(bert, dropout=0.5, backbone_dropout=0.1, r_drop=weight) for weight in (0.0, 4.0)]
-    for made in (plain, doubled, *noisy):
+    for made in noisy:
         for number in range(3):
             made.update(examples, parts(12), number)
-    assert_close(weights_of(plain, 3), weights_of(doubled, 3), 1e-5)
     head = [weights_of(made, 3)["head.1.weight"] for made in noisy]
     assert (head[0] - head[1]).abs().max() > 1e-4
 

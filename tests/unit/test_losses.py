@@ -640,15 +640,38 @@ def test_double_corrections_say_what_they_do(
         assert "\n" not in line
 
 
+@pytest.mark.parametrize(
+    ("changes", "strategy", "class_weights", "found"),
+    [
+        ({}, "none", None, []),
+        ({}, "class_weights", WEIGHTS, []),  # they are of the rows there are then
+        ({}, "none", WEIGHTS, ["balance.augment_target with balance.label_weights"]),
+        ({"loss": "logit_adjusted"}, "none", None, ["only the imbalance that the resampling left"]),
+        ({"sampler": "class_balanced"}, "none", None, ["rows that are resampled already"]),
+    ],
+)
+def test_copies_of_small_labels_are_a_correction(
+    changes: dict[str, Any], strategy: str, class_weights: dict[str, float] | None, found: list[str]
+) -> None:
+    lines = double_corrections(TrainParams(**changes), strategy, class_weights, augmented=True)
+    assert len(lines) == len(found)
+    for line, part in zip(lines, found, strict=True):
+        assert part in line
+
+
 def test_the_stage_says_what_two_corrections_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text("train: {loss: class_balanced}\n", encoding="utf-8")
     write_json(
-        Path("data/balanced/balance.json"), {"strategy": "class_weights", "class_weights": {"a": 2, "b": 1}}
+        Path("data/balanced/balance.json"),
+        {"strategy": "class_weights", "class_weights": {"a": 2, "b": 1}, "augmented_rows": 3},
     )
     with pytest.raises(SystemExit):  # there is no table to train on
         load_stage("train").main()
     said = capsys.readouterr().err
     assert "train: warning: train.loss class_balanced with class weights (section balance)" in said
+    assert (
+        "balance.strategy class_weights and balance.augment_target: the loss counts the labels after" in said
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -71,12 +70,10 @@ def test_licence_is_the_model_cards(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_backbone_that_cannot_be_had_is_one_quick_line(name: str, message: str) -> None:
-    start = time.monotonic()
+def test_a_backbone_that_cannot_be_had_is_one_line(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         resolve_backbone(name)
     assert "\n" not in str(error.value)
-    assert time.monotonic() - start < 20
 
 
 def test_folders_that_are_no_usable_backbone(tmp_path: Path) -> None:

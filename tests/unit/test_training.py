@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from afina.errors import UserError
+from afina.evaluation.scoring import count_tokens
 from afina.labels import LabelSet, Task, encode_labels
 from afina.modeling.inference import predict_logits
 from afina.modeling.store import load_classifier
@@ -169,6 +170,10 @@ def test_the_lexical_model_beside_the_backbone(
     whole = run(tmp_path / "whole", params, task)
     model, encoder, config = load_classifier(tmp_path / "whole" / "classifier")
     assert (config.max_length, config.window, encoder.max_length) == (40, 32, 40)
+    # What the backbone does not see is cut off, though the lexical model reads on.
+    lengths, limit = count_tokens(tmp_path / "whole" / "classifier", ["agua " * 36, "agua"])
+    assert limit == 32 < lengths[0]
+    assert lengths[1] < 32
     # What was saved scores as it did when it was chosen.
     validation = tiny_messages(task, 21, seed=1)
     logits = torch.from_numpy(predict_logits(model, encoder, validation["text"].to_pylist()))

@@ -255,6 +255,13 @@ def make_rows(rates: Floats, weight_decay: float = 0.1, **options: Any) -> RowWe
     return RowWeights(nn.Parameter(first_table()), rates, weight_decay, **options)
 
 
+def test_factors_lie_where_the_table_lies() -> None:
+    table = nn.Parameter(torch.empty((4, 2), device="meta"))
+    weights = RowWeights(table, np.ones(1), 0.0, factors=torch.ones(4))
+    assert weights.factors is not None
+    assert weights.factors.device == table.device
+
+
 def test_the_formulas_above_are_those_of_torch() -> None:
     rates = changing_rates(60, 0.02)
     table = nn.Parameter(first_table().double())

@@ -40,7 +40,7 @@ def score_classifier(
 
 
 def count_tokens(folder: Path, texts: Sequence[str]) -> tuple[list[int], int]:
-    """How many tokens the classifier's tokenizer makes of texts, and how many the backbone takes.
+    """How many tokens the classifier's tokenizer makes of texts, and how many the backbone sees.
 
     Counting ends one token after that: enough to tell which texts are cut off.
 
@@ -50,8 +50,8 @@ def count_tokens(folder: Path, texts: Sequence[str]) -> tuple[list[int], int]:
     """
     config = read_config(folder)
     tokenizer_json = (folder / TOKENIZER).read_text(encoding="utf-8")
-    encoder = Encoder(tokenizer_json, config.max_length + 1, config.pad_token_id)
-    return [len(ids) for ids in encoder.encode(texts)], config.max_length
+    encoder = Encoder(tokenizer_json, config.window + 1, config.pad_token_id)
+    return [len(ids) for ids in encoder.encode(texts)], config.window
 
 
 def score_untrained(

@@ -226,6 +226,16 @@ class TrainParams(Section):
             )
         return rank
 
+    @field_validator("r_drop")
+    @classmethod
+    def _has_passes_that_differ(cls, weight: float, info: ValidationInfo) -> float:
+        rates = [info.data.get(name) for name in ("dropout", "backbone_dropout", "lora_dropout")]
+        if weight and rates == [0, 0, 0]:
+            raise ValueError(
+                "without dropout the two passes are the same; set train.dropout or train.backbone_dropout"
+            )
+        return weight
+
     @field_validator("loss")
     @classmethod
     def _takes_label_smoothing(cls, loss: str, info: ValidationInfo) -> str:

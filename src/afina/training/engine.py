@@ -142,7 +142,10 @@ class Engine:
                     raise
                 self.flat.drop_gradients()
                 self._halve(max(len(batch) for batch in batches))
-        self._step(np.concatenate(batches), number)
+        with fitting(
+            "the optimizer's state", "set train.freeze or train.lora_rank, or use a smaller backbone"
+        ):
+            self._step(np.concatenate(batches), number)
         return updated
 
     def _vocabulary(self, examples: Examples, batches: Sequence[Indexes]) -> Indexes:
@@ -380,6 +383,21 @@ def freeze(model: TextClassifier, what: str | int) -> None:
         layer = layer_of(name)
         if (depth if layer is None else layer) < int(limit):
             weight.requires_grad_(False)
+
+
+@contextmanager
+def fitting(what: str, remedy: str) -> Iterator[None]:
+    """Say in one line that something which cannot be halved does not fit in the memory.
+
+    Raises:
+        UserError: it does not.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise UserError(f"train: {what} does not fit in the memory; {remedy}") from None
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -51,7 +51,7 @@ from afina.training.checkpoint import (
     save_checkpoint,
     writing,
 )
-from afina.training.engine import Engine, Examples, NotFiniteError, Updated, freeze
+from afina.training.engine import Engine, Examples, NotFiniteError, Updated, fitting, freeze
 from afina.training.forward import (
     choose_attention,
     choose_device,
@@ -436,7 +436,8 @@ def _judge(run: _Run, state: State, seen: Tensor, rows: npt.NDArray[np.int64]) -
     drawn = np.unique(rows)
     targets, predicted = run.data.training.targets[drawn], _total(run.accelerator, seen).numpy()[drawn]
     with run.engine.finished(done):
-        scores = _validate(run.accelerator, run.engine, run.data.validation, run.objective, run.label_set)
+        with fitting("scoring the validation texts", "lower train.max_length"):
+            scores = _validate(run.accelerator, run.engine, run.data.validation, run.objective, run.label_set)
         record = EpochRecord(
             epoch=state.epoch + 1,
             train_loss=round(float(sums[0] / sums[1]), 6),

@@ -181,7 +181,10 @@ def build_objective(
 
 
 def double_corrections(
-    params: TrainParams, balance_strategy: str, class_weights: Mapping[str, float] | None
+    params: TrainParams,
+    balance_strategy: str,
+    class_weights: Mapping[str, float] | None,
+    augmented: bool = False,
 ) -> list[str]:
     """Pairs of settings that both correct the imbalance, and what each pair does in effect; one line a pair.
 
@@ -191,14 +194,19 @@ def double_corrections(
     Args:
         balance_strategy: ``balance.strategy``.
         class_weights: as in `build_objective`.
+        augmented: whether small labels got altered copies by ``balance.augment_target``.
     """
     loss, sampler, strategy = params.loss, params.sampler, balance_strategy
-    resampled = strategy in ("oversample", "undersample")
+    resampled = strategy in ("oversample", "undersample") or augmented
+    # class_weights counts the rows after that, so there the two complete each other.
+    reweighted = resampled and strategy != "class_weights"
+    if augmented:
+        strategy += " and balance.augment_target"
     weighted = class_weights is not None and any(weight != 1 for weight in class_weights.values())
     found = []
     if weighted and loss in _WITH_WEIGHTS:
         found.append(f"train.loss {loss} with class weights (section balance): {_WITH_WEIGHTS[loss]}")
-    if weighted and resampled:
+    if weighted and reweighted:
         found.append(
             f"balance.strategy {strategy} with balance.label_weights: the weights act on rows that are "
             "resampled already, so a rare label with a weight above 1 is favoured twice"

@@ -189,7 +189,8 @@ class RowWeights:
         factors: Tensor | None = None,
         keeps: npt.NDArray[np.float64] | None = None,
     ) -> None:
-        self.table, self.rates, self.weight_decay, self.factors = table, rates, weight_decay, factors
+        self.table, self.rates, self.weight_decay = table, rates, weight_decay
+        self.factors = None if factors is None else factors.to(table.device)
         self.keeps = keeps
         self.average = None if keeps is None else table.detach().clone()
         # Logarithm of what decay leaves of a row after each number of updates.
