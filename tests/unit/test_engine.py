@@ -25,6 +25,7 @@ from afina.errors import UserError
 from afina.labels import LabelSet, Task
 from afina.modeling.backbone import load_tokenizer
 from afina.modeling.classifier import TextClassifier, load_pretrained
+from afina.params.train import TrainParams
 from afina.runtime.encoding import Encoder
 from afina.training import checkpoint, loop
 from afina.training.batches import epoch_batches
@@ -517,7 +518,7 @@ def test_divergence_of_two_passes_against_torch() -> None:
 def test_r_drop_takes_the_mean_loss_of_two_passes_and_their_divergence(
     task: Task, bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    examples, made = make_examples(bert, task), make_engine(bert, task, r_drop=2.5)
+    examples, made = make_examples(bert, task), make_engine(bert, task, dropout=0.1, r_drop=2.5)
     passes = [torch.randn((6, 3), requires_grad=True) for _ in range(2)]
     waiting = iter(passes)
     monkeypatch.setattr(PackedForward, "logits", lambda *_: next(waiting))
