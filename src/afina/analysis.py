@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
-from afina.adaptation.pieces import EXTENDABLE, MANY_PIECES, pieces_per_word, vocabulary_kind, word_counts
+from afina.adaptation.pieces import (
+    EXTENDABLE,
+    MANY_PIECES,
+    pieces_per_word,
+    unknown_id,
+    vocabulary_kind,
+    word_counts,
+)
 from afina.labels import LabelSet, encode_labels
 from afina.progress import Progress
 from afina.runtime.text import WORD
@@ -113,7 +119,7 @@ def count_tokens(
     tokenizer.no_truncation()
     tokenizer.no_padding()
     special = tokenizer.num_special_tokens_to_add(False)
-    unknown_id = _unknown_id(tokenizer, tokenizer_json)
+    unknown_token = unknown_id(tokenizer, tokenizer_json)
     lengths: list[int] = []
     words: Counter[str] = Counter()
     unknown = 0
@@ -122,7 +128,7 @@ def count_tokens(
         for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
             ids = encoding.ids
             lengths.append(len(ids) + special)
-            unknown += 0 if unknown_id is None else ids.count(unknown_id)
+            unknown += 0 if unknown_token is None else ids.count(unknown_token)
         words.update(word_counts(tokenizer, chunk))
         if progress is not None:
             progress.advance(len(chunk))
@@ -133,16 +139,6 @@ def count_tokens(
         pieces_per_word(tokenizer_json, words),
         vocabulary_kind(tokenizer_json),
     )
-
-
-def _unknown_id(tokenizer: Tokenizer, tokenizer_json: str) -> int | None:
-    """The id of "unknown": none for vocabularies of bytes, which know everything."""
-    model = json.loads(tokenizer_json)["model"]
-    if isinstance(model.get("unk_id"), int):
-        return int(model["unk_id"])
-    token = model.get("unk_token")
-    found = tokenizer.token_to_id(token) if isinstance(token, str) else None
-    return None if found is None else int(found)
 
 
 def _token_summary(counts: TokenCounts, max_length: int) -> dict[str, Any]:
@@ -175,9 +171,11 @@ def token_warnings(tokens: Mapping[str, Any]) -> list[str]:
             "texts' language"
         )
     if (tokens["unknown_rate"] or 0.0) > MANY_UNKNOWN:
+        remedy = "adapt.vocabulary extend makes tokens of frequent words; or "
         lines.append(
-            f"{tokens['unknown_rate']:.1%} of the tokens are unknown to the backbone's tokenizer; name a "
-            "train.backbone of the texts' script and language"
+            f"{tokens['unknown_rate']:.1%} of the tokens are unknown to the backbone's tokenizer; "
+            f"{remedy if tokens['vocabulary'] == EXTENDABLE else ''}name a train.backbone of the texts' "
+            "script and language"
         )
     if (tokens["truncated_share"] or 0.0) > MANY_TRUNCATED:
         lines.append(

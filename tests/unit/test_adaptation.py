@@ -686,6 +686,21 @@ def test_auto_extends_where_words_are_cut_into_many_pieces(tmp_path: Path) -> No
     assert not adapt_backbone(auto, train_params(), files, [FILLER] * 4, 0, folder).changed
 
 
+def test_auto_extends_where_the_script_is_unknown(tmp_path: Path) -> None:
+    """A word of another script is one piece, which says nothing."""
+    files, folder = tiny(tmp_path), tmp_path / "adapted"
+    auto = extending(vocabulary="auto")
+    known, unknown = FILLER, "ውሃ የለም ዛሬ"
+
+    def numbered(text: str) -> list[str]:
+        return [f"{number} {text}" for number in range(4)]
+
+    assert not adapt_backbone(auto, train_params(), files, numbered(known), 0, folder).changed
+    assert adapt_backbone(auto, train_params(), files, numbered(unknown), 0, folder).new_tokens >= 3
+    rare = numbered(f"{known} {known} ውሃ")  # less than one word in twenty
+    assert not adapt_backbone(auto, train_params(), files, rare, 0, folder).changed
+
+
 @pytest.mark.parametrize("architecture", ["roberta", "modernbert", "xlm-roberta"])
 def test_other_vocabularies_cannot_be_extended_and_auto_leaves_them_alone(
     architecture: Architecture, tmp_path: Path

@@ -169,4 +169,7 @@ def test_a_backbone_that_does_not_fit_the_texts_is_warned_about() -> None:
     (other,) = analysis.token_warnings({**fine, "vocabulary": "BPE", "pieces_per_word": 1.51})
     assert "adapt.vocabulary cannot extend a BPE one; name a train.backbone" in other
     assert "2.0% of the tokens are unknown" in unknown
+    assert "adapt.vocabulary extend" in unknown
+    (unknown,) = analysis.token_warnings({**fine, "vocabulary": "BPE", "unknown_rate": 0.02})
+    assert "extend" not in unknown
     assert "50% of the texts are longer than train.max_length 64" in cut

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from afina.adaptation.pieces import EXTENDABLE, MANY_PIECES, pieces_per_word, vocabulary_kind, word_counts
+from afina.adaptation.pieces import (
+    EXTENDABLE,
+    MANY_PIECES,
+    MANY_UNKNOWN_WORDS,
+    pieces_per_word,
+    unknown_words,
+    vocabulary_kind,
+    word_counts,
+)
 from afina.adaptation.store import Adaptation, save_adapted
 from afina.adaptation.vocabulary import choose_glossary, choose_tokens, extend_vocabulary
 from afina.errors import UserError
@@ -130,13 +138,21 @@ def _choose_extension(
         return [], None
     tokenizer = Tokenizer.from_str(tokenizer_json)
     counts = word_counts(tokenizer, texts)
-    if auto and pieces_per_word(tokenizer_json, counts) <= MANY_PIECES:
+    if auto and not _fits_badly(tokenizer_json, counts):
         return [], None
     glossary = choose_glossary(params.glossary, tokenizer, counts)
     tokens = choose_tokens(
         tokenizer_json, counts, params.vocabulary_min_count, params.vocabulary_max_size, glossary
     )
     return tokens, glossary
+
+
+def _fits_badly(tokenizer_json: str, counts: Mapping[str, int]) -> bool:
+    """Is a vocabulary of another language than words, or does it lack their script?"""
+    return (
+        pieces_per_word(tokenizer_json, counts) > MANY_PIECES
+        or unknown_words(tokenizer_json, counts) > MANY_UNKNOWN_WORDS
+    )
 
 
 def replace_table(backbone: Any, embeddings: npt.NDArray[np.float32]) -> None:

@@ -13,6 +13,9 @@ from tokenizers import Tokenizer
 # 1.1 to 1.3 pieces, and Spanish ones into 2.
 MANY_PIECES = 1.5
 
+# Share of running words with an unknown piece from which a vocabulary lacks the texts' script.
+MANY_UNKNOWN_WORDS = 0.05
+
 # The kind of vocabulary (BERT's, DistilBERT's) that takes further tokens.
 EXTENDABLE = "WordPiece"
 
@@ -47,13 +50,35 @@ def pieces_per_word(tokenizer_json: str, counts: Mapping[str, int]) -> float:
         tokenizer_json: contents of a ``tokenizer.json``; padding and truncation stored in it are ignored.
         counts: from `word_counts` of the same tokenizer.
     """
+    found = _pieces(tokenizer_json, counts)
+    return sum(count * len(ids) for count, ids in found) / max(sum(count for count, _ in found), 1)
+
+
+def unknown_words(tokenizer_json: str, counts: Mapping[str, int]) -> float:
+    """Share of the running words of letters that have an unknown piece; arguments as `pieces_per_word`."""
+    unknown = unknown_id(Tokenizer.from_str(tokenizer_json), tokenizer_json)
+    found = _pieces(tokenizer_json, counts)
+    return sum(count for count, ids in found if unknown in ids) / max(sum(count for count, _ in found), 1)
+
+
+def _pieces(tokenizer_json: str, counts: Mapping[str, int]) -> list[tuple[int, list[int]]]:
+    """Of each word of letters how often it occurs, and the ids of its pieces."""
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     words = {word: count for word, count in counts.items() if word.strip().isalpha()}
     encodings = tokenizer.encode_batch_fast(list(words), add_special_tokens=False)
-    pieces = sum(count * len(encoding.ids) for count, encoding in zip(words.values(), encodings, strict=True))
-    return pieces / max(sum(words.values()), 1)
+    return [(count, encoding.ids) for count, encoding in zip(words.values(), encodings, strict=True)]
+
+
+def unknown_id(tokenizer: Tokenizer, tokenizer_json: str) -> int | None:
+    """The id of "unknown": none for vocabularies of bytes, which know everything."""
+    model = json.loads(tokenizer_json)["model"]
+    if isinstance(model.get("unk_id"), int):
+        return int(model["unk_id"])
+    token = model.get("unk_token")
+    found = tokenizer.token_to_id(token) if isinstance(token, str) else None
+    return None if found is None else int(found)
 
 
 def piece_ids(token: str, vocabulary: Mapping[str, int], prefix: str) -> list[int]:

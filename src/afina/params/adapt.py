@@ -71,7 +71,7 @@ class AdaptParams(Section):
     vocabulary: Literal["auto", "none", "extend"] = Field(
         "auto",
         description="extend = frequent words that the tokenizer cuts into pieces become tokens; auto = where "
-        "that is worth it",
+        "the words of the texts are cut into more than 1.5 pieces, or more than 5% of them are unknown to it",
     )
     vocabulary_min_count: int = Field(
         4, ge=1, description="a word becomes a token if it occurs so many times or more"
