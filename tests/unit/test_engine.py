@@ -817,6 +817,22 @@ def test_texts_of_special_tokens_alone(
     assert_sound(result, tmp_path)
 
 
+@pytest.mark.parametrize("unusual", ["one example", "none in train", "empty texts"])
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_unusual_data_beside_a_lexical_model(unusual: str, task: Task, bert: Path, tmp_path: Path) -> None:
+    table = tiny_messages(task, 40)
+    labels = [["agua"] if number % 2 else ["luz"] for number in range(40)]
+    if unusual == "empty texts":
+        texts = ["" if number < 30 else text for number, text in enumerate(table["text"].to_pylist())]
+        table = change_column(table, "text", texts)
+    else:
+        if unusual == "one example":
+            labels[2] = ["pagos"]
+        table = change_column(table, "labels", labels)
+    result = run(tmp_path, params_for(bert, lexical=True, epochs=1, batch_size=5), task, table=table)
+    assert_sound(result, tmp_path)
+
+
 def test_texts_without_any_token(bert: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(bert, tmp_path / "b"))
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
