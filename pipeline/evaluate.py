@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,17 @@ def write_curves(path: Path, curves: list[Curve], x: str, y: str) -> None:
     write_csv(path, ("label", x, y), points)
 
 
-def columns(rows: pa.Table) -> dict[str, Column]:
-    """What the test rows are sliced by."""
+def columns(rows: pa.Table, tokens: Sequence[int], window: int) -> dict[str, Column]:
+    """What the test rows are sliced by, of so many tokens where the backbone sees ``window``."""
     texts = rows["text"].to_pylist()
-    tokens, max_length = count_tokens(CLASSIFIER, texts)
-    made = slice_columns(rows["source"].to_pylist(), texts, rows["time"].to_pylist(), tokens, max_length)
+    made = slice_columns(rows["source"].to_pylist(), texts, rows["time"].to_pylist(), tokens, window)
     return named_columns(rows["slices"].to_pylist()) | made
+
+
+def truncation(tokens: Sequence[int], window: int) -> dict[str, Any]:
+    """How many of the test texts the backbone does not see whole."""
+    longer = sum(count > window for count in tokens)
+    return {"window": window, "texts": longer, "share": round(longer / max(len(tokens), 1), 6)}
 
 
 def find_prior(balance: Mapping[str, Any], label_set: LabelSet) -> FloatArray:
@@ -121,7 +126,8 @@ def main() -> str:
         )
         for rows, lines, values in zip(splits, texts, logits, strict=True)
     )
-    test = replace(test, columns=columns(splits[1]))
+    tokens, window = count_tokens(CLASSIFIER, test.texts)
+    test = replace(test, columns=columns(splits[1], tokens, window))
     rivals = read_rivals(table.read(RIVALS), test.ids, label_set)
     if params.probe:
         rivals[PROBE] = probe(validation, test, label_set, params, train)
@@ -140,7 +146,7 @@ def main() -> str:
     write_predictions(result.predictions, REPORTS / "predictions.parquet")
     write_csv(MISTAKES, MISTAKES_HEADER, (escape_row(astuple(mistake)) for mistake in result.mistakes))
     write_json(DECISION, result.decision)
-    write_json(REPORTS / "evaluation.json", result.details)
+    write_json(REPORTS / "evaluation.json", result.details | {"truncated": truncation(tokens, window)})
     write_json(REPORTS / "metrics.json", result.metrics)
     return result.summary
 

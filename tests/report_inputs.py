@@ -201,7 +201,7 @@ def _inputs(task: Task) -> Inputs:
     return Inputs(
         label_set=label_set,
         metrics=found.metrics,
-        evaluation=found.details,
+        evaluation=found.details | {"truncated": {"window": 128, "texts": 27, "share": 0.1665}},
         model={
             "backbone": "some/backbone",
             "backbone_licence": "Apache-2.0",
@@ -216,7 +216,6 @@ def _inputs(task: Task) -> Inputs:
         summary={
             "rows": {"raw": 5944, "clean": 1000},
             "words": {"p50": 40, "p95": 156, "max": 30},
-            "tokens": {"truncated_share": 0.1665, "max_length": 128},
             "time": {"first": "2020-01-02T00:00:00", "last": "2026-06-28T00:00:00"},
             "sources": {"sistema_<2020>": 600, "sistema_2025": 400},
         },

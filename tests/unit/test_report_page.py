@@ -340,6 +340,14 @@ def test_classes_are_sorted_by_f1_and_those_with_few_rows_are_marked() -> None:
     assert any("rara" in sentence for sentence in limit_sentences(inputs, setting()))
 
 
+def test_what_the_backbone_does_not_read_is_told_of_the_test_messages() -> None:
+    inputs = multiclass()
+    said = [one for one in limit_sentences(inputs, setting()) if "no cabe entero" in one]
+    assert [one[:46] for one in said] == ["El 16,7\u202f% de los mensajes de prueba no cabe en"]
+    whole = replace(inputs, evaluation={**inputs.evaluation, "truncated": {"share": 0.0, "window": 128}})
+    assert not any("no cabe entero" in one for one in limit_sentences(whole, setting()))
+
+
 def test_the_matrix_counts_the_pairs() -> None:
     inputs = multiclass()
     [section] = [part for part in build_sections(inputs, setting()) if part.identity == "confusion"]

@@ -125,8 +125,7 @@ def test_the_stage_slices_by_what_the_test_split_has(repository: Path) -> None:
         schema=pa.schema([SCHEMA.field(name) for name in ("source", "text", "time", "slices")]),
     )
     columns = runpy.run_path(str(repository / "pipeline" / "evaluate.py"))["columns"]
-    columns.__globals__["count_tokens"] = lambda folder, texts: ([3, 9, 9], 8)
-    assert columns(rows) == {
+    assert columns(rows, [3, 9, 9], 8) == {
         "channel": [None, "web", None],
         "office": ["Sur", "Sur", None],
         "source": ["a", "b", "b"],
@@ -134,8 +133,15 @@ def test_the_stage_slices_by_what_the_test_split_has(repository: Path) -> None:
         "month": [None] * 3,
         "truncated": ["no", "yes", "yes"],
     }
-    found = columns(rows.set_column(3, SCHEMA.field("slices"), pa.nulls(3, SCHEMA.field("slices").type)))
+    rows = rows.set_column(3, SCHEMA.field("slices"), pa.nulls(3, SCHEMA.field("slices").type))
+    found = columns(rows, [3, 9, 9], 8)
     assert set(found) == {"source", "length", "month", "truncated"}
+
+
+def test_the_stage_counts_what_the_backbone_does_not_see_whole(repository: Path) -> None:
+    truncation = runpy.run_path(str(repository / "pipeline" / "evaluate.py"))["truncation"]
+    assert truncation([3, 8, 9], 8) == {"window": 8, "texts": 1, "share": 0.333333}
+    assert truncation([], 8) == {"window": 8, "texts": 0, "share": 0.0}
 
 
 # scores

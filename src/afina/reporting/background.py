@@ -207,7 +207,7 @@ def facts(inputs: Inputs, setting: Setting) -> list[tuple[str, str]]:
         ("fact_training", _kept_epoch(inputs.training, locale)),
         ("fact_imbalance", None if setting.strategy is None else locale.known("strategy", setting.strategy)),
         ("fact_length", _length(summary.get("words") or {}, locale)),
-        ("fact_truncated", _truncated(summary.get("tokens") or {}, locale)),
+        ("fact_truncated", _truncated(inputs.evaluation.get("truncated") or {}, locale)),
     ]
     return [(locale.text(name), shown) for name, shown in found if shown]
 
@@ -268,8 +268,8 @@ def _length(words: dict[str, Any], locale: Locale) -> str | None:
     return locale.text("words_of", p50=locale.integer(words["p50"]), p95=locale.integer(words["p95"]))
 
 
-def _truncated(tokens: dict[str, Any], locale: Locale) -> str | None:
-    share = tokens.get("truncated_share")
+def _truncated(truncated: dict[str, Any], locale: Locale) -> str | None:
+    share = truncated.get("share")
     return None if share is None else locale.percent(share, 1)
 
 
@@ -378,9 +378,9 @@ def limit_sentences(inputs: Inputs, setting: Setting) -> list[str]:
     small = [row["label"] for row in scores_of_classes(inputs) if is_few(row)]
     if small:
         found.append(locale.text("limit_small", names="; ".join(small)))
-    tokens = inputs.summary.get("tokens") or {}
-    if tokens.get("truncated_share"):
-        share, length = locale.percent(tokens["truncated_share"], 1), locale.integer(tokens["max_length"])
+    truncated = inputs.evaluation.get("truncated") or {}
+    if truncated.get("share"):
+        share, length = locale.percent(truncated["share"], 1), locale.integer(truncated["window"])
         found.append(locale.text("limit_truncated", share=share, tokens=length))
     return [*found, locale.text("limit_interval"), locale.text("limit_confidence")]
 

@@ -118,7 +118,7 @@ ES = {
     "strategy.class_weights": "los errores en clases pequeñas pesan más",
     "fact_length": "Largo de los mensajes",
     "words_of": "{p50} palabras en la mediana; uno de cada veinte pasa de {p95}",
-    "fact_truncated": "Mensajes más largos que lo que lee el modelo base",
+    "fact_truncated": "Mensajes de prueba más largos que lo que lee el modelo base",
     "funnel": "Mensajes que no se usaron",
     "funnel_intro": "Cada mensaje apartado tiene un motivo. La lista completa está en {file}.",
     "reason_column": "Motivo",
@@ -475,8 +475,8 @@ ES = {
     ),
     "limit_small": "Clases con muy pocos mensajes de prueba, cuyas cifras casi no informan: {names}.",
     "limit_truncated": (
-        "El {share} de los mensajes no cabe entero en el modelo base, que lee {tokens} fragmentos de "
-        "palabra: lo que sigue lo ve, a lo sumo, la parte lineal del modelo."
+        "El {share} de los mensajes de prueba no cabe entero en el modelo base, que lee {tokens} fragmentos "
+        "de palabra: lo que sigue lo ve, a lo sumo, la parte lineal del modelo."
     ),
     "limit_interval": (
         "Los intervalos dicen cuánto dependen las cifras de qué mensajes cayeron en la prueba. No incluyen "
@@ -752,7 +752,7 @@ EN = {
     "strategy.class_weights": "errors in small classes weigh more",
     "fact_length": "Length of the messages",
     "words_of": "median {p50} words; one in twenty has more than {p95}",
-    "fact_truncated": "Messages longer than the base model reads",
+    "fact_truncated": "Test messages longer than the base model reads",
     "funnel": "Messages that were not used",
     "funnel_intro": "Every message set aside has a reason. The whole list is in {file}.",
     "reason_column": "Reason",
@@ -1101,7 +1101,7 @@ EN = {
     ),
     "limit_small": "Classes with very few test messages, whose figures say next to nothing: {names}.",
     "limit_truncated": (
-        "{share} of the messages do not fit into the base model, which reads {tokens} pieces of words: "
+        "{share} of the test messages do not fit into the base model, which reads {tokens} pieces of words: "
         "what follows is seen by the linear part of the model at most."
     ),
     "limit_interval": (
