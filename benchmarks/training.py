@@ -105,7 +105,9 @@ SETTINGS = (
     ),
 )
 DEFAULT, *TUNED = [setting.name for setting in SETTINGS]
-TITLES = {setting.name: setting.title for setting in SETTINGS} | {OURS: "afina: train.* as by default"}
+TITLES = {setting.name: setting.title for setting in SETTINGS} | {
+    OURS: "afina: train.* as by default, no lexical model"
+}
 
 
 @dataclass(frozen=True)
