@@ -37,6 +37,13 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield threads
 
 
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest) -> str:
+    if request.param == "uvloop":
+        pytest.importorskip("uvloop")
+    return str(request.param)
+
+
 def eventually(true: Callable[[], bool], seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
@@ -57,7 +64,7 @@ def gauge(one: Live, name: str) -> float:
 # ------------------------------------------------------------------------------------- batches
 
 
-def test_every_answer_is_that_of_its_text(model: Path) -> None:
+def test_every_answer_is_that_of_its_text(model: Path, loop: str) -> None:
     draw = random.Random(5)
     words = [*LABELS, "otra", "¿qué?", ""]
     requests = [
@@ -79,7 +86,7 @@ def test_every_answer_is_that_of_its_text(model: Path) -> None:
 
             return await asyncio.gather(*map(one, requests))
 
-    with live(model, token_budget=64) as running:
+    with live(model, loop, token_budget=64) as running:
         found = asyncio.run(ask(running.port))
         batches = gauge(running, "afina_batch_texts_count")
 
@@ -246,8 +253,8 @@ def files_done(one: Live) -> bool:
     return done in one.client.get("/metrics").text
 
 
-def test_an_answer_that_is_not_read_ends_the_connection(model: Path) -> None:
-    with live(model, body_seconds=0.5) as one, one.connect() as deaf:
+def test_an_answer_that_is_not_read_ends_the_connection(model: Path, loop: str) -> None:
+    with live(model, loop, body_seconds=0.5) as one, one.connect() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         send_file(one, deaf, 4000)
         eventually(lambda: files_done(one), 60)
@@ -265,8 +272,8 @@ def read_slowly(client: socket.socket, speed: int, seconds: float) -> bytes:
     return data
 
 
-def test_an_answer_that_is_read_slowly_is_sent_to_its_end(model: Path) -> None:
-    with live(model, body_seconds=1) as one, one.connect() as slow:
+def test_an_answer_that_is_read_slowly_is_sent_to_its_end(model: Path, loop: str) -> None:
+    with live(model, loop, body_seconds=1) as one, one.connect() as slow:
         send_file(one, slow, 4000)
         # So long that the client would not be waited for if it read nothing.
         answer = read_slowly(slow, 400_000, 5)
@@ -280,8 +287,8 @@ def test_an_answer_that_is_read_slowly_is_sent_to_its_end(model: Path) -> None:
     assert answer.count(b"luz en la casa") == 4000
 
 
-def test_a_client_that_stops_reading_is_not_waited_for(model: Path) -> None:
-    with live(model, body_seconds=1) as one, one.connect() as slow:
+def test_a_client_that_stops_reading_is_not_waited_for(model: Path, loop: str) -> None:
+    with live(model, loop, body_seconds=1) as one, one.connect() as slow:
         send_file(one, slow, 4000)
         answer = read_slowly(slow, 400_000, 2)
         assert not files_done(one)

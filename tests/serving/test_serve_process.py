@@ -128,6 +128,27 @@ def test_hangup_while_the_model_loads_is_not_lost(model: Path) -> None:
         assert httpx.post(f"{served.url}/v1/predict", json={"text": "luz"}).status_code == 200
 
 
+NAME_THE_LOOP = """
+import asyncio, json, sys
+import uvicorn
+from afina.cli import app
+startup = uvicorn.Server.startup
+async def startup_and_name(self, *arguments, **options):
+    module = type(asyncio.get_running_loop()).__module__
+    print(json.dumps({"event": "loop", "module": module}), file=sys.stderr)
+    await startup(self, *arguments, **options)
+uvicorn.Server.startup = startup_and_name
+app(sys.argv[1:])
+"""
+
+
+def test_it_runs_on_uvloop_where_there_is_one(model: Path) -> None:
+    pytest.importorskip("uvloop")
+    with Process(model, command=("-c", NAME_THE_LOOP)) as served:
+        served.ready()
+        assert served.wait_for("loop")["module"].split(".")[0] == "uvloop"
+
+
 def test_a_broken_file_leaves_the_old_model_in_place(model: Path) -> None:
     with Process(model, "--reload-every", "0.1") as served:
         served.ready()
