@@ -225,6 +225,34 @@ def test_a_body_in_drops_is_given_up(model: Path) -> None:
         assert drops < 500
 
 
+@pytest.mark.parametrize("drop", [b"", b" "])
+def test_what_came_at_once_is_no_time_to_be_silent(model: Path, drop: bytes) -> None:
+    with live(model, body_seconds=0.5) as one, one.connect() as slow:
+        # At 16 KiB a second it would have a minute.
+        slow.sendall(POST % 2_000_000 + b" " * 1_000_000)
+        start = time.monotonic()
+        slow.settimeout(0.1)
+        answer = b""
+        while not answer and time.monotonic() - start < 20:
+            try:
+                slow.sendall(drop)
+                answer = slow.recv(4096)
+            except TimeoutError:
+                pass
+
+        assert answer.startswith(b"HTTP/1.1 408")
+
+
+def test_a_steady_body_has_the_time_it_needs(model: Path) -> None:
+    body = b'{"text": "luz"' + b" " * 100_000 + b"}"
+    with live(model, body_seconds=2) as one, one.connect() as slow:
+        slow.sendall(POST % len(body))
+        for start in range(0, len(body), 4000):
+            slow.sendall(body[start : start + 4000])
+            time.sleep(0.15)
+        assert slow.recv(4096).startswith(b"HTTP/1.1 200")
+
+
 def test_headers_that_do_not_come_end_the_connection(model: Path) -> None:
     with live(model, header_seconds=0.3) as one, one.connect() as silent, one.connect() as slow:
         slow.sendall(b"GET / HTTP/1.1\r\nx-a")

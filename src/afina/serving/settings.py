@@ -68,7 +68,8 @@ class ServeSettings:
         max_connections: most open connections; beyond it the one idle for longest is closed.
         request_seconds: a text has to be answered in so long, else 503.
         header_seconds: the headers of a request have to arrive in so long, else the connection is closed.
-        body_seconds: the body has to arrive in so long, with 1 s more for each 16 KiB received, else 408.
+        body_seconds: the body has to arrive in so long, with 1 s more for each 16 KiB received, else 408;
+            silence is never waited for any longer than this, however much came before it.
         keep_alive_seconds: a connection without a request is closed after so long.
         shutdown_seconds: after SIGTERM, what was accepted is answered for so long.
         reload_seconds: how often to look whether the file changed; 0: on SIGHUP alone.
