@@ -236,6 +236,37 @@ def test_logs_never_hold_what_was_sent(model: Path) -> None:
     assert "llave" not in "".join(served.lines)
 
 
+FEW_FILES = """
+import resource, sys
+from afina.cli import app
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, {limit}))
+app(sys.argv[1:])
+"""
+
+
+def test_with_few_open_files_there_are_fewer_connections(model: Path) -> None:
+    with Process(model, command=("-c", FEW_FILES.format(limit=140))) as served:
+        served.ready()
+        # More than there may be open files.
+        idle = [socket.create_connection(("127.0.0.1", served.port), timeout=20) for _ in range(160)]
+        try:
+            answer = httpx.post(f"{served.url}/v1/predict", json={"text": "luz"}, timeout=20)
+        finally:
+            for one in idle:
+                one.close()
+        said = served.wait_for("few_open_files")
+
+    assert answer.status_code == 200
+    assert (said["open_files"], said["max_connections"], said["wanted"]) == (140, 12, 2048)
+
+
+def test_with_hardly_any_open_files_there_is_one_connection(model: Path) -> None:
+    with Process(model, command=("-c", FEW_FILES.format(limit=100))) as served:
+        served.ready()
+        assert httpx.post(f"{served.url}/v1/predict", json={"text": "luz"}, timeout=20).status_code == 200
+        assert served.wait_for("few_open_files")["max_connections"] == 1
+
+
 # --------------------------------------------------------------------------------- wrong starts
 
 
