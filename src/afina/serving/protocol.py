@@ -94,6 +94,7 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
 
         def on_headers_complete(self) -> None:
             self._in_headers = False
+            self._counted = 0  # from here on the read may hold a body, which the next request does not count
             self._stop_timer()
             idle.pop(self, None)
             super().on_headers_complete()
