@@ -192,6 +192,25 @@ def test_the_texts_of_a_client_that_has_gone_leave_the_queue(model: Path) -> Non
     assert gate.batches == [2, 1]
 
 
+def test_all_texts_of_a_client_that_has_gone_leave_the_queue(
+    model: Path, loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = b'{"texts": ["luz", "luz"]}'
+    with live(model, loop) as one:
+        gate = Gate(one.store)
+        with one.connect() as first, one.connect() as second:
+            first.sendall(POST % len(body) + body)
+            assert gate.entered.wait(10)
+            # The first of them waits for the model, the second for the first.
+            second.sendall((POST % len(body) + body) * 2)
+            eventually(lambda: gauge(one, "afina_queue_texts") == 2)
+        eventually(lambda: gauge(one, "afina_queue_texts") == 0)
+        gate.opened.set()
+        assert post(one, "agua").status_code == 200
+    assert gate.batches == [2, 1]
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 # -------------------------------------------------------------------------------- slow clients
 
 

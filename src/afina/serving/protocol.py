@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import deque
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from afina.serving.errors import ApiError
 from afina.serving.middleware import BYTES_PER_SECOND
@@ -35,6 +39,17 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
         _fields = 0  # bytes of the address and the headers of a request, however they arrive
         _overhead = 0  # bytes that are neither headers nor body: chunk sizes, trailers
 
+        def __init__(
+            self,
+            config: Config,
+            server_state: ServerState,
+            app_state: dict[str, Any],
+            _loop: asyncio.AbstractEventLoop | None = None,
+        ) -> None:
+            super().__init__(config, server_state, app_state, _loop)
+            # Requests whose answer is not complete, in their order; uvicorn knows the last one alone.
+            self._unanswered: deque[RequestResponseCycle] = deque()
+
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             transport.get_extra_info("socket").setsockopt(
@@ -53,6 +68,9 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
             self._stop_timer()
             self._stop_stalled()
             idle.pop(self, None)
+            for cycle in self._unanswered:
+                cycle.disconnected = True
+                cycle.message_event.set()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -98,6 +116,7 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
             self._stop_timer()
             idle.pop(self, None)
             super().on_headers_complete()
+            self._unanswered.append(self.cycle)
 
         def on_message_complete(self) -> None:
             super().on_message_complete()
@@ -105,6 +124,7 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
             self._header_bytes = 0
 
         def on_response_complete(self) -> None:
+            self._unanswered.popleft()
             super().on_response_complete()
             if not self.pipeline and not self.transport.is_closing():
                 idle[self] = None
