@@ -286,6 +286,27 @@ def test_headers_that_do_not_come_end_the_connection(model: Path) -> None:
         assert time.monotonic() - start < 10
 
 
+def test_an_empty_line_keeps_no_connection_open(model: Path, loop: str) -> None:
+    with live(model, loop, header_seconds=0.5, keep_alive_seconds=1) as one, one.connect() as idle:
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert idle.recv(4096).startswith(b"HTTP/1.1 200")
+        idle.sendall(b"\r\n")
+        # If it stayed open, this would time out.
+        assert b"HTTP" not in read_all(idle)
+
+
+def test_an_empty_line_is_no_limit_for_the_request_that_runs(model: Path, loop: str) -> None:
+    body = b'{"text": "luz"}'
+    with live(model, loop, header_seconds=0.2) as one, one.connect() as client:
+        gate = Gate(one.store)
+        client.sendall(POST % len(body) + body)
+        assert gate.entered.wait(10)
+        client.sendall(b"\r\n")
+        time.sleep(0.6)
+        gate.opened.set()
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+
+
 def send_file(one: Live, client: socket.socket, rows: int) -> None:
     """Send a file of 2 kB a row; its answer is a little larger."""
     form = (

@@ -85,8 +85,13 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
             if self._overhead > MAX_HEADER_BYTES:
                 self.transport.abort()
             too_long = self._in_headers and self._header_bytes > MAX_HEADER_BYTES
-            if too_long and not self.transport.is_closing():
+            if self.transport.is_closing():
+                return
+            if too_long:
                 self._refuse(431)
+            elif self._in_headers and not self._unanswered and self._timer is None:
+                # An empty line begins no message, and uvicorn has stopped its limit for idle connections.
+                self._await_headers()
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
