@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -387,6 +388,91 @@ def test_the_longest_idle_connection_makes_room(model: Path) -> None:
         one.client = httpx.Client(base_url=f"http://127.0.0.1:{one.port}")
         assert one.client.get("/healthz").status_code == 200
         one.client.close()
+
+
+def healthy(one: Live) -> bool:
+    """Whether a new connection is answered; it is closed afterwards."""
+    try:
+        return httpx.get(f"{one.client.base_url}/healthz").status_code == 200
+    except httpx.TransportError:  # a refusal can come before the request was sent
+        return False
+
+
+def is_open(client: socket.socket) -> bool:
+    """Whether the server has neither answered nor closed a connection."""
+    client.settimeout(0.2)
+    try:
+        client.recv(1)
+    except TimeoutError:
+        return True
+    except ConnectionError:
+        pass
+    return False
+
+
+def test_slow_bodies_make_room_the_oldest_first_and_after_idle_ones(
+    model: Path, loop: str, pool: ThreadPoolExecutor
+) -> None:
+    with (
+        live(model, loop, max_connections=5, body_seconds=60, header_seconds=60) as one,
+        ExitStack() as stack,
+    ):
+        one.client.close()
+        connections = one.server.server_state.connections
+        gate = Gate(one.store)
+        running = pool.submit(post, one, "luz")
+        assert gate.entered.wait(10)
+        clients = []
+        for count in range(4):
+            clients.append(stack.enter_context(one.connect()))
+            if count != 2:
+                clients[-1].sendall(POST % 100 + b"{")
+            eventually(lambda: len(connections) == len(clients) + 1)
+        first, second, _, third = clients
+        eventually(lambda: sum(each.cycle is not None for each in connections) == 4)
+
+        assert healthy(one)
+        assert [is_open(each) for each in clients] == [True, True, False, True]
+        eventually(lambda: len(connections) == 4)
+        newer = stack.enter_context(one.connect())
+        newer.sendall(POST % 100 + b"{")
+        eventually(lambda: sum(each.cycle is not None for each in connections) == 5)
+        assert [healthy(one), healthy(one)] == [True, True]
+        assert [is_open(each) for each in (first, second, third, newer)] == [False, True, True, True]
+
+        # The body that came to its end is answered, as is what was being worked on all the time.
+        second.sendall(b" " * 99)
+        gate.opened.set()
+        assert running.result().status_code == 200
+        second.settimeout(20)
+        assert second.recv(4096).startswith(b"HTTP/1.1 400")
+
+
+def test_as_many_slow_bodies_as_connections_keep_nobody_out(model: Path, loop: str) -> None:
+    with live(model, loop, max_connections=20, body_seconds=60) as one, ExitStack() as stack:
+        for _ in range(60):
+            stack.enter_context(one.connect()).sendall(POST % 100 + b"{")
+        for _ in range(5):
+            assert post(one, "luz").status_code == 200
+            assert healthy(one)
+
+
+def test_a_request_behind_another_is_not_idle_while_it_runs(
+    model: Path, loop: str, pool: ThreadPoolExecutor
+) -> None:
+    body = b'{"text": "luz"}'
+    with live(model, loop, max_connections=1) as one:
+        one.client.close()
+        gate = Gate(one.store)
+        with one.connect() as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n" + POST % len(body) + body)
+            assert gate.entered.wait(10)
+            assert not healthy(one)
+            gate.opened.set()
+            answers = b""
+            while b"predictions" not in answers and (part := client.recv(4096)):
+                answers += part
+    assert answers.count(b"HTTP/1.1 200") == 2
 
 
 def resident_mb(pid: int) -> float:

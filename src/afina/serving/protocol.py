@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
+from itertools import chain
 from typing import Any
 
 from uvicorn.config import Config
@@ -27,8 +28,10 @@ SEND_BUFFER_BYTES = 128 * 1024
 
 def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
     """A uvicorn protocol with the limits of ``settings``, shared by the connections of one server."""
-    # Connections that wait for a request, the one that has waited for longest first.
+    # Connections that wait for a request, the one that has waited for longest first; those that wait for its
+    # body, likewise. In this order they make room for others: nothing works for them yet.
     idle: dict[Bounded, None] = {}
+    arriving: dict[Bounded, None] = {}
 
     class Bounded(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
@@ -56,18 +59,18 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
                 socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES
             )
             if len(self.connections) > settings.max_connections:
-                oldest = next(iter(idle), None)
+                oldest = next(chain(idle, arriving), None)
                 if oldest is None:
                     self._refuse(503)
                     return
-                del idle[oldest]
+                oldest._keep()
                 oldest.transport.abort()
             self._await_headers()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_timer()
             self._stop_stalled()
-            idle.pop(self, None)
+            self._keep()
             for cycle in self._unanswered:
                 cycle.disconnected = True
                 cycle.message_event.set()
@@ -120,18 +123,20 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
             self._counted = 0  # from here on the read may hold a body, which the next request does not count
             self._stop_timer()
             idle.pop(self, None)
+            arriving[self] = None
             super().on_headers_complete()
             self._unanswered.append(self.cycle)
 
         def on_message_complete(self) -> None:
             super().on_message_complete()
+            arriving.pop(self, None)
             self._in_headers = True
             self._header_bytes = 0
 
         def on_response_complete(self) -> None:
             self._unanswered.popleft()
             super().on_response_complete()
-            if not self.pipeline and not self.transport.is_closing():
+            if not self._unanswered and not self.transport.is_closing():
                 idle[self] = None
 
         def pause_writing(self) -> None:
@@ -165,6 +170,11 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
             else:
                 self.transport.abort()
 
+        def _keep(self) -> None:
+            """It is not to make room, or has done so."""
+            idle.pop(self, None)
+            arriving.pop(self, None)
+
         def _stop_timer(self) -> None:
             if self._timer is not None:
                 self._timer.cancel()
@@ -178,7 +188,7 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
         def _refuse(self, status: int) -> None:
             """Answer what never became a request, and close."""
             self._stop_timer()
-            idle.pop(self, None)
+            self._keep()
             self.transport.write(_raw_answer(ApiError.of_status(status)))
             self.transport.close()
 
