@@ -14,7 +14,7 @@ The client is a few lines over asyncio, with uvloop as the server: a general HTT
 request than the model does.
 Every answer is compared with the prediction of its own text, to 1e-3. An int8 model depends a little on the
 batch, so of its answers only those that are another text's count as mixed up. The last line is that of one
-text a request.
+text a request. Where answers are lost or mixed up the exit status is 1.
 """
 
 from __future__ import annotations
@@ -263,6 +263,8 @@ def main() -> None:
     print(
         f"serving: share_of_bulk={one['share_of_bulk']} p99_ms={one['p99_ms']} lost={lost} mixed_up={mixed}"
     )
+    if lost or mixed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

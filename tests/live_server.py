@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import uvicorn
 
 from afina.serving.model import ModelStore
 from afina.serving.server import server
@@ -51,6 +52,7 @@ class Live:
     settings: ServeSettings
     store: ModelStore
     client: httpx.Client = field(repr=False)
+    server: uvicorn.Server = field(repr=False)
 
     def predict(self, *texts: str, **options: Any) -> Any:
         answer = self.client.post("/v1/predict", json={"texts": list(texts), **options})
@@ -62,11 +64,12 @@ class Live:
 
 
 @contextmanager
-def live(model: Path, **options: Any) -> Iterator[Live]:
-    """Serve a model in a thread of this process while the context lasts."""
+def live(model: Path, loop: str = "auto", **options: Any) -> Iterator[Live]:
+    """Serve a model in a thread of this process while the context lasts; ``loop`` as uvicorn names it."""
     settings = ServeSettings(model=model, **{"reload_seconds": 0, "shutdown_seconds": 5, **options})
     store = ModelStore(model, settings.name, settings.threads, settings.token_budget)
     one = server(settings, store)
+    one.config.loop = loop
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     port = listener.getsockname()[1]
     thread = threading.Thread(target=one.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -78,7 +81,7 @@ def live(model: Path, **options: Any) -> Iterator[Live]:
     headers = {"x-api-key": settings.api_keys[0]} if settings.api_keys else {}
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30) as client:
-            yield Live(port, settings, store, client)
+            yield Live(port, settings, store, client, one)
     finally:
         one.should_exit = True
         thread.join(30)

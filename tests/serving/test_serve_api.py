@@ -600,6 +600,47 @@ def test_long_headers_are_refused_in_one_read_too(running: Live, long: str, size
     assert status == (431 if size > 32_768 else 404 if long == "path" else 200)
 
 
+def pipelined(body: bytes, next_request: bytes) -> bytes:
+    """A request whose answer is 200, and what follows it."""
+    return (
+        b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n%b%b" % (len(body), body, next_request)
+    )
+
+
+def receive_until(one: socket.socket, end: bytes) -> bytes:
+    data = b""
+    while end not in data and (part := one.recv(65536)):
+        data += part
+    return data
+
+
+def test_a_body_is_not_counted_as_headers_of_the_next_request(model: Path) -> None:
+    body = b'{"text": "luz"' + b" " * 39_600 + b"}"
+    with live(model) as one, one.connect() as client:
+        client.sendall(pipelined(body, b"GET /healthz HTTP/1.1\r\nhost: loc"))
+        first = receive_until(client, b'"predictions"')
+        client.sendall(b"alhost\r\n\r\n")
+        second = receive_until(client, b'{"status":"ok"}')
+
+    assert first.startswith(b"HTTP/1.1 200")
+    assert b'"label":"luz"' in first
+    assert second.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(("part", "count"), [(b"x-a: bbbb\r\n" * 100, 30), (b"x" * 1000, 33)])
+def test_endless_headers_of_the_next_request_are_refused(model: Path, part: bytes, count: int) -> None:
+    with live(model) as one, one.connect() as client:
+        client.sendall(pipelined(b'{"text": "luz"}', b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n"))
+        first = receive_until(client, b'"predictions"')
+        for _ in range(count):  # the last is the first beyond the limit
+            client.sendall(part)
+        second = receive_until(client, b"headers_too_large")
+
+    assert first.startswith(b"HTTP/1.1 200")
+    assert second.startswith(b"HTTP/1.1 431")
+
+
 def test_endless_trailers_are_cut_off(running: Live) -> None:
     with running.connect() as one:
         one.sendall(

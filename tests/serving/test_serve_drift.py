@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from afina.runtime.classifier import Classifier
 from afina.runtime.drift import Sample, TokenCounter, build_reference
+from afina.serving.monitor import DriftWatch
 from live_server import Live, live
 from toy_artifact import toy_metadata, write_toy
 
@@ -68,6 +73,29 @@ def test_a_model_without_a_reference_shows_none(tmp_path: Path) -> None:
     with live(write_toy(tmp_path / "model.onnx")) as one:
         one.predict("luz")
         assert "afina_drift" not in one.client.get("/metrics").text
+
+
+def test_each_failure_is_logged_by_its_type_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(self: DriftWatch, texts: Sequence[str], *_: Any) -> None:
+        raise ValueError(texts[0])
+
+    def failures() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if record.getMessage() == "drift_failed"]
+
+    monkeypatch.setattr(DriftWatch, "observe", stumble)
+    with live(write_referenced(tmp_path / "model.onnx", MIXED)) as one:
+        for count in (1, 2):
+            one.predict("un secreto")
+            deadline = time.monotonic() + 20
+            while len(failures()) < count and time.monotonic() < deadline:
+                time.sleep(0.02)
+        monkeypatch.undo()
+        observe(one, ["agua agua"], 1)
+
+    assert [record.fields for record in failures()] == [{"reason": "ValueError"}] * 2  # type: ignore[attr-defined]
+    assert not any("secreto" in str(vars(record)) for record in caplog.records)
 
 
 def test_of_each_request_the_first_texts_are_compared(tmp_path: Path) -> None:

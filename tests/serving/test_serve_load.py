@@ -10,7 +10,9 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,7 +20,7 @@ import pytest
 from afina.runtime.classifier import Classifier
 from afina.serving.settings import ServeSettings
 from live_server import Gate, Live, Process, live
-from toy_artifact import LABELS, write_toy
+from toy_artifact import LABELS, WORDS, write_toy
 
 POST = (
     b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
@@ -35,6 +37,13 @@ def model(tmp_path: Path) -> Path:
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(16) as threads:
         yield threads
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest) -> str:
+    if request.param == "uvloop":
+        pytest.importorskip("uvloop")
+    return str(request.param)
 
 
 def eventually(true: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -57,7 +66,7 @@ def gauge(one: Live, name: str) -> float:
 # ------------------------------------------------------------------------------------- batches
 
 
-def test_every_answer_is_that_of_its_text(model: Path) -> None:
+def test_every_answer_is_that_of_its_text(model: Path, loop: str) -> None:
     draw = random.Random(5)
     words = [*LABELS, "otra", "¿qué?", ""]
     requests = [
@@ -65,27 +74,31 @@ def test_every_answer_is_that_of_its_text(model: Path) -> None:
         for _ in range(300)
     ]
     classifier = Classifier(model)
-    expected = [[one.confidence for one in classifier.predict(texts)] for texts in requests]
+    expected = [classifier.predict(texts) for texts in requests]
 
-    async def ask(port: int) -> list[list[float]]:
+    async def ask(port: int) -> list[list[dict[str, Any]]]:
         limits = httpx.Limits(max_connections=32)
         async with httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=60
         ) as client:
 
-            async def one(texts: list[str]) -> list[float]:
+            async def one(texts: list[str]) -> list[dict[str, Any]]:
                 answer = await client.post("/v1/predict", json={"texts": texts})
-                return [prediction["confidence"] for prediction in answer.json()["predictions"]]
+                return list(answer.json()["predictions"])
 
             return await asyncio.gather(*map(one, requests))
 
-    with live(model, token_budget=64) as running:
+    with live(model, loop, token_budget=64) as running:
         found = asyncio.run(ask(running.port))
         batches = gauge(running, "afina_batch_texts_count")
 
     assert len(found) == len(expected)
     for mine, theirs in zip(found, expected, strict=True):
-        assert mine == pytest.approx(theirs, abs=1e-5)
+        # Confidence alone would not tell one label's word from another's.
+        assert [one["labels"][0]["label"] for one in mine] == [one.label for one in theirs]
+        assert [one["confidence"] for one in mine] == pytest.approx(
+            [one.confidence for one in theirs], abs=1e-5
+        )
     assert batches < sum(map(len, requests))
 
 
@@ -180,6 +193,25 @@ def test_the_texts_of_a_client_that_has_gone_leave_the_queue(model: Path) -> Non
     assert gate.batches == [2, 1]
 
 
+def test_all_texts_of_a_client_that_has_gone_leave_the_queue(
+    model: Path, loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = b'{"texts": ["luz", "luz"]}'
+    with live(model, loop) as one:
+        gate = Gate(one.store)
+        with one.connect() as first, one.connect() as second:
+            first.sendall(POST % len(body) + body)
+            assert gate.entered.wait(10)
+            # The first of them waits for the model, the second for the first.
+            second.sendall((POST % len(body) + body) * 2)
+            eventually(lambda: gauge(one, "afina_queue_texts") == 2)
+        eventually(lambda: gauge(one, "afina_queue_texts") == 0)
+        gate.opened.set()
+        assert post(one, "agua").status_code == 200
+    assert gate.batches == [2, 1]
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 # -------------------------------------------------------------------------------- slow clients
 
 
@@ -218,6 +250,34 @@ def test_a_body_in_drops_is_given_up(model: Path) -> None:
         assert drops < 500
 
 
+@pytest.mark.parametrize("drop", [b"", b" "])
+def test_what_came_at_once_is_no_time_to_be_silent(model: Path, drop: bytes) -> None:
+    with live(model, body_seconds=0.5) as one, one.connect() as slow:
+        # At 16 KiB a second it would have a minute.
+        slow.sendall(POST % 2_000_000 + b" " * 1_000_000)
+        start = time.monotonic()
+        slow.settimeout(0.1)
+        answer = b""
+        while not answer and time.monotonic() - start < 20:
+            try:
+                slow.sendall(drop)
+                answer = slow.recv(4096)
+            except TimeoutError:
+                pass
+
+        assert answer.startswith(b"HTTP/1.1 408")
+
+
+def test_a_steady_body_has_the_time_it_needs(model: Path) -> None:
+    body = b'{"text": "luz"' + b" " * 100_000 + b"}"
+    with live(model, body_seconds=2) as one, one.connect() as slow:
+        slow.sendall(POST % len(body))
+        for start in range(0, len(body), 4000):
+            slow.sendall(body[start : start + 4000])
+            time.sleep(0.15)
+        assert slow.recv(4096).startswith(b"HTTP/1.1 200")
+
+
 def test_headers_that_do_not_come_end_the_connection(model: Path) -> None:
     with live(model, header_seconds=0.3) as one, one.connect() as silent, one.connect() as slow:
         slow.sendall(b"GET / HTTP/1.1\r\nx-a")
@@ -227,11 +287,36 @@ def test_headers_that_do_not_come_end_the_connection(model: Path) -> None:
         assert time.monotonic() - start < 10
 
 
+def test_an_empty_line_keeps_no_connection_open(model: Path, loop: str) -> None:
+    with live(model, loop, header_seconds=0.5, keep_alive_seconds=1) as one, one.connect() as idle:
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert idle.recv(4096).startswith(b"HTTP/1.1 200")
+        idle.sendall(b"\r\n")
+        # If it stayed open, this would time out.
+        assert b"HTTP" not in read_all(idle)
+
+
+def test_an_empty_line_is_no_limit_for_the_request_that_runs(model: Path, loop: str) -> None:
+    body = b'{"text": "luz"}'
+    with live(model, loop, header_seconds=0.2) as one, one.connect() as client:
+        gate = Gate(one.store)
+        client.sendall(POST % len(body) + body)
+        assert gate.entered.wait(10)
+        client.sendall(b"\r\n")
+        time.sleep(0.6)
+        gate.opened.set()
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+
+
 def send_file(one: Live, client: socket.socket, rows: int) -> None:
     """Send a file of 2 kB a row; its answer is a little larger."""
+    send_table(client, (b"luz en la casa," + b"x" * 2000 + b"\n") * rows)
+
+
+def send_table(client: socket.socket, rows: bytes) -> None:
     form = (
         b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.csv"\r\n\r\ntexto,otro\n'
-        + (b"luz en la casa," + b"x" * 2000 + b"\n") * rows
+        + rows
         + b"\r\n--x--\r\n"
     )
     client.sendall(
@@ -241,17 +326,99 @@ def send_file(one: Live, client: socket.socket, rows: int) -> None:
     client.sendall(form)
 
 
-def files_done(one: Live) -> bool:
-    done = 'afina_requests_total{method="POST",route="/v1/predict/file"'
+def files_done(one: Live, count: int = 1) -> bool:
+    done = f'afina_requests_total{{method="POST",route="/v1/predict/file",status="200"}} {count}.0'
     return done in one.client.get("/metrics").text
 
 
-def test_an_answer_that_is_not_read_ends_the_connection(model: Path) -> None:
-    with live(model, body_seconds=0.5) as one, one.connect() as deaf:
+def test_an_answer_that_is_not_read_ends_the_connection(model: Path, loop: str) -> None:
+    with live(model, loop, body_seconds=0.5) as one, one.connect() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         send_file(one, deaf, 4000)
         eventually(lambda: files_done(one), 60)
         assert post(one, "luz").status_code == 200
+
+
+def connect_deaf(one: Live) -> socket.socket:
+    """A connection of a client whose system takes little."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(20)
+    client.connect(("127.0.0.1", one.port))
+    return client
+
+
+def ask_for_cards(one: Live, stack: ExitStack, sizes: range, header: bytes = b"") -> list[socket.socket]:
+    """Clients that ask for an answer of so many bytes each, and do not read it."""
+    clients = []
+    for size in sizes:
+        one.settings.model.with_name("README.md").write_text("x" * size, encoding="utf-8")
+        clients.append(stack.enter_context(connect_deaf(one)))
+        answered = one.server.server_state.total_requests + 1
+        clients[-1].sendall(b"GET /model-card HTTP/1.1\r\nhost: localhost\r\n" + header + b"\r\n")
+        eventually(lambda answered=answered: one.server.server_state.total_requests == answered)  # type: ignore[misc]
+    return clients
+
+
+CLOSE = b"connection: close\r\n"
+# What the system takes of an answer varies; of some of these the server is left with a little, of some with
+# more than its transport holds without a pause.
+SIZES = range(50_000, 700_000, 50_000)
+
+
+@pytest.mark.parametrize("end", ["close", "keep-alive", "refused"])
+def test_a_rest_that_is_not_read_ends_the_connection(model: Path, loop: str, end: str) -> None:
+    seconds = {"body_seconds": 0.5, "keep_alive_seconds": 1 if end == "keep-alive" else 60}
+    with live(model, loop, **seconds) as one, ExitStack() as stack:
+        one.client.close()
+        clients = ask_for_cards(one, stack, SIZES, CLOSE if end == "close" else b"")
+        if end == "refused":
+            for client in clients:
+                client.sendall(b"no request\r\n\r\n")
+        eventually(lambda: not one.server.server_state.connections)
+
+
+def test_a_rest_that_is_not_read_after_much_that_was_ends_the_connection(model: Path, loop: str) -> None:
+    with live(model, loop, body_seconds=0.5) as one, ExitStack() as stack:
+        one.client.close()
+        for client in ask_for_cards(one, stack, range(200_000, 700_000, 12_000), CLOSE):
+            with suppress(ConnectionError):
+                for _ in range(40):
+                    client.recv(4096)
+        eventually(lambda: not one.server.server_state.connections, 40)
+
+
+def test_a_rest_of_an_answer_that_broke_off_ends_the_connection(model: Path, loop: str) -> None:
+    with live(model, loop, body_seconds=0.5) as one, ExitStack() as stack:
+        forward = one.store.current.classifier.forward
+
+        def fail_at_water(batch: Any) -> Any:
+            if any(WORDS.index("agua") in row for row in batch):
+                raise ValueError
+            return forward(batch)
+
+        one.store.current.classifier.forward = fail_at_water  # type: ignore[method-assign]
+        for count, width in enumerate((size // 128 for size in SIZES), 1):
+            client = stack.enter_context(connect_deaf(one))
+            send_table(client, (b"luz en la casa," + b"x" * width + b"\n") * 128 + b"agua en la casa,\n")
+            eventually(lambda count=count: files_done(one, count))  # type: ignore[misc]
+        one.client.close()
+        eventually(lambda: not one.server.server_state.connections)
+
+
+def test_answers_that_are_not_read_keep_nobody_out(model: Path, loop: str) -> None:
+    with live(model, loop, max_connections=4, body_seconds=60) as one, ExitStack() as stack:
+        one.client.close()
+        ask_for_cards(one, stack, SIZES, CLOSE)
+        assert healthy(one)
+
+
+def test_a_rest_that_is_read_late_is_sent(model: Path, loop: str) -> None:
+    with live(model, loop, body_seconds=10) as one, ExitStack() as stack:
+        clients = ask_for_cards(one, stack, SIZES, CLOSE)
+        time.sleep(0.5)
+        for client, size in zip(clients, SIZES, strict=True):
+            assert read_all(client).count(b"x") >= size
 
 
 def read_slowly(client: socket.socket, speed: int, seconds: float) -> bytes:
@@ -265,8 +432,8 @@ def read_slowly(client: socket.socket, speed: int, seconds: float) -> bytes:
     return data
 
 
-def test_an_answer_that_is_read_slowly_is_sent_to_its_end(model: Path) -> None:
-    with live(model, body_seconds=1) as one, one.connect() as slow:
+def test_an_answer_that_is_read_slowly_is_sent_to_its_end(model: Path, loop: str) -> None:
+    with live(model, loop, body_seconds=1) as one, one.connect() as slow:
         send_file(one, slow, 4000)
         # So long that the client would not be waited for if it read nothing.
         answer = read_slowly(slow, 400_000, 5)
@@ -280,8 +447,8 @@ def test_an_answer_that_is_read_slowly_is_sent_to_its_end(model: Path) -> None:
     assert answer.count(b"luz en la casa") == 4000
 
 
-def test_a_client_that_stops_reading_is_not_waited_for(model: Path) -> None:
-    with live(model, body_seconds=1) as one, one.connect() as slow:
+def test_a_client_that_stops_reading_is_not_waited_for(model: Path, loop: str) -> None:
+    with live(model, loop, body_seconds=1) as one, one.connect() as slow:
         send_file(one, slow, 4000)
         answer = read_slowly(slow, 400_000, 2)
         assert not files_done(one)
@@ -307,6 +474,91 @@ def test_the_longest_idle_connection_makes_room(model: Path) -> None:
         one.client = httpx.Client(base_url=f"http://127.0.0.1:{one.port}")
         assert one.client.get("/healthz").status_code == 200
         one.client.close()
+
+
+def healthy(one: Live) -> bool:
+    """Whether a new connection is answered; it is closed afterwards."""
+    try:
+        return httpx.get(f"{one.client.base_url}/healthz").status_code == 200
+    except httpx.TransportError:  # a refusal can come before the request was sent
+        return False
+
+
+def is_open(client: socket.socket) -> bool:
+    """Whether the server has neither answered nor closed a connection."""
+    client.settimeout(0.2)
+    try:
+        client.recv(1)
+    except TimeoutError:
+        return True
+    except ConnectionError:
+        pass
+    return False
+
+
+def test_slow_bodies_make_room_the_oldest_first_and_after_idle_ones(
+    model: Path, loop: str, pool: ThreadPoolExecutor
+) -> None:
+    with (
+        live(model, loop, max_connections=5, body_seconds=60, header_seconds=60) as one,
+        ExitStack() as stack,
+    ):
+        one.client.close()
+        connections = one.server.server_state.connections
+        gate = Gate(one.store)
+        running = pool.submit(post, one, "luz")
+        assert gate.entered.wait(10)
+        clients = []
+        for count in range(4):
+            clients.append(stack.enter_context(one.connect()))
+            if count != 2:
+                clients[-1].sendall(POST % 100 + b"{")
+            eventually(lambda: len(connections) == len(clients) + 1)
+        first, second, _, third = clients
+        eventually(lambda: sum(each.cycle is not None for each in connections) == 4)
+
+        assert healthy(one)
+        assert [is_open(each) for each in clients] == [True, True, False, True]
+        eventually(lambda: len(connections) == 4)
+        newer = stack.enter_context(one.connect())
+        newer.sendall(POST % 100 + b"{")
+        eventually(lambda: sum(each.cycle is not None for each in connections) == 5)
+        assert [healthy(one), healthy(one)] == [True, True]
+        assert [is_open(each) for each in (first, second, third, newer)] == [False, True, True, True]
+
+        # The body that came to its end is answered, as is what was being worked on all the time.
+        second.sendall(b" " * 99)
+        gate.opened.set()
+        assert running.result().status_code == 200
+        second.settimeout(20)
+        assert second.recv(4096).startswith(b"HTTP/1.1 400")
+
+
+def test_as_many_slow_bodies_as_connections_keep_nobody_out(model: Path, loop: str) -> None:
+    with live(model, loop, max_connections=20, body_seconds=60) as one, ExitStack() as stack:
+        for _ in range(60):
+            stack.enter_context(one.connect()).sendall(POST % 100 + b"{")
+        for _ in range(5):
+            assert post(one, "luz").status_code == 200
+            assert healthy(one)
+
+
+def test_a_request_behind_another_is_not_idle_while_it_runs(
+    model: Path, loop: str, pool: ThreadPoolExecutor
+) -> None:
+    body = b'{"text": "luz"}'
+    with live(model, loop, max_connections=1) as one:
+        one.client.close()
+        gate = Gate(one.store)
+        with one.connect() as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n" + POST % len(body) + body)
+            assert gate.entered.wait(10)
+            assert not healthy(one)
+            gate.opened.set()
+            answers = b""
+            while b"predictions" not in answers and (part := client.recv(4096)):
+                answers += part
+    assert answers.count(b"HTTP/1.1 200") == 2
 
 
 def resident_mb(pid: int) -> float:

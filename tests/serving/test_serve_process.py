@@ -128,6 +128,27 @@ def test_hangup_while_the_model_loads_is_not_lost(model: Path) -> None:
         assert httpx.post(f"{served.url}/v1/predict", json={"text": "luz"}).status_code == 200
 
 
+NAME_THE_LOOP = """
+import asyncio, json, sys
+import uvicorn
+from afina.cli import app
+startup = uvicorn.Server.startup
+async def startup_and_name(self, *arguments, **options):
+    module = type(asyncio.get_running_loop()).__module__
+    print(json.dumps({"event": "loop", "module": module}), file=sys.stderr)
+    await startup(self, *arguments, **options)
+uvicorn.Server.startup = startup_and_name
+app(sys.argv[1:])
+"""
+
+
+def test_it_runs_on_uvloop_where_there_is_one(model: Path) -> None:
+    pytest.importorskip("uvloop")
+    with Process(model, command=("-c", NAME_THE_LOOP)) as served:
+        served.ready()
+        assert served.wait_for("loop")["module"].split(".")[0] == "uvloop"
+
+
 def test_a_broken_file_leaves_the_old_model_in_place(model: Path) -> None:
     with Process(model, "--reload-every", "0.1") as served:
         served.ready()
@@ -213,6 +234,37 @@ def test_logs_never_hold_what_was_sent(model: Path) -> None:
     assert {"client", "method", "route", "ms", "bytes"} <= set(requests[0])
     assert SECRET not in "".join(served.lines)
     assert "llave" not in "".join(served.lines)
+
+
+FEW_FILES = """
+import resource, sys
+from afina.cli import app
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, {limit}))
+app(sys.argv[1:])
+"""
+
+
+def test_with_few_open_files_there_are_fewer_connections(model: Path) -> None:
+    with Process(model, command=("-c", FEW_FILES.format(limit=140))) as served:
+        served.ready()
+        # More than there may be open files.
+        idle = [socket.create_connection(("127.0.0.1", served.port), timeout=20) for _ in range(160)]
+        try:
+            answer = httpx.post(f"{served.url}/v1/predict", json={"text": "luz"}, timeout=20)
+        finally:
+            for one in idle:
+                one.close()
+        said = served.wait_for("few_open_files")
+
+    assert answer.status_code == 200
+    assert (said["open_files"], said["max_connections"], said["wanted"]) == (140, 12, 2048)
+
+
+def test_with_hardly_any_open_files_there_is_one_connection(model: Path) -> None:
+    with Process(model, command=("-c", FEW_FILES.format(limit=100))) as served:
+        served.ready()
+        assert httpx.post(f"{served.url}/v1/predict", json={"text": "luz"}, timeout=20).status_code == 200
+        assert served.wait_for("few_open_files")["max_connections"] == 1
 
 
 # --------------------------------------------------------------------------------- wrong starts

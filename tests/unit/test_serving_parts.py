@@ -27,6 +27,7 @@ from afina.serving.logs import JsonLines
 from afina.serving.middleware import Authorize
 from afina.serving.model import ModelStore, Served, load_model
 from afina.serving.pages import api_page, card_page
+from afina.serving.server import _within_file_limit
 from afina.serving.service import Service
 from afina.serving.settings import ServeSettings, api_keys
 from toy_artifact import LABELS, toy_metadata, write_toy
@@ -127,6 +128,32 @@ def test_the_time_of_a_comparison_tells_nothing_of_the_keys(
     # With every key, also after one that fits, and by digests, which are all of one length.
     digests = [hashlib.sha256(key.encode()).digest() for key in (given, "una", "dos", "tres")]
     assert compared == [(digests[0], other) for other in digests[1:]]
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "connections", "raised"),
+    [(-1, -1, 1000, None), (1128, 4096, 1000, None), (64, 4096, 1000, 1128), (64, -1, 1000, 1128),
+     (64, 1128, 1000, 1128), (64, 1127, 999, 1127), (64, 64, 1, 64)],
+)  # fmt: skip
+def test_connections_are_no_more_than_open_files_allow(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    soft: int,
+    hard: int,
+    connections: int,
+    raised: int | None,
+) -> None:
+    resource = pytest.importorskip("resource")
+    made: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "RLIM_INFINITY", -1)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: made.append(limits))
+
+    found = _within_file_limit(ServeSettings(model=Path("m"), max_connections=1000))
+
+    assert found.max_connections == connections
+    assert made == ([] if raised is None else [(raised, hard)])
+    assert [record.getMessage() for record in caplog.records] == ["few_open_files"] * (connections < 1000)
 
 
 # ----------------------------------------------------------------------------------- the queue

@@ -136,24 +136,27 @@ class Limit:
         headers = dict(scope["headers"])
         has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
         complete = not has_body
-        start: float | None = None
+        # Seconds of waiting that are left. Bytes earn more, but never beyond those at the start: else who
+        # sends much at once could then be silent for minutes.
+        patience = self.settings.body_seconds
         received = 0
         deferred: Message | None = None
 
         async def bounded() -> Message:
-            nonlocal complete, received, start
+            nonlocal complete, received, patience
             if complete:
                 return await receive()
-            now = time.monotonic()
-            start = now if start is None else start
-            patience = start + self.settings.body_seconds + received / BYTES_PER_SECOND - now
+            start = time.monotonic()
             try:
                 async with asyncio.timeout(patience):
                     message = await receive()
             except TimeoutError:
                 raise ApiError.of_status(408) from None
             if message["type"] == "http.request":
-                received += len(message.get("body", b""))
+                size = len(message.get("body", b""))
+                received += size
+                earned = patience + size / BYTES_PER_SECOND - (time.monotonic() - start)
+                patience = min(earned, self.settings.body_seconds)
                 complete = not message.get("more_body", False)
                 if received > limit:
                     raise too_large(limit)

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import deque
+from itertools import chain
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from afina.serving.errors import ApiError
 from afina.serving.middleware import BYTES_PER_SECOND
@@ -23,8 +29,11 @@ SEND_BUFFER_BYTES = 128 * 1024
 
 def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
     """A uvicorn protocol with the limits of ``settings``, shared by the connections of one server."""
-    # Connections that wait for a request, the one that has waited for longest first.
+    # Connections that wait for a request, the one that has waited for longest first; those that wait for its
+    # body, and those that wait for their client to read, likewise. In this order they make room for others.
     idle: dict[Bounded, None] = {}
+    arriving: dict[Bounded, None] = {}
+    unread: dict[Bounded, None] = {}
 
     class Bounded(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
@@ -35,24 +44,39 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
         _fields = 0  # bytes of the address and the headers of a request, however they arrive
         _overhead = 0  # bytes that are neither headers nor body: chunk sizes, trailers
 
+        def __init__(
+            self,
+            config: Config,
+            server_state: ServerState,
+            app_state: dict[str, Any],
+            _loop: asyncio.AbstractEventLoop | None = None,
+        ) -> None:
+            super().__init__(config, server_state, app_state, _loop)
+            # Requests whose answer is not complete, in their order; uvicorn knows the last one alone.
+            self._unanswered: deque[RequestResponseCycle] = deque()
+            self._application, self.app = self.app, self._answer
+
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             transport.get_extra_info("socket").setsockopt(
                 socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES
             )
             if len(self.connections) > settings.max_connections:
-                oldest = next(iter(idle), None)
+                oldest = next(chain(idle, arriving, unread), None)
                 if oldest is None:
                     self._refuse(503)
                     return
-                del idle[oldest]
+                oldest._keep()
                 oldest.transport.abort()
             self._await_headers()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_timer()
             self._stop_stalled()
-            idle.pop(self, None)
+            self._keep()
+            for cycle in self._unanswered:
+                cycle.disconnected = True
+                cycle.message_event.set()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -67,8 +91,13 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
             if self._overhead > MAX_HEADER_BYTES:
                 self.transport.abort()
             too_long = self._in_headers and self._header_bytes > MAX_HEADER_BYTES
-            if too_long and not self.transport.is_closing():
+            if self.transport.is_closing():
+                return
+            if too_long:
                 self._refuse(431)
+            elif self._in_headers and not self._unanswered and self._timer is None:
+                # An empty line begins no message, and uvicorn has stopped its limit for idle connections.
+                self._await_headers()
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
@@ -94,32 +123,47 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
 
         def on_headers_complete(self) -> None:
             self._in_headers = False
+            self._counted = 0  # from here on the read may hold a body, which the next request does not count
             self._stop_timer()
             idle.pop(self, None)
+            arriving[self] = None
             super().on_headers_complete()
+            self._unanswered.append(self.cycle)
 
         def on_message_complete(self) -> None:
             super().on_message_complete()
+            arriving.pop(self, None)
             self._in_headers = True
             self._header_bytes = 0
 
         def on_response_complete(self) -> None:
+            self._unanswered.popleft()
             super().on_response_complete()
-            if not self.pipeline and not self.transport.is_closing():
+            if not self._unanswered and not self.transport.is_closing():
                 idle[self] = None
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            # Until it is resumed nothing is added, so what leaves the buffer is what the client reads.
-            full = self.transport.get_write_buffer_size()
-            self._await_reader(self.loop.time() + settings.body_seconds, full)
+            self._watch_reader()
 
         def resume_writing(self) -> None:
-            self._stop_stalled()
+            if not self.transport.is_closing():
+                self._stop_stalled()
             super().resume_writing()
+
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()
+            self._watch_closing()
 
         def send_400_response(self, msg: str) -> None:
             self._refuse(431 if self._fields > MAX_HEADER_BYTES else 400)
+
+        async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await self._application(scope, receive, send)
+            finally:
+                # By then uvicorn has closed the connection, if the answer was its last or broke off.
+                self.loop.call_soon(self._watch_closing)
 
         def _count(self, size: int) -> None:
             self._fields += size
@@ -130,6 +174,18 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
             idle[self] = None
             self._timer = self.loop.call_later(settings.header_seconds, self.transport.abort)
 
+        def _watch_closing(self) -> None:
+            """A transport that closes first sends what it holds: for ever, to a client that does not read."""
+            if self.transport.is_closing() and self in self.connections and self._stalled is None:
+                self._watch_reader()
+
+        def _watch_reader(self) -> None:
+            """Nothing is added for now, so what leaves the buffer is what the client reads."""
+            self._stop_stalled()
+            if full := self.transport.get_write_buffer_size():
+                unread[self] = None
+                self._await_reader(self.loop.time() + settings.body_seconds, full)
+
         def _await_reader(self, until: float, full: int) -> None:
             """Wait for a client to read, a second more for each `BYTES_PER_SECOND` it has taken; or close."""
             taken = full - self.transport.get_write_buffer_size()
@@ -139,12 +195,19 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
             else:
                 self.transport.abort()
 
+        def _keep(self) -> None:
+            """It is not to make room, or has done so."""
+            idle.pop(self, None)
+            arriving.pop(self, None)
+            unread.pop(self, None)
+
         def _stop_timer(self) -> None:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
 
         def _stop_stalled(self) -> None:
+            unread.pop(self, None)
             if self._stalled is not None:
                 self._stalled.cancel()
                 self._stalled = None
@@ -152,9 +215,10 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
         def _refuse(self, status: int) -> None:
             """Answer what never became a request, and close."""
             self._stop_timer()
-            idle.pop(self, None)
+            self._keep()
             self.transport.write(_raw_answer(ApiError.of_status(status)))
             self.transport.close()
+            self._watch_closing()
 
     return Bounded
 

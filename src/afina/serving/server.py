@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 from contextlib import suppress
+from dataclasses import replace
 
 import uvicorn
 from prometheus_client import disable_created_metrics
@@ -39,7 +40,7 @@ def serve(settings: ServeSettings) -> None:
     # A second series for each counter, of use to nobody here.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     with json_logs(), _listen(settings) as listener:
-        _raise_file_limit(settings.max_connections + _OTHER_FILES)
+        settings = _within_file_limit(settings)
         host, port = listener.getsockname()[:2]
         log.info(
             "serving", extra={"fields": {"url": f"http://{_shown(host)}:{port}", **store.current.identity()}}
@@ -85,14 +86,33 @@ def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _raise_file_limit(wanted: int) -> None:
-    """A connection is an open file, and many systems allow a process 1,024 unless it asks for more."""
+def _within_file_limit(settings: ServeSettings) -> ServeSettings:
+    """Settings with no more connections than the system lets this process have; it would reset the others."""
+    wanted = settings.max_connections + _OTHER_FILES
+    allowed = _raise_file_limit(wanted)
+    if allowed >= wanted:
+        return settings
+    connections = max(1, allowed - _OTHER_FILES)
+    fields = {"open_files": allowed, "max_connections": connections, "wanted": settings.max_connections}
+    log.warning("few_open_files", extra={"fields": fields})
+    return replace(settings, max_connections=connections)
+
+
+def _raise_file_limit(wanted: int) -> int:
+    """How many open files this process may have, ``wanted`` at most.
+
+    A connection is one, and many systems allow a process 1,024 unless it asks for more.
+    """
     if os.name != "posix":
-        return
+        return wanted
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < wanted:
-        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    except (ValueError, OSError):
+        return soft
+    return allowed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -21,6 +22,8 @@ from afina.serving.monitor import DriftGauges, watch
 from afina.serving.settings import ServeSettings
 
 T = TypeVar("T")
+
+log = logging.getLogger("afina.serve")
 
 # Fewer predictions than this are made on the event loop: handing them to a thread takes longer.
 _INLINE = 16
@@ -121,6 +124,7 @@ class Service:
         # One at a time: where texts come faster than they are observed, some are left out.
         if monitor is not None and monitor.model is model and not thresholds and self._observed.done():
             self._observed = self.monitor_thread.submit(monitor.observe, texts, encoded, predictions)
+            self._observed.add_done_callback(_log_failure)
         return predictions, encoded.truncated
 
     async def in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -198,6 +202,13 @@ class Service:
         self.text_threads.shutdown(cancel_futures=True)
         self.file_threads.shutdown(cancel_futures=True)
         self.monitor_thread.shutdown(cancel_futures=True)
+
+
+def _log_failure(observed: Future[None]) -> None:
+    """Of what drift stumbles over, the type alone: a message could quote a text."""
+    error = None if observed.cancelled() else observed.exception()
+    if error is not None:
+        log.error("drift_failed", extra={"fields": {"reason": type(error).__name__}})
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -65,10 +65,13 @@ class ServeSettings:
         max_uploads: most files worked on at a time; those and the ones that arrive have together at most the
             bytes of so many of the largest.
         max_arriving: most files that arrive, or wait to be worked on, at a time.
-        max_connections: most open connections; beyond it the one idle for longest is closed.
+        max_connections: most open connections; beyond it the one idle for longest is closed, or else the one
+            whose body has been arriving for longest, or whose answer has gone unread for longest. Fewer where
+            the system allows too few open files.
         request_seconds: a text has to be answered in so long, else 503.
         header_seconds: the headers of a request have to arrive in so long, else the connection is closed.
-        body_seconds: the body has to arrive in so long, with 1 s more for each 16 KiB received, else 408.
+        body_seconds: the body has to arrive in so long, with 1 s more for each 16 KiB received, else 408;
+            silence is never waited for any longer than this, however much came before it.
         keep_alive_seconds: a connection without a request is closed after so long.
         shutdown_seconds: after SIGTERM, what was accepted is answered for so long.
         reload_seconds: how often to look whether the file changed; 0: on SIGHUP alone.
