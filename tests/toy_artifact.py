@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from afina.runtime.container import GRAPH_SHA256
 from afina.runtime.metadata import ArtifactMetadata
 
 LABELS = ("agua", "luz", "pagos")
@@ -98,12 +100,22 @@ def write_toy(
     properties: dict[str, str] | None = None,
     **changes: Any,
 ) -> Path:
-    """Write a toy file; ``changes`` replace fields of its metadata, ``properties`` all of it."""
+    """Write a toy file; ``changes`` replace fields of its metadata, ``properties`` all of it.
+
+    With ``properties`` it is one of an older version, without a hash of its graph.
+    """
     model = toy_model(task) if model is None else model
-    values = toy_metadata(task, **changes).to_properties() if properties is None else properties
+    values = properties
+    if values is None:
+        values = toy_metadata(task, **changes).to_properties() | graph_hash(model)
     helper.set_model_props(model, values)
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def graph_hash(model: onnx.ModelProto) -> dict[str, str]:
+    """The metadata's entry on a graph."""
+    return {GRAPH_SHA256: hashlib.sha256(model.graph.SerializeToString()).hexdigest()}
 
 
 def settled(path: Path, seconds: float = 60.0) -> Path:

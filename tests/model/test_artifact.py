@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from afina.errors import UserError
+from afina.evaluation.metrics import classification_metrics
 from afina.evaluation.probabilities import Calibration
 from afina.export import artifact, contract, graph, quantisation
 from afina.export.artifact import TestTexts, build_metadata, export_classifier, read_calibration
@@ -472,6 +473,29 @@ def test_the_report_has_what_the_choice_was_made_by(train: Callable[..., Trained
     [rare] = int8["rare_classes"]  # a third of three
     assert (rare["label"], rare["examples"]) == (LABELS[1], 5)
     assert all(0 <= rare[name] <= 1 for name in ("validation_int8", "test_fp32", "test_int8"))
+
+
+@pytest.mark.parametrize("worse", [0, 1])
+def test_the_report_says_of_int8_what_the_worse_batching_does(
+    worse: int, train: Callable[..., Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = train("bert")
+    both, encoded = artifact.both_batchings, trained.texts.encoded
+
+    def spoil(*arguments: Any) -> tuple[Any, Any]:
+        found = list(both(*arguments))
+        found[worse] = np.eye(3, dtype=np.float32)[(encoded + 1) % 3]  # wrong about every text
+        return found[0], found[1]
+
+    monkeypatch.setattr(artifact, "both_batchings", spoil)
+    int8 = trained.export(tmp_path)["int8"]
+    fp32 = Classifier(tmp_path / "model.onnx").predict_proba(trained.texts.raw)
+    score = classification_metrics(encoded, fp32, LABELS, "multiclass", None)["macro_f1"]
+    assert int8["macro_f1_delta"] == pytest.approx(-score, abs=1e-5)
+    assert int8["label_agreement"] == pytest.approx(
+        (fp32.argmax(axis=1) == (encoded + 1) % 3).mean(), abs=1e-5
+    )
+    assert int8["max_abs_diff"] > 0.5
 
 
 def test_layers_left_in_fp32_are_as_they_were(train: Callable[..., Trained], tmp_path: Path) -> None:

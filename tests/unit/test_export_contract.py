@@ -5,22 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 
 from afina.export.contract import (
     Contract,
+    Texts,
     Trial,
     choose,
     f1_of_labels,
     measure_speeds,
     rare_labels,
+    search,
     stratified_rows,
 )
+from afina.export.graph import Graph
 from afina.export.quantisation import RECIPES, Recipe, without
 from afina.runtime.classifier import Classifier
-from toy_artifact import write_toy
+from afina.runtime.encoding import BATCH_TOKENS
+from toy_artifact import toy_model, write_toy
 
 CONTRACT = Contract(max_drop=0.005, min_agreement=0.99)
 
@@ -113,3 +119,49 @@ def test_speed_is_of_every_file(tmp_path: Path) -> None:
     speeds = measure_speeds(files, ids, 64)
     assert len(speeds) == 2
     assert all(0 < speed < 1e8 for speed in speeds)
+
+
+def moody_model(padded: bool) -> onnx.ModelProto:
+    """A toy that says "agua" to whole batches: those with padding, or those without."""
+    model = toy_model()
+    graph = model.graph
+    [activation, add] = [graph.node.pop(), graph.node.pop()]
+    add.output[0] = "honest"
+    low, high = (5.0, 0.0) if padded else (0.0, 5.0)  # of a batch with padding, of one without
+    slope, base = (np.array([[value, 0, 0]], dtype=np.float32) for value in (high - low, low))
+    graph.initializer.extend([numpy_helper.from_array(slope, "slope"), numpy_helper.from_array(base, "base")])
+    graph.node.extend(
+        [
+            add,
+            helper.make_node("Cast", ["attention_mask"], ["mask_again"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMin", ["mask_again"], ["full"], keepdims=0),
+            helper.make_node("Mul", ["full", "slope"], ["change"]),
+            helper.make_node("Add", ["change", "base"], ["mood"]),
+            helper.make_node("Add", ["honest", "mood"], ["logits"]),
+            activation,
+        ]
+    )
+    return model
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_the_worse_of_two_batchings_counts(tmp_path: Path, padded: bool) -> None:
+    longer = BATCH_TOKENS // 7  # texts of 7 tokens that fill one of the runtime's batches
+    raw = ["luz"] * 30 + ["luz " * 5] * longer
+    np.random.default_rng(0).shuffle(raw)
+    texts = Texts(raw, np.ones(len(raw), dtype=np.int64))
+
+    def write(recipe: Recipe) -> Path:
+        return write_toy(tmp_path / f"{RECIPES.index(recipe)}.onnx", model=moody_model(padded))
+
+    # Sorted there is no padding, mixed there is in all but the batches of one text or of one length.
+    classifier = Classifier(write(RECIPES[0]))
+    own = (classifier.predict_proba(raw).argmax(axis=1) == 1).mean()
+    assert own == (1.0 if padded else 0.0)
+
+    fp32 = write_toy(tmp_path / "fp32.onnx")
+    found = search(Graph(toy_model(), fused=False), fp32, texts, CONTRACT, write, BATCH_TOKENS)
+    assert found.winner is None
+    assert len(found.trials) == len(RECIPES)
+    assert all(trial.agreement < 0.5 for trial in found.trials)
+    assert all(trial.drop > 0.1 for trial in found.trials)

@@ -1,7 +1,8 @@
-"""Normalisation after a residual connection, split in two operators: the same numbers, and it stays split."""
+"""Normalisation after a residual connection, in two operators; what a written file says of its graph."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from afina.export.graph import split_skip_normalisation
+from afina.errors import UserError
+from afina.export.graph import Graph, split_skip_normalisation, write
+from afina.runtime.classifier import Classifier
+from afina.runtime.container import GRAPH_SHA256, read_properties
+from toy_artifact import toy_metadata, toy_model
 
 WIDTH = 8
 OUTPUTS = ["normalised", "mean", "deviation", "total"]
@@ -73,3 +78,20 @@ def test_an_operator_whose_statistics_are_used_stays() -> None:
     before = model.SerializeToString()
     split_skip_normalisation(model)
     assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize("largest", [1 << 20, 10])  # the weights in the file, or beside it
+def test_a_file_has_the_hash_of_its_graph(tmp_path: Path, largest: int) -> None:
+    path, model = tmp_path / "model.onnx", toy_model()
+    model.graph.node[0].doc_string = "gone once it is written"
+    table = next(tensor for tensor in model.graph.initializer if tensor.name == "weights")
+    table.raw_data, table.dims[0] = table.raw_data.ljust(12 * 100, b"\0"), 100  # large enough to be elsewhere
+    write(Graph(model, fused=False), toy_metadata().to_properties(), path, largest=largest)
+    content = path.read_bytes()
+    graph = onnx.load(path, load_external_data=False).graph.SerializeToString()
+    assert read_properties(path)[GRAPH_SHA256] == hashlib.sha256(graph).hexdigest()
+    assert Classifier(path).predict(["luz"])[0].label == "luz"
+    name = content.index(b"input_ids", content.index(graph))
+    path.write_bytes(content[:name] + b"Input_ids" + content[name + 9 :])
+    with pytest.raises(UserError, match=r"model\.onnx: damaged: .*; copy or download it again"):
+        Classifier(path)

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from afina.errors import UserError
-from afina.runtime import loading
+from afina.runtime import container, loading
 from afina.runtime.classifier import Classifier
 from afina.runtime.container import read_properties
 from afina.runtime.loading import load_model
-from toy_artifact import LABELS, settled, toy_metadata, toy_model, toy_tokenizer, write_toy
+from toy_artifact import LABELS, graph_hash, settled, toy_metadata, toy_model, toy_tokenizer, write_toy
 
 TEXTS = ["agua luz", "", "nada " * 30]
 
@@ -154,7 +154,8 @@ def test_properties_are_those_onnx_reads(tmp_path: Path) -> None:
     path = write_toy(tmp_path / "model.onnx", labels=("agua", "ñandú", "😀"))
     expected = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert read_properties(path) == expected
-    assert read_properties(path) == toy_metadata(labels=("agua", "ñandú", "😀")).to_properties()
+    written = toy_metadata(labels=("agua", "ñandú", "😀")).to_properties()
+    assert read_properties(path) == written | graph_hash(toy_model())
 
 
 def test_other_fields_of_the_message_are_passed_over(tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_other_fields_of_the_message_are_passed_over(tmp_path: Path) -> None:
         [30 << 3 & 0x7F | 0x80 | 5, 30 >> 4, 1, 2, 3, 4]
     )  # field 30, four bytes, as of a later ONNX
     path.write_bytes(unknown + content)
-    assert read_properties(path) == toy_metadata().to_properties()
+    assert read_properties(path) == toy_metadata().to_properties() | graph_hash(model)
 
 
 # ------------------------------------------------------------------------ files that are no model
@@ -230,26 +231,45 @@ def test_a_file_cut_off_is_said_to_be(tmp_path: Path, part: float) -> None:
     assert refusal(tmp_path / "cut.onnx")
 
 
+def flipped(content: bytes, bits: list[int]) -> bytes:
+    """Some of its bits the other way round."""
+    damaged = bytearray(content)
+    for bit in bits:
+        damaged[bit // 8] ^= 1 << bit % 8
+    return bytes(damaged)
+
+
+def graph_place(path: Path) -> range:
+    """Where the graph lies in a toy file, in bytes."""
+    graph = onnx.load(path).graph.SerializeToString()
+    start = path.read_bytes().index(graph)
+    return range(start, start + len(graph))
+
+
 FLIPPER = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, {folder!r})
-from test_runtime_loading import refusal
-whole, damaged = Path({whole!r}).read_bytes(), Path({damaged!r})
+from test_runtime_loading import flipped, graph_place, refusal
+whole, damaged, refused = Path({whole!r}), Path({damaged!r}), 0
+graph = graph_place(whole)
 for bits in json.loads(sys.stdin.read()):
-    content = bytearray(whole)
-    for bit in bits:
-        content[bit // 8 % len(content)] ^= 1 << bit % 8
-    damaged.write_bytes(content)
+    damaged.write_bytes(flipped(whole.read_bytes(), bits))
     print(bits, flush=True)
-    refusal(damaged)
-print("done")
+    reason = refusal(damaged)
+    if all(bit // 8 in graph for bit in bits):
+        assert "damaged" in str(reason), reason
+        refused += 1
+print(refused, "in the graph")
 """
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 def test_flipped_bits_never_crash_the_process(tmp_path: Path, task: Any) -> None:
-    """In a process of its own: native code reads the file, and a crash would take the tests with it."""
+    """In a process of its own: native code reads the file, and a crash would take the tests with it.
+
+    Those in the graph are all noticed; elsewhere the metadata may still be metadata.
+    """
     whole = write_toy(tmp_path / "whole.onnx", task)
     bits = whole.stat().st_size * 8
     draws = np.random.default_rng(20260101).integers(0, bits, (250, 3))
@@ -266,17 +286,57 @@ def test_flipped_bits_never_crash_the_process(tmp_path: Path, task: Any) -> None
         timeout=600,
         env={**os.environ, "PYTHONPATH": folders, "RUST_BACKTRACE": "0"},
     )
-    assert done.stdout.splitlines()[-1:] == ["done"], (
-        done.returncode,
-        done.stdout[-300:],
-        done.stderr[-3000:],
+    told = (done.returncode, done.stdout[-300:], done.stderr[-3000:])
+    assert done.stdout.endswith(" in the graph\n"), told
+    assert int(done.stdout.splitlines()[-1].split()[0]) >= 30, told
+
+
+def weight_bit(path: Path) -> int:
+    """A bit whose change makes one weight of a toy another number, and nothing else."""
+    weight = np.array([1.0], dtype=np.float32).tobytes()
+    return 8 * (path.read_bytes().index(weight, graph_place(path).start) + 3)  # a quarter of it
+
+
+def test_a_flipped_bit_of_a_weight_is_refused(tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "model.onnx")
+    path.write_bytes(flipped(path.read_bytes(), [weight_bit(path)]))
+    message = str(refusal(path))
+    assert message.endswith(
+        "damaged: its graph has another SHA-256 than its metadata; copy or download it again"
     )
+
+
+def test_a_file_without_the_hash_of_its_graph_is_read_as_before(tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "old.onnx", properties=toy_metadata().to_properties())
+    before = Classifier(path).predict_proba(["agua luz"])
+    path.write_bytes(flipped(path.read_bytes(), [weight_bit(path)]))
+    assert refusal(path) is None
+    assert np.abs(Classifier(path).predict_proba(["agua luz"]) - before).max() > 0.01  # so a bit does harm
+
+
+def test_other_metadata_leave_the_hash_true(tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "model.onnx")
+    model = onnx.load(path)
+    helper.set_model_props(model, {**read_properties(path), "note": "ours"})
+    path.write_bytes(model.SerializeToString())
+    assert read_properties(path)["note"] == "ours"
+    assert refusal(path) is None
+
+
+def test_a_graph_is_hashed_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_toy(tmp_path / "model.onnx")
+    monkeypatch.setattr(container, "_CHUNK", 100)
+    assert refusal(path) is None
+    assert len(graph_place(path)) > 300
+    path.write_bytes(flipped(path.read_bytes(), [8 * graph_place(path).stop - 1]))
+    assert "damaged" in str(refusal(path))
 
 
 def test_onnxruntime_prints_nothing_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model = toy_model()
     model.graph.node[0].op_type = "Gathér"
-    content = write_toy(tmp_path / "model.onnx", model=model).read_bytes()
+    known = toy_metadata().to_properties()  # without a hash, which would tell before onnxruntime does
+    content = write_toy(tmp_path / "model.onnx", model=model, properties=known).read_bytes()
     (tmp_path / "model.onnx").write_bytes(content.replace("Gathér".encode(), b"Gath\xff\xffr"))
     assert "not a usable ONNX model" in str(refusal(tmp_path / "model.onnx"))
     model.graph.node[0].op_type = "Sorcery"

@@ -1079,3 +1079,40 @@ def test_s3(here: Path, model: str, bucket: Any, monkeypatch: pytest.MonkeyPatch
         score("s3://texts/none", "s3://texts/o", model)
     with pytest.raises(UserError, match=r"s3://nobucket/a\.csv"):
         score("s3://nobucket/a.csv", "o.csv", model)
+
+
+# --------------------------------------------------------------------------------------- memory
+
+PEAK = """
+import sys
+from pathlib import Path
+from afina.cli import main
+try:
+    main(["score", *sys.argv[1:], "--chunk", "100", "--threads", "1"])
+finally:
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(int(status["VmHWM"].split()[0]) / 1024)
+"""
+
+
+def peak_megabytes(rows: int, kind: str, model: str) -> float:
+    """MiB that a process held at most while it scored so many rows of 8 KiB."""
+    name = f"{rows}.{kind}"
+    with open(name, "w", encoding="utf-8") as stream:
+        stream.write("text,note\n" if kind == "csv" else "")
+        for row in range(rows):
+            text, note = "" if row % 10 == 3 else f"luz {row}", f"{row:08}" * 1024
+            line = f"{text},{note}" if kind == "csv" else json.dumps({"text": text, "note": note})
+            stream.write(line + "\n")
+    command = [sys.executable, "-c", PEAK, name, f"out.{kind}", "--model", model, "--overwrite"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert os.path.getsize(f"out.{kind}") > 0.85 * os.path.getsize(name)  # all that is kept is written
+    return float(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc on this system")
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_memory_does_not_grow_with_the_rows(here: Path, model: str, kind: str) -> None:
+    few, many = (peak_megabytes(rows, kind, model) for rows in (800, 6400))  # 6 and 50 MiB
+    assert many < few + 16

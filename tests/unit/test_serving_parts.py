@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import logging
+import os
 import threading
 import weakref
 from pathlib import Path
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
 from afina.errors import UserError
+from afina.export.graph import Graph, write
 from afina.runtime.lanes import side_by_side
 from afina.serving.answers import added_columns
 from afina.serving.batching import QUANTUM, WINDOW_BUDGETS, Batcher, Job, QueueFullError
@@ -30,7 +32,7 @@ from afina.serving.pages import api_page, card_page
 from afina.serving.server import _within_file_limit
 from afina.serving.service import Service
 from afina.serving.settings import ServeSettings, api_keys
-from toy_artifact import LABELS, toy_metadata, write_toy
+from toy_artifact import LABELS, toy_metadata, toy_model, write_toy
 
 # ------------------------------------------------------------------------------------ settings
 
@@ -375,6 +377,51 @@ def test_a_change_is_noticed_once_it_has_settled(tmp_path: Path) -> None:
     assert [store.changed(), store.changed()] == [False, True]
     path.unlink()
     assert [store.changed(), store.changed()] == [False, False]
+
+
+def large_toy(folder: Path, labels: tuple[str, ...]) -> tuple[Path, Path]:
+    """A toy in two files: the model and its weights, different for different labels."""
+    toy = toy_model()
+    table = next(tensor for tensor in toy.graph.initializer if tensor.name == "weights")
+    rows = 100 + len(labels[0])
+    table.raw_data, table.dims[0] = table.raw_data.ljust(12 * rows, b"\0"), rows
+    folder.mkdir()
+    properties = toy_metadata(labels=labels).to_properties()
+    weights = write(Graph(toy, fused=False), properties, folder / "model.onnx", largest=100)
+    assert weights is not None
+    return folder / "model.onnx", weights
+
+
+def test_weights_that_arrive_after_their_model_are_noticed(tmp_path: Path) -> None:
+    place, old_weights = large_toy(tmp_path / "served", LABELS)
+    store = ModelStore(place)
+    assert [store.changed(), store.changed()] == [False, False]
+
+    model, weights = large_toy(tmp_path / "new", ("uno", "dos", "tres"))
+    os.replace(model, place)
+    assert [store.changed(), store.changed()] == [False, True]
+    with pytest.raises(UserError, match="which is missing; copy both files"):
+        store.load()
+    assert [store.changed(), store.changed()] == [False, False]  # nothing new to try
+
+    content = weights.read_bytes()
+    for part in (100, 200, len(content)):  # as long as it grows it is not whole
+        (place.parent / weights.name).write_bytes(content[:part])
+        assert not store.changed()
+    assert store.changed()
+    store.current = store.load()
+    assert store.current.classifier.labels == ("uno", "dos", "tres")
+    old_weights.unlink()  # of no model any more
+    assert [store.changed(), store.changed()] == [False, False]
+
+
+def test_weights_that_are_gone_leave_the_model_in_use(tmp_path: Path) -> None:
+    place, weights = large_toy(tmp_path / "served", LABELS)
+    store = ModelStore(place)
+    weights.unlink()
+    assert [store.changed(), store.changed()] == [False, False]
+    os.replace(large_toy(tmp_path / "new", ("uno", "dos", "tres"))[0], place)
+    assert [store.changed(), store.changed()] == [False, True]
 
 
 def test_given_thresholds_leave_the_model_as_it_is(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ import numpy.typing as npt
 
 from afina.evaluation.metrics import count, predict, prediction_metrics
 from afina.export.graph import Graph
-from afina.export.parity import compare
+from afina.export.parity import both_batchings, compare
 from afina.export.quantisation import RECIPES, Recipe, layers, without
 from afina.labels import Task
 from afina.runtime.classifier import Classifier
-from afina.runtime.encoding import token_budget_batches
+from afina.runtime.encoding import BATCH_TOKENS, token_budget_batches
 from afina.runtime.loading import Floats
 
 # Speeds that differ by less are the same: a measurement on a shared machine tells no more.
@@ -40,7 +40,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Contract:
-    """What an int8 file must keep of the fp32 one.
+    """What an int8 file must keep of the fp32 one, in the runtime's own batches and in mixed ones.
 
     Attributes:
         max_drop: the most macro-F1 it may lose.
@@ -53,7 +53,7 @@ class Contract:
 
 @dataclass(frozen=True)
 class Trial:
-    """A recipe on the validation texts.
+    """A recipe on the validation texts, each figure from the batches in which it is worse.
 
     Attributes:
         recipe: what was tried.
@@ -94,7 +94,7 @@ class Found:
         trials: every recipe tried.
         winner: the one to use; None where none is within the contract.
         reference: probabilities (n, L) of fp32.
-        probabilities: of the winner, likewise; None without one.
+        probabilities: of the winner, likewise, in mixed batches; None without one.
         reference_speed: texts/s of fp32 in one thread; None without a winner.
     """
 
@@ -173,9 +173,9 @@ def search(
         texts: validation texts.
         contract: what must be kept.
         write: writes the copy that a recipe makes, and says where.
-        token_budget: most tokens in a batch, padding included.
+        token_budget: most tokens in a mixed batch, padding included.
     """
-    fp32 = Classifier(fp32_file, token_budget=token_budget)
+    fp32 = Classifier(fp32_file)
     reference = fp32.predict_proba(texts.raw)
     score = _Scorer(texts, reference, fp32)
     trials: list[Trial] = []
@@ -184,11 +184,11 @@ def search(
 
     def attempt(recipe: Recipe) -> Trial:
         files[recipe] = write(recipe)
-        probabilities = Classifier(files[recipe], token_budget=token_budget).predict_proba(texts.raw)
-        trial = score.trial(recipe, probabilities, files[recipe].stat().st_size)
+        batchings = both_batchings(files[recipe], texts.raw, token_budget)
+        trial = score.trial(recipe, batchings, files[recipe].stat().st_size)
         trials.append(trial)
         if trial.keeps(contract):
-            kept[recipe] = probabilities
+            kept[recipe] = batchings[1]
         return trial
 
     for recipe in RECIPES:
@@ -202,7 +202,7 @@ def search(
     if not kept:
         return Found(tuple(trials), None, reference, None, None)
     ids = fp32.encode(texts.raw[:TIMED_TEXTS])
-    speeds = measure_speeds([fp32_file, *(files[recipe] for recipe in kept)], ids, token_budget)
+    speeds = measure_speeds([fp32_file, *(files[recipe] for recipe in kept)], ids, BATCH_TOKENS)
     known = dict(zip(kept, speeds[1:], strict=True))
     timed = tuple(replace(trial, speed=known.get(trial.recipe)) for trial in trials)
     winner = choose(timed, contract)
@@ -223,10 +223,15 @@ class _Scorer:
         guess = predict(probabilities, task, limits)
         return prediction_metrics(self.texts.encoded, guess, self.classifier.labels, task)["macro_f1"]
 
-    def trial(self, recipe: Recipe, probabilities: Floats, size: int) -> Trial:
+    def trial(self, recipe: Recipe, batchings: Sequence[Floats], size: int) -> Trial:
+        """The worst of a recipe's probabilities in several batchings."""
+        shares = [self._agreement(probabilities) for probabilities in batchings]
+        scores = [self._macro_f1(probabilities) for probabilities in batchings]
+        return Trial(recipe, min(shares), self.macro_f1 - min(scores), size)
+
+    def _agreement(self, probabilities: Floats) -> float:
         agreement = compare(self.reference, probabilities, self.classifier.thresholds)
-        share = agreement.label_agreement if np.isfinite(agreement.max_abs_diff) else 0.0
-        return Trial(recipe, share, self.macro_f1 - self._macro_f1(probabilities), size)
+        return agreement.label_agreement if np.isfinite(agreement.max_abs_diff) else 0.0
 
 
 def _by_sensitivity(

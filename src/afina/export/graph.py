@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from afina.evaluation.probabilities import Calibration
+from afina.runtime.container import GRAPH_SHA256
 from afina.runtime.encoding import Ids
 from afina.runtime.external import PROPERTY, DataFile
 from afina.runtime.loading import INPUTS, OUTPUTS
@@ -247,6 +248,8 @@ def write(
 ) -> Path | None:
     """Write the graph with its metadata as one file; equal graphs and metadata give equal bytes.
 
+    The metadata have a SHA-256 of the graph, by which `afina.runtime.container` tells a damaged file.
+
     Weights that one file cannot hold go to a second one in the same folder. Its name has its hash in it, so
     that a model and the one it replaces never share one; name, size and hash are in the metadata, where
     `afina.runtime.external` checks them.
@@ -270,6 +273,9 @@ def write(
     if weight_bytes(model) > largest:
         data = _write_weights(model, path.parent, Path(name or path.name).stem)
         properties = {**properties, PROPERTY: json.dumps([data.to_json()])}
+    content = model.graph.SerializeToString(deterministic=True)
+    properties = {**properties, GRAPH_SHA256: hashlib.sha256(content).hexdigest()}
+    del content  # or there would be two copies of the weights beside the model
     del model.metadata_props[:]
     for key, value in properties.items():
         model.metadata_props.add(key=key, value=value)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -80,6 +82,22 @@ def check_cleaning(
             f"export: {len(wrong)} of {len(ids)} test texts are cleaned differently at prediction time "
             f"than by the clean stage, the first is {wrong[0]!r}; run `dvc repro` so that all stages agree"
         )
+
+
+def both_batchings(file: Path, texts: Sequence[str], token_budget: int) -> tuple[Floats, Floats]:
+    """Probabilities (n, L) of raw texts in the runtime's own batches, by length, and in mixed ones.
+
+    int8 scales activations by the batch they are in, so what it makes of a text depends on its neighbours.
+
+    Args:
+        file: the model.
+        texts: raw texts.
+        token_budget: most tokens in a mixed batch, padding included.
+    """
+    own = Classifier(file)
+    other = copy(own)
+    other.token_budget = token_budget
+    return own.predict_proba(texts), mixed_probabilities(other, texts)
 
 
 def mixed_probabilities(classifier: Classifier, texts: Sequence[str]) -> Floats:

@@ -32,7 +32,8 @@ class ExportParams(Section):
         0.99,
         ge=0,
         le=1,
-        description="least share of validation texts that int8 gives the same labels as fp32",
+        description="least share of validation texts that int8 gives the same labels as fp32; this and the "
+        "drop are judged in the runtime's own batches and in mixed ones, and the worse counts",
     )
     int8_texts: int = Field(
         1000,

@@ -620,7 +620,8 @@ ES = {
     "card_int8": (
         "`model.int8.onnx` ({recipe}): {size} MB y {speed} veces la velocidad de `model.onnx`. Se eligió con "
         "los mensajes de validación: las mismas respuestas en el {agreement}, F1 promedio {change} puntos. "
-        "En la prueba: {test_agreement} y {test_change} puntos."
+        "En la prueba: {test_agreement} y {test_change} puntos. Sus respuestas dependen un poco de qué otros "
+        "mensajes se procesan a la vez: de dos modos de agruparlos, cada cifra es la del peor."
     ),
     "card_int8_none": (
         "No hay `model.int8.onnx`: en validación, ninguna forma de redondear los pesos da las mismas "
@@ -1245,7 +1246,8 @@ EN = {
     "card_int8": (
         "`model.int8.onnx` ({recipe}): {size} MB and {speed} times the speed of `model.onnx`. It was chosen "
         "with the validation messages: the same answers on {agreement}, average F1 {change} points. On the "
-        "test: {test_agreement} and {test_change} points."
+        "test: {test_agreement} and {test_change} points. Its answers depend a little on what other messages "
+        "are processed at the same time: of two ways of batching them, each figure is that of the worse."
     ),
     "card_int8_none": (
         "There is no `model.int8.onnx`: on validation, no way of rounding the weights gives the same "

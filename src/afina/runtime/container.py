@@ -2,21 +2,27 @@
 
 A model.onnx is one protobuf message, ``ModelProto``: fields one after another, each with its number, its
 wire type and, if it is a string or a message, its length (https://protobuf.dev/programming-guides/encoding).
-The graph is one such field, skipped in one step; so a file that is cut off is noticed here too.
+The graph is one such field, skipped in one step; so a file that is cut off is noticed here too. What became
+of the bits within it, its SHA-256 tells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 from afina.errors import UserError
 
+GRAPH_SHA256 = "graph_sha256"  # of the metadata; files of older versions have none
+
 _GRAPH, _METADATA = 7, 14  # fields of ModelProto
 _KEY, _VALUE = 1, 2  # fields of StringStringEntryProto
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
+_CHUNK = 1 << 20  # bytes hashed at a time
 
 
 def read_properties(file: Path) -> dict[str, str]:
@@ -25,20 +31,52 @@ def read_properties(file: Path) -> dict[str, str]:
     Raises:
         UserError: the file is missing, a folder, empty, cut off, or no ONNX model.
     """
+    with _opened(file) as (stream, size):
+        return _properties(stream, size)
+
+
+def check_graph(file: Path, properties: Mapping[str, str]) -> None:
+    """Check that the graph, with the weights in it, is bit for bit the one that the metadata are of.
+
+    onnxruntime reads a changed weight like any other. Memory does not grow with the file, and other threads
+    run meanwhile.
+
+    Args:
+        file: the model.
+        properties: its metadata; without the entry nothing is checked.
+
+    Raises:
+        UserError: it is another one, or the file cannot be read.
+    """
+    expected = properties.get(GRAPH_SHA256)
+    if expected is None:
+        return
+    with _opened(file) as (stream, size):
+        if _graph_sha256(stream, size) != expected:
+            raise _MalformedError("damaged: its graph has another SHA-256 than its metadata", "download")
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """A file and its size in bytes; what is wrong with it becomes one line."""
     if not file.is_file():
         problem = "is a folder, give the model.onnx in it" if file.is_dir() else "no such file"
         raise UserError(f"{file}: {problem}")
     try:
         with file.open("rb") as stream:
-            return _properties(stream, file.stat().st_size)
+            yield stream, file.stat().st_size
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
     except _MalformedError as problem:
-        raise UserError(f"{file}: {problem}; copy or export it again") from None
+        raise UserError(f"{file}: {problem}; copy or {problem.remedy} it again") from None
 
 
 class _MalformedError(Exception):
-    """What is wrong with the bytes."""
+    """What is wrong with the bytes, and what to do if copying the file again does not help."""
+
+    def __init__(self, problem: str, remedy: str = "export") -> None:
+        super().__init__(problem)
+        self.remedy = remedy
 
 
 def _properties(stream: BinaryIO, size: int) -> dict[str, str]:
@@ -54,6 +92,17 @@ def _properties(stream: BinaryIO, size: int) -> dict[str, str]:
     if not has_graph:
         raise _MalformedError("not an ONNX model, perhaps damaged")
     return properties
+
+
+def _graph_sha256(stream: BinaryIO, size: int) -> str:
+    """Of the graph as it lies in the file, hexadecimal."""
+    digest = hashlib.sha256()
+    for number, length in _fields(stream, size):
+        left = length if number == _GRAPH and length is not None else 0
+        while content := stream.read(min(left, _CHUNK)):
+            digest.update(content)
+            left -= len(content)
+    return digest.hexdigest()
 
 
 def _entry(content: bytes) -> tuple[str, str]:

@@ -49,6 +49,16 @@ def check_external(file: Path, properties: Mapping[str, str]) -> tuple[Path, ...
     return tuple(_checked(file, data) for data in _declared(file, properties))
 
 
+def external_files(file: Path, properties: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where the files with a model's weights belong, whether or not they are there; see `check_external`.
+
+    Raises:
+        UserError: the metadata are not readable.
+    """
+    names = [data.location for data in _declared(file, properties)]
+    return tuple(file.parent / name for name in names if _is_plain_name(name))
+
+
 def _declared(file: Path, properties: Mapping[str, str]) -> list[DataFile]:
     wrong = UserError(f"{file}: metadata {PROPERTY}: not readable; export the model again")
     try:

@@ -21,7 +21,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from afina.errors import UserError
-from afina.runtime.container import read_properties
+from afina.runtime.container import check_graph, read_properties
 from afina.runtime.encoding import Encoder, Ids, pad_batch
 from afina.runtime.external import check_external
 from afina.runtime.lanes import MOST, Lanes
@@ -166,7 +166,7 @@ def _version(file: Path) -> _Version | None:
 
 
 def _load(file: Path, threads: int | None) -> LoadedModel:
-    """Read and check a file. The tokenizer is parsed while onnxruntime, in a thread, reads the weights."""
+    """Read and check a file: the tokenizer and the hash while onnxruntime, in a thread, reads the weights."""
     version = _version(file)
     properties = read_properties(file)
     metadata = ArtifactMetadata.from_properties(properties, str(file))
@@ -180,6 +180,7 @@ def _load(file: Path, threads: int | None) -> LoadedModel:
     opening = _Opening(file, threads)
     try:
         encoder, probe = _read_tokenizer(metadata, file)
+        check_graph(file, properties)
     finally:
         opening.join()
     session = opening.session()

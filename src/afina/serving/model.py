@@ -16,8 +16,10 @@ import numpy.typing as npt
 from afina.errors import UserError
 from afina.files import sha256
 from afina.runtime.classifier import Classifier, Prediction
+from afina.runtime.container import read_properties
 from afina.runtime.drift import Reference
 from afina.runtime.encoding import Ids
+from afina.runtime.external import external_files
 from afina.runtime.text import clean_text
 
 Floats = npt.NDArray[np.float32]
@@ -147,8 +149,19 @@ def file_stamp(path: Path) -> Stamp | None:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
+def _weights_of(path: Path) -> tuple[Path, ...]:
+    """The files that a model's weights should be in; none where the model does not say so readably."""
+    try:
+        return external_files(path, read_properties(path))
+    except UserError:
+        return ()
+
+
 class ModelStore:
-    """The model in use. A request takes `current` once and keeps it, so a change never mixes two models."""
+    """The model in use. A request takes `current` once and keeps it, so a change never mixes two models.
+
+    A model of two files changes with either: the weights may arrive after the file that names them.
+    """
 
     def __init__(
         self, path: Path, name: str | None = None, threads: int | None = None, token_budget: int | None = None
@@ -156,16 +169,24 @@ class ModelStore:
         self.path = path
         self._options = (name, threads, token_budget)
         self._loading = threading.Lock()
-        self.current = load_model(path, *self._options)
-        self._seen: Stamp | None = self.current.stamp
-        self._changing: Stamp | None = None
+        self._weights: tuple[Path, ...] = ()  # of the file that was tried last
+        self._seen: tuple[Stamp | None, ...] = ()
+        self._changing: tuple[Stamp | None, ...] = ()
+        self.current = self.load()
 
     def changed(self) -> bool:
-        """Is there a file that was not tried yet, and the same as at the call before, so whole?"""
-        stamp = file_stamp(self.path)
-        settled = stamp is not None and stamp != self._seen and stamp == self._changing
-        self._changing = stamp
+        """Is there a model that was not tried yet, and the same as at the call before, so whole?"""
+        stamps = self._stamps()
+        another = stamps[0] != self._seen[0]
+        # Weights that are gone are no reason to try again; those of the model before no longer matter.
+        there = stamps[0] is not None if another else None not in stamps
+        settled = there and stamps != self._seen and stamps == self._changing
+        self._changing = stamps
         return settled
+
+    def _stamps(self) -> tuple[Stamp | None, ...]:
+        """Of the model's file, then of those with its weights."""
+        return tuple(map(file_stamp, (self.path, *self._weights)))
 
     def load(self) -> Served:
         """Load the file anew; it takes the place of the model in use where `current` is set to it.
@@ -174,5 +195,7 @@ class ModelStore:
             UserError: as `load_model`.
         """
         with self._loading:
-            self._seen = file_stamp(self.path)
+            # The model's stamp comes first: replaced after that, it is another one at the next look.
+            stamp, self._weights = file_stamp(self.path), _weights_of(self.path)
+            self._seen = (stamp, *map(file_stamp, self._weights))
             return load_model(self.path, *self._options)
