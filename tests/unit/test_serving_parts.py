@@ -30,7 +30,7 @@ from afina.serving.middleware import Authorize
 from afina.serving.model import ModelStore, Served, load_model
 from afina.serving.pages import api_page, card_page
 from afina.serving.server import _within_file_limit
-from afina.serving.service import Service
+from afina.serving.service import Service, turns
 from afina.serving.settings import ServeSettings, api_keys
 from toy_artifact import LABELS, toy_metadata, toy_model, write_toy
 
@@ -367,6 +367,42 @@ def test_a_model_with_an_unreadable_reference_changes_nothing(tmp_path: Path) ->
     asyncio.run(run())
     with pytest.raises(UserError, match="reference"):
         load_model(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 90_000).map(lambda length: "a" * length), max_size=6), st.integers(0, 150))
+def test_a_turn_is_a_few_texts_and_none_is_left_out(long: list[str], short: int) -> None:
+    texts = [*long, *(f"{number}" for number in range(short))]
+    parts = [list(part) for part in turns(texts)]
+    assert [text for part in parts for text in part] == texts
+    assert all(0 < len(part) <= 64 for part in parts)
+    assert all(sum(map(len, part)) <= 1 << 16 for part in parts if len(part) > 1)
+
+
+def test_many_texts_are_encoded_in_turns_with_those_of_others(tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "model.onnx")
+    service = Service(ServeSettings(model=path), ModelStore(path))
+    model = service.store.current
+    texts = [f"agua {'luz ' * (number % 3)}" for number in range(300)]
+    order: list[str] = []
+
+    async def encode(name: str, some: list[str]) -> Any:
+        encoded = await service._encode(model, some)
+        order.append(name)
+        return encoded
+
+    async def both() -> Any:
+        # More long requests than threads, and then a short one.
+        waiting = [asyncio.create_task(encode("long", texts)) for _ in range(3)]
+        await asyncio.sleep(0)
+        await encode("short", ["agua"])
+        return await waiting[0]
+
+    found, whole = asyncio.run(both()), model.encode(texts)
+    service.stop()
+    assert order[0] == "short"
+    assert found.truncated == whole.truncated
+    assert [ids.tolist() for ids in found.ids] == [ids.tolist() for ids in whole.ids]
 
 
 def test_a_change_is_noticed_once_it_has_settled(tmp_path: Path) -> None:

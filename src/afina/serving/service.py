@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -13,11 +13,12 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from afina.runtime.classifier import Prediction
+from afina.runtime.encoding import Ids
 from afina.serving.arrivals import Arrivals
 from afina.serving.batching import Batcher, QueueFullError
 from afina.serving.errors import ApiError
 from afina.serving.metrics import Metrics
-from afina.serving.model import ModelStore, Served
+from afina.serving.model import Encoded, ModelStore, Served
 from afina.serving.monitor import DriftGauges, watch
 from afina.serving.settings import ServeSettings
 
@@ -27,6 +28,8 @@ log = logging.getLogger("afina.serve")
 
 # Fewer predictions than this are made on the event loop: handing them to a thread takes longer.
 _INLINE = 16
+# Texts, and characters, that are cleaned and tokenised before the next request's turn.
+_TURN_TEXTS, _TURN_CHARACTERS = 64, 1 << 16
 # How often a file looks whether there is room in the queue.
 _PATIENCE = 0.05
 
@@ -102,7 +105,7 @@ class Service:
         thresholds: Mapping[str, float] | None,
     ) -> tuple[list[Prediction], list[bool]]:
         try:
-            encoded = await self.in_thread(model.encode, texts)
+            encoded = await self._encode(model, texts)
         except BaseException:
             self.batcher.release(len(texts))
             raise
@@ -126,6 +129,16 @@ class Service:
             self._observed = self.monitor_thread.submit(monitor.observe, texts, encoded, predictions)
             self._observed.add_done_callback(_log_failure)
         return predictions, encoded.truncated
+
+    async def _encode(self, model: Served, texts: Sequence[str]) -> Encoded:
+        """Token ids of texts, a few at a time: between them others have their turn."""
+        ids: list[Ids] = []
+        truncated: list[bool] = []
+        for part in turns(texts):
+            encoded = await self.in_thread(model.encode, part)
+            ids += encoded.ids
+            truncated += encoded.truncated
+        return Encoded(ids, truncated)
 
     async def in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run a function in one of the threads for texts."""
@@ -202,6 +215,18 @@ class Service:
         self.text_threads.shutdown(cancel_futures=True)
         self.file_threads.shutdown(cancel_futures=True)
         self.monitor_thread.shutdown(cancel_futures=True)
+
+
+def turns(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Texts in their order, as many at a time as one turn takes."""
+    start, characters = 0, 0
+    for at, text in enumerate(texts):
+        if at > start and (at - start == _TURN_TEXTS or characters + len(text) > _TURN_CHARACTERS):
+            yield texts[start:at]
+            start, characters = at, 0
+        characters += len(text)
+    if start < len(texts):
+        yield texts[start:]
 
 
 def _log_failure(observed: Future[None]) -> None:
