@@ -621,7 +621,7 @@ def test_the_same_model_gives_the_same_bytes(
     tests = Path(__file__).parent
     environment = os.environ | {
         "PYTHONHASHSEED": "1",  # another order of every set
-        "PYTHONPATH": os.pathsep.join((str(tests), str(tests.parent))),
+        "PYTHONPATH": os.pathsep.join((str(tests), str(tests.parent), os.environ.get("PYTHONPATH", ""))),
     }
     command = [sys.executable, "-c", code, str(backbones("bert")), str(tmp_path / "there")]
     subprocess.run(command, check=True, env=environment, capture_output=True)
