@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pytest
 from afina.runtime.classifier import Classifier
 from afina.serving.settings import ServeSettings
 from live_server import Gate, Live, Process, live
-from toy_artifact import LABELS, write_toy
+from toy_artifact import LABELS, WORDS, write_toy
 
 POST = (
     b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
@@ -310,9 +310,13 @@ def test_an_empty_line_is_no_limit_for_the_request_that_runs(model: Path, loop: 
 
 def send_file(one: Live, client: socket.socket, rows: int) -> None:
     """Send a file of 2 kB a row; its answer is a little larger."""
+    send_table(client, (b"luz en la casa," + b"x" * 2000 + b"\n") * rows)
+
+
+def send_table(client: socket.socket, rows: bytes) -> None:
     form = (
         b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.csv"\r\n\r\ntexto,otro\n'
-        + (b"luz en la casa," + b"x" * 2000 + b"\n") * rows
+        + rows
         + b"\r\n--x--\r\n"
     )
     client.sendall(
@@ -322,8 +326,8 @@ def send_file(one: Live, client: socket.socket, rows: int) -> None:
     client.sendall(form)
 
 
-def files_done(one: Live) -> bool:
-    done = 'afina_requests_total{method="POST",route="/v1/predict/file"'
+def files_done(one: Live, count: int = 1) -> bool:
+    done = f'afina_requests_total{{method="POST",route="/v1/predict/file",status="200"}} {count}.0'
     return done in one.client.get("/metrics").text
 
 
@@ -333,6 +337,88 @@ def test_an_answer_that_is_not_read_ends_the_connection(model: Path, loop: str) 
         send_file(one, deaf, 4000)
         eventually(lambda: files_done(one), 60)
         assert post(one, "luz").status_code == 200
+
+
+def connect_deaf(one: Live) -> socket.socket:
+    """A connection of a client whose system takes little."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(20)
+    client.connect(("127.0.0.1", one.port))
+    return client
+
+
+def ask_for_cards(one: Live, stack: ExitStack, sizes: range, header: bytes = b"") -> list[socket.socket]:
+    """Clients that ask for an answer of so many bytes each, and do not read it."""
+    clients = []
+    for size in sizes:
+        one.settings.model.with_name("README.md").write_text("x" * size, encoding="utf-8")
+        clients.append(stack.enter_context(connect_deaf(one)))
+        answered = one.server.server_state.total_requests + 1
+        clients[-1].sendall(b"GET /model-card HTTP/1.1\r\nhost: localhost\r\n" + header + b"\r\n")
+        eventually(lambda answered=answered: one.server.server_state.total_requests == answered)  # type: ignore[misc]
+    return clients
+
+
+CLOSE = b"connection: close\r\n"
+# What the system takes of an answer varies; of some of these the server is left with a little, of some with
+# more than its transport holds without a pause.
+SIZES = range(50_000, 700_000, 50_000)
+
+
+@pytest.mark.parametrize("end", ["close", "keep-alive", "refused"])
+def test_a_rest_that_is_not_read_ends_the_connection(model: Path, loop: str, end: str) -> None:
+    seconds = {"body_seconds": 0.5, "keep_alive_seconds": 1 if end == "keep-alive" else 60}
+    with live(model, loop, **seconds) as one, ExitStack() as stack:
+        one.client.close()
+        clients = ask_for_cards(one, stack, SIZES, CLOSE if end == "close" else b"")
+        if end == "refused":
+            for client in clients:
+                client.sendall(b"no request\r\n\r\n")
+        eventually(lambda: not one.server.server_state.connections)
+
+
+def test_a_rest_that_is_not_read_after_much_that_was_ends_the_connection(model: Path, loop: str) -> None:
+    with live(model, loop, body_seconds=0.5) as one, ExitStack() as stack:
+        one.client.close()
+        for client in ask_for_cards(one, stack, range(200_000, 700_000, 12_000), CLOSE):
+            with suppress(ConnectionError):
+                for _ in range(40):
+                    client.recv(4096)
+        eventually(lambda: not one.server.server_state.connections, 40)
+
+
+def test_a_rest_of_an_answer_that_broke_off_ends_the_connection(model: Path, loop: str) -> None:
+    with live(model, loop, body_seconds=0.5) as one, ExitStack() as stack:
+        forward = one.store.current.classifier.forward
+
+        def fail_at_water(batch: Any) -> Any:
+            if any(WORDS.index("agua") in row for row in batch):
+                raise ValueError
+            return forward(batch)
+
+        one.store.current.classifier.forward = fail_at_water  # type: ignore[method-assign]
+        for count, width in enumerate((size // 128 for size in SIZES), 1):
+            client = stack.enter_context(connect_deaf(one))
+            send_table(client, (b"luz en la casa," + b"x" * width + b"\n") * 128 + b"agua en la casa,\n")
+            eventually(lambda count=count: files_done(one, count))  # type: ignore[misc]
+        one.client.close()
+        eventually(lambda: not one.server.server_state.connections)
+
+
+def test_answers_that_are_not_read_keep_nobody_out(model: Path, loop: str) -> None:
+    with live(model, loop, max_connections=4, body_seconds=60) as one, ExitStack() as stack:
+        one.client.close()
+        ask_for_cards(one, stack, SIZES, CLOSE)
+        assert healthy(one)
+
+
+def test_a_rest_that_is_read_late_is_sent(model: Path, loop: str) -> None:
+    with live(model, loop, body_seconds=10) as one, ExitStack() as stack:
+        clients = ask_for_cards(one, stack, SIZES, CLOSE)
+        time.sleep(0.5)
+        for client, size in zip(clients, SIZES, strict=True):
+            assert read_all(client).count(b"x") >= size
 
 
 def read_slowly(client: socket.socket, speed: int, seconds: float) -> bytes:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from itertools import chain
 from typing import Any
 
+from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -29,9 +29,10 @@ SEND_BUFFER_BYTES = 128 * 1024
 def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
     """A uvicorn protocol with the limits of ``settings``, shared by the connections of one server."""
     # Connections that wait for a request, the one that has waited for longest first; those that wait for its
-    # body, likewise. In this order they make room for others: nothing works for them yet.
+    # body, and those that wait for their client to read, likewise. In this order they make room for others.
     idle: dict[Bounded, None] = {}
     arriving: dict[Bounded, None] = {}
+    unread: dict[Bounded, None] = {}
 
     class Bounded(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
@@ -51,7 +52,8 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
         ) -> None:
             super().__init__(config, server_state, app_state, _loop)
             # Requests whose answer is not complete, in their order; uvicorn knows the last one alone.
-            self._unanswered: deque[RequestResponseCycle] = deque()
+            self._unanswered: list[RequestResponseCycle] = []
+            self._application, self.app = self.app, self._answer
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -59,7 +61,7 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
                 socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES
             )
             if len(self.connections) > settings.max_connections:
-                oldest = next(chain(idle, arriving), None)
+                oldest = next(chain(idle, arriving, unread), None)
                 if oldest is None:
                     self._refuse(503)
                     return
@@ -75,6 +77,7 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
                 cycle.disconnected = True
                 cycle.message_event.set()
             super().connection_lost(exc)
+            self.app = self._application  # no cycle that would keep a closed connection in memory
 
         def data_received(self, data: bytes) -> None:
             if self.transport.is_closing():
@@ -134,23 +137,33 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
             self._header_bytes = 0
 
         def on_response_complete(self) -> None:
-            self._unanswered.popleft()
+            self._unanswered.pop(0)
             super().on_response_complete()
             if not self._unanswered and not self.transport.is_closing():
                 idle[self] = None
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            # Until it is resumed nothing is added, so what leaves the buffer is what the client reads.
-            full = self.transport.get_write_buffer_size()
-            self._await_reader(self.loop.time() + settings.body_seconds, full)
+            self._watch_reader()
 
         def resume_writing(self) -> None:
-            self._stop_stalled()
+            if not self.transport.is_closing():
+                self._stop_stalled()
             super().resume_writing()
+
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()
+            self._watch_closing()
 
         def send_400_response(self, msg: str) -> None:
             self._refuse(431 if self._fields > MAX_HEADER_BYTES else 400)
+
+        async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await self._application(scope, receive, send)
+            finally:
+                # By then uvicorn has closed the connection, if the answer was its last or broke off.
+                self.loop.call_soon(self._watch_closing)
 
         def _count(self, size: int) -> None:
             self._fields += size
@@ -160,6 +173,18 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
         def _await_headers(self) -> None:
             idle[self] = None
             self._timer = self.loop.call_later(settings.header_seconds, self.transport.abort)
+
+        def _watch_closing(self) -> None:
+            """A transport that closes first sends what it holds: for ever, to a client that does not read."""
+            if self.transport.is_closing() and self in self.connections and self._stalled is None:
+                self._watch_reader()
+
+        def _watch_reader(self) -> None:
+            """Nothing is added for now, so what leaves the buffer is what the client reads."""
+            self._stop_stalled()
+            if full := self.transport.get_write_buffer_size():
+                unread[self] = None
+                self._await_reader(self.loop.time() + settings.body_seconds, full)
 
         def _await_reader(self, until: float, full: int) -> None:
             """Wait for a client to read, a second more for each `BYTES_PER_SECOND` it has taken; or close."""
@@ -174,6 +199,7 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
             """It is not to make room, or has done so."""
             idle.pop(self, None)
             arriving.pop(self, None)
+            unread.pop(self, None)
 
         def _stop_timer(self) -> None:
             if self._timer is not None:
@@ -181,6 +207,7 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
                 self._timer = None
 
         def _stop_stalled(self) -> None:
+            unread.pop(self, None)
             if self._stalled is not None:
                 self._stalled.cancel()
                 self._stalled = None
@@ -191,6 +218,7 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
             self._keep()
             self.transport.write(_raw_answer(ApiError.of_status(status)))
             self.transport.close()
+            self._watch_closing()
 
     return Bounded
 

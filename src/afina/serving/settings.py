@@ -66,7 +66,8 @@ class ServeSettings:
             bytes of so many of the largest.
         max_arriving: most files that arrive, or wait to be worked on, at a time.
         max_connections: most open connections; beyond it the one idle for longest is closed, or else the one
-            whose body has been arriving for longest. Fewer where the system allows too few open files.
+            whose body has been arriving for longest, or whose answer has gone unread for longest. Fewer where
+            the system allows too few open files.
         request_seconds: a text has to be answered in so long, else 503.
         header_seconds: the headers of a request have to arrive in so long, else the connection is closed.
         body_seconds: the body has to arrive in so long, with 1 s more for each 16 KiB received, else 408;
