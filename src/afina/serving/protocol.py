@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from itertools import chain
 from typing import Any
 
@@ -53,7 +52,7 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
         ) -> None:
             super().__init__(config, server_state, app_state, _loop)
             # Requests whose answer is not complete, in their order; uvicorn knows the last one alone.
-            self._unanswered: deque[RequestResponseCycle] = deque()
+            self._unanswered: list[RequestResponseCycle] = []
             self._application, self.app = self.app, self._answer
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -78,6 +77,7 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
                 cycle.disconnected = True
                 cycle.message_event.set()
             super().connection_lost(exc)
+            self.app = self._application  # no cycle that would keep a closed connection in memory
 
         def data_received(self, data: bytes) -> None:
             if self.transport.is_closing():
@@ -137,7 +137,7 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
             self._header_bytes = 0
 
         def on_response_complete(self) -> None:
-            self._unanswered.popleft()
+            self._unanswered.pop(0)
             super().on_response_complete()
             if not self._unanswered and not self.transport.is_closing():
                 idle[self] = None
