@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,24 +14,15 @@ from transformers import BertConfig, BertModel
 
 from afina.modeling.classifier import TextClassifier
 from afina.params.train import TrainParams
+from stage_script import benchmark
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "training.py"
 RATES = {"padded": 10.0, "grouped": 40.0, "grouped_bf16": 50.0, "grouped_bf16_eager": 45.0, "afina": 100.0}
 
 
 @pytest.fixture(scope="module")
 def training() -> Iterator[Any]:
-    """The script as a module; it finds the one of intervals beside it."""
-    sys.path.insert(0, str(SCRIPT.parent))
-    spec = importlib.util.spec_from_file_location("benchmark_training", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-    sys.path.remove(str(SCRIPT.parent))
+    with benchmark("training") as module:
+        yield module
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,23 +20,13 @@ from afina.params.evaluate import EvaluateParams
 from afina.params.extract import ExtractParams
 from afina.params.train import TrainParams
 from afina.table import SCHEMA
-
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "imbalance.py"
+from stage_script import benchmark
 
 
 @pytest.fixture(scope="module")
 def imbalance() -> Iterator[Any]:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("benchmark_imbalance", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    sys.path.insert(0, str(SCRIPT.parent))  # it imports its neighbour
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(SCRIPT.parent))
-    del sys.modules[spec.name]
+    with benchmark("imbalance") as module:
+        yield module
 
 
 def hot(*rows: str) -> np.ndarray:

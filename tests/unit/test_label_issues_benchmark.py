@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "label_issues.py"
+from stage_script import benchmark
 
 # Lists as many of the wrong rows as there are folds, if it sees the data.
 STAGE = """
@@ -32,11 +31,8 @@ print("audit: done")
 @pytest.fixture
 def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The script as a module, in a project of 30 rows, 10 of them wrong, whose list names two rows."""
-    spec = importlib.util.spec_from_file_location("benchmark_label_issues", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with benchmark("label_issues") as module:
+        pass
     monkeypatch.setattr(module, "ROOT", tmp_path)
     for folder in ("data/splits", "data/source/demo", "models/adapted", "reports", "pipeline"):
         (tmp_path / folder).mkdir(parents=True)

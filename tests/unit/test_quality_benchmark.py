@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,21 +14,13 @@ from afina.params.clean import CleanParams
 from afina.params.extract import ExtractParams
 from afina.params.split import SplitParams
 from afina.params.train import TrainParams
-
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "quality.py"
+from stage_script import benchmark
 
 
 @pytest.fixture(scope="module")
 def quality() -> Iterator[Any]:
-    """The script as a module; it finds the one of recipes beside it."""
-    sys.path.insert(0, str(SCRIPT.parent))
-    spec = importlib.util.spec_from_file_location("benchmark_quality", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(SCRIPT.parent))
+    with benchmark("quality") as module:
+        yield module
 
 
 def run(name: str, variant: str, seed: int, score: float, minutes: float = 1.0) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,20 +10,13 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "scoring.py"
+from stage_script import benchmark
 
 
 @pytest.fixture(scope="module")
 def scoring() -> Iterator[Any]:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("benchmark_scoring", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with benchmark("scoring") as module:
+        yield module
 
 
 def test_results_go_to_a_file(

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "serving.py"
+from stage_script import benchmark
+
 EXPECTED = [("agua", 0.5), ("luz", 0.5), ("agua", 0.75)]
 
 
 @pytest.fixture(scope="module")
 def serving() -> Iterator[Any]:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("benchmark_serving", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with benchmark("serving") as module:
+        yield module
 
 
 def answer(*predictions: tuple[str, float]) -> bytes:
