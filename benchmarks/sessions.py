@@ -1,0 +1,222 @@
+"""Ways to run the demo's model in onnxruntime that were tried, beside the one that is used.
+
+    python benchmarks/sessions.py [--quick] [--model FOLDER]
+
+Every way computes the same batches of token ids, of similar length and 512 tokens, in a process of its own;
+they take turns, and medians count. ``used`` is the session that `afina.runtime` opens; the others differ
+from it in what their name says: threads that spin while they wait, inputs and outputs bound beforehand
+(``io_binding``), and static quantisation, with the ranges of activations fixed on validation texts, in place
+of dynamic. ``lanes`` is `Classifier.predict_proba`, which runs several batches side by side and also cleans
+and tokenises. One text at a time is computed from token ids, too. Agreement is with the labels of model.onnx.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from afina.runtime.classifier import Classifier
+from afina.runtime.encoding import BATCH_TOKENS, Ids, pad_batch, token_budget_batches
+from afina.table import read
+
+ROOT = Path(__file__).resolve().parent.parent
+CALIBRATION_TEXTS = 64
+LAYER = "/encoder/layer."  # in the names of the demo's backbone
+TITLES = {
+    "fp32": "model.onnx, as used",
+    "used": "model.int8.onnx, as used",
+    "spinning": "model.int8.onnx, threads that spin",
+    "io_binding": "model.int8.onnx, io_binding",
+    "static": "static quantisation, as used",
+    "lanes": "model.int8.onnx, batches side by side, cleaning and tokenisation included",
+}
+
+Batch = Sequence[Ids]
+Compute = Callable[[Batch], Any]  # a batch -> its probabilities (n, labels)
+
+
+@dataclass
+class Measured:
+    """What the turns of one way came to."""
+
+    seconds: list[float] = field(default_factory=list)
+    singles: list[float] = field(default_factory=list)
+    labels: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+
+def opened(file: Path, spinning: bool = False) -> onnxruntime.InferenceSession:
+    """A session as `afina.runtime` opens it, but for the spinning."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def feed(batch: Batch, pad_token_id: int) -> dict[str, Ids]:
+    """The inputs of the graph."""
+    return dict(zip(("input_ids", "attention_mask"), pad_batch(batch, pad_token_id), strict=True))
+
+
+def computing(session: onnxruntime.InferenceSession, pad_token_id: int, binding: bool) -> Compute:
+    """Probabilities by a session."""
+
+    def run(batch: Batch) -> Any:
+        return session.run(["probabilities"], feed(batch, pad_token_id))[0]
+
+    def run_bound(batch: Batch) -> Any:
+        bound = session.io_binding()
+        for name, values in feed(batch, pad_token_id).items():
+            bound.bind_cpu_input(name, values)
+        bound.bind_output("probabilities")
+        session.run_with_iobinding(bound)
+        return bound.copy_outputs_to_cpu()[0]
+
+    return run_bound if binding else run
+
+
+def quantise_statically(source: Path, target: Path, batches: Sequence[Batch], pad_token_id: int) -> None:
+    """A copy of a graph with 8-bit products in its layers, their activations' ranges taken from batches.
+
+    onnxruntime has no such kernel for fused attention, whose products stay in float32.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self._feeds: Iterator[dict[str, Ids]] = (feed(batch, pad_token_id) for batch in batches)
+
+        def get_next(self) -> dict[str, Ids] | None:
+            return next(self._feeds, None)
+
+    model = onnx.load(source)
+    weights = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    inside = [node for node in model.graph.node if any(LAYER in name for name in (node.name, *node.output))]
+    # Types of what fused operators put out cannot be inferred; they are all float.
+    known = {value.name for value in model.graph.value_info}
+    unknown = {name for node in inside for name in node.output} - known - {""}
+    model.graph.value_info.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in sorted(unknown)
+    )
+    quantize_static(
+        model,
+        target,
+        Reader(),
+        quant_format=QuantFormat.QOperator,
+        nodes_to_quantize=[
+            node.name for node in inside if node.op_type == "MatMul" and weights.intersection(node.input)
+        ],
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+    )
+
+
+def serve(connection: Connection, name: str, folder: Path, static: Path, texts: Sequence[str]) -> None:
+    """In a process of its own: a pass over all texts for every turn, then some of them one by one."""
+    file = {"fp32": folder / "model.onnx", "static": static}.get(name, folder / "model.int8.onnx")
+    classifier = Classifier(folder / "model.onnx" if name == "static" else file)
+    ids = classifier.encode(texts)
+    pad = classifier.metadata.pad_token_id
+    compute = computing(opened(file, name == "spinning"), pad, name == "io_binding")
+    rows = token_budget_batches([len(one) for one in ids], BATCH_TOKENS)
+    labels = np.zeros(len(texts), dtype=np.int64)
+    while connection.recv():
+        start = time.perf_counter()
+        if name == "lanes":
+            labels = classifier.predict_proba(texts).argmax(axis=1)
+        else:
+            for batch in rows:
+                labels[batch] = compute([ids[row] for row in batch]).argmax(axis=1)
+        seconds = time.perf_counter() - start
+        singles = []
+        for one in ids[:50]:
+            start = time.perf_counter()
+            compute([one])
+            singles.append(time.perf_counter() - start)
+        connection.send((seconds, singles, labels))
+
+
+def measure(folder: Path, static: Path, texts: Sequence[str], rounds: int) -> dict[str, Measured]:
+    """All ways in turns, one turn of each to warm up."""
+    context = multiprocessing.get_context("spawn")
+    pipes, found = {}, {name: Measured() for name in TITLES}
+    for name in TITLES:
+        pipes[name], theirs = context.Pipe()
+        context.Process(target=serve, args=(theirs, name, folder, static, texts), daemon=True).start()
+        theirs.close()
+    for turn in range(rounds + 1):
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            seconds, singles, labels = pipe.recv()
+            if turn:
+                found[name].seconds.append(seconds)
+                found[name].singles += singles
+            found[name].labels = labels
+    for pipe in pipes.values():
+        pipe.send(False)
+    return found
+
+
+def table(found: dict[str, Measured], texts: int) -> str:
+    """A row of Markdown for each way."""
+    lines = ["| | texts/s | one text, p50 ms | labels as model.onnx |", "|---|---|---|---|"]
+    for name, one in found.items():
+        agreement = float((one.labels == found["fp32"].labels).mean())
+        lines.append(
+            f"| {TITLES[name]} | {texts / statistics.median(one.seconds):,.1f} "
+            f"| {1e3 * statistics.median(one.singles):.2f} | {agreement:.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", type=Path, default=ROOT / "models" / "onnx")
+    parser.add_argument("--texts", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="64 texts, 1 round")
+    arguments = parser.parse_args()
+    logging.disable()  # of types that are not known
+    if arguments.quick:
+        arguments.texts, arguments.rounds = 64, 1
+    splits = {
+        name: read(ROOT / "data" / "splits" / f"{name}.parquet", ["text"])["text"].to_pylist()
+        for name in ("validation", "test")
+    }
+    model = arguments.model / "model.onnx"
+    classifier = Classifier(model)
+    ids = classifier.encode(splits["validation"][:CALIBRATION_TEXTS])
+    batches = [[ids[row] for row in rows] for rows in token_budget_batches([*map(len, ids)], BATCH_TOKENS)]
+    texts = splits["test"][: arguments.texts]
+    with tempfile.TemporaryDirectory() as folder:
+        static = Path(folder) / "static.onnx"
+        quantise_statically(model, static, batches, classifier.metadata.pad_token_id)
+        found = measure(arguments.model, static, texts, arguments.rounds)
+    print(table(found, len(texts)))
+    used = statistics.median(found["used"].seconds)
+    print(
+        "sessions: "
+        + " ".join(
+            f"{name}={used / statistics.median(found[name].seconds):.2f}"
+            for name in ("spinning", "io_binding", "static", "lanes")
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
