@@ -175,8 +175,10 @@ def test_it_runs_in_a_thread_that_outlives_the_main_one() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_control_c_stops_it_at_once(tmp_path: Path) -> None:
     code = (
-        "import threading, time\n"
+        "import signal, threading, time\n"
         "from afina.runtime.lanes import side_by_side\n"
+        # What a shell starts in the background ignores it, and so do its children.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def run(number):\n"
         "    print(number, flush=True)\n"
         "    time.sleep(0.01)\n"
