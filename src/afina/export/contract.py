@@ -163,8 +163,9 @@ def search(
     will do are layers left in fp32, the more sensitive first: those without whose rounding the logits are
     closest to fp32's. Then the fewest that will do win, for each costs speed.
 
-    Static quantisation, with the ranges of activations fixed beforehand, is not among the recipes: in
-    onnxruntime's fused graphs it runs at a quarter of the speed. Nor are 4 or 8 bits in blocks
+    Static quantisation, with the ranges of activations fixed beforehand, is not among the recipes:
+    onnxruntime has no such kernel for fused attention, and what is left runs at two thirds of the speed, with
+    fewer labels alike (``benchmarks/sessions.py``). Nor are 4 or 8 bits in blocks
     (``MatMulNBits``), which run no faster than fp32 where batches are larger than one text.
 
     Args:
