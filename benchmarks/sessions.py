@@ -30,10 +30,12 @@ import onnxruntime
 
 from afina.runtime.classifier import Classifier
 from afina.runtime.encoding import BATCH_TOKENS, Ids, pad_batch, token_budget_batches
+from afina.runtime.loading import _session_options
 from afina.table import read
 
 ROOT = Path(__file__).resolve().parent.parent
 CALIBRATION_TEXTS = 64
+SPINNING = "session.intra_op.allow_spinning"
 LAYER = "/encoder/layer."  # in the names of the demo's backbone
 TITLES = {
     "fp32": "model.onnx, as used",
@@ -59,9 +61,9 @@ class Measured:
 
 def opened(file: Path, spinning: bool = False) -> onnxruntime.InferenceSession:
     """A session as `afina.runtime` opens it, but for the spinning."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    options = _session_options(None)
+    if spinning:
+        options.add_session_config_entry(SPINNING, "1")
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 

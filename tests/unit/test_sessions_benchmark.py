@@ -34,6 +34,13 @@ def test_every_session_computes_the_same(
     np.testing.assert_allclose(found, classifier.predict_proba(TEXTS), atol=1e-6)
 
 
+def test_threads_spin_only_where_asked(sessions: Any, tmp_path: Path) -> None:
+    model = write_toy(tmp_path / "model.onnx")
+    for spinning in (False, True):
+        options = sessions.opened(model, spinning).get_session_options()
+        assert options.get_session_config_entry(sessions.SPINNING) == str(int(spinning))
+
+
 def test_a_row_has_medians_and_agreement(sessions: Any) -> None:
     found = {
         "fp32": sessions.Measured([2.0, 1.0, 4.0], [0.004, 0.002, 0.003], np.array([0, 1, 2, 1])),
