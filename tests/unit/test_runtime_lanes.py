@@ -85,7 +85,7 @@ def test_each_number_runs_once_and_several_at_the_same_time() -> None:
         meeting.wait(timeout=60)  # passed only by three at once
         ran.append(number)
 
-    side_by_side(3, run, 9, threading.Semaphore(2))
+    side_by_side(3, run, range(9), threading.Semaphore(2))
     assert sorted(ran) == list(range(9))
 
 
@@ -103,7 +103,7 @@ def test_after_an_error_nothing_more_begins() -> None:
         threading.Event().wait(0.05)
 
     with pytest.raises(KeyError):
-        side_by_side(2, run, 1000, threading.Semaphore(1))
+        side_by_side(2, run, range(1000), threading.Semaphore(1))
     assert len(begun) < 1000
 
 
@@ -117,7 +117,7 @@ def test_an_interruption_ends_it_and_counts_before_other_errors() -> None:
         raise KeyboardInterrupt if number else ValueError
 
     with pytest.raises(KeyboardInterrupt):
-        side_by_side(2, run, 1000, threading.Semaphore(1))
+        side_by_side(2, run, range(1000), threading.Semaphore(1))
     assert sorted(begun) == [0, 1]
 
 
@@ -135,7 +135,7 @@ def test_callers_share_the_helpers() -> None:
 
     def call() -> None:
         callers.wait(timeout=60)
-        side_by_side(8, run, 50, helpers)
+        side_by_side(8, run, range(50), helpers)
 
     threads = [threading.Thread(target=call) for _ in range(4)]
     for thread in threads:
@@ -153,7 +153,7 @@ def test_without_threads_the_caller_does_it_alone(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(threading.Thread, "start", none_left)
     ran: list[int] = []
-    side_by_side(4, ran.append, 10, threading.Semaphore(3))
+    side_by_side(4, ran.append, range(10), threading.Semaphore(3))
     assert ran == list(range(10))
 
 
@@ -164,7 +164,7 @@ def test_it_runs_in_a_thread_that_outlives_the_main_one() -> None:
         "def late():\n"
         "    threading.main_thread().join()\n"
         "    ran = []\n"
-        "    side_by_side(2, ran.append, 3, threading.Semaphore(1))\n"
+        "    side_by_side(2, ran.append, range(3), threading.Semaphore(1))\n"
         "    print(*sorted(ran))\n"
         "threading.Thread(target=late).start()\n"
     )
@@ -182,7 +182,7 @@ def test_control_c_stops_it_at_once(tmp_path: Path) -> None:
         "def run(number):\n"
         "    print(number, flush=True)\n"
         "    time.sleep(0.01)\n"
-        "side_by_side(3, run, 100_000, threading.Semaphore(2))\n"
+        "side_by_side(3, run, range(100_000), threading.Semaphore(2))\n"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -282,9 +282,9 @@ def test_a_large_file_is_held_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_an_error_in_a_batch_is_raised(tmp_path: Path) -> None:
     classifier = Classifier(settled(write_toy(tmp_path / "model.onnx")), threads=2)
 
-    def work(number: int, forward: object) -> None:
+    def work(number: int, /, *, forward: object) -> None:
         if number == 77:
             raise ValueError("77")
 
     with pytest.raises(ValueError, match="77"):
-        classifier.run_batches(200, work)
+        classifier.run_batches(range(200), 200, work)

@@ -180,12 +180,13 @@ class _Classifier:
             raise ValueError("13")
         return None, np.array([[len(row) / 1000] for row in batch], dtype=np.float32)
 
-    def run_batches(self, count: int, work: Any) -> None:
+    def run_batches(self, batches: Any, count: int, work: Any) -> None:
         if self.broken:
             self.broken = False
             raise RuntimeError("can't start new thread")
         helpers = threading.Semaphore(self.lanes - 1)
-        side_by_side(self.lanes, lambda number: work(number, forward=self.forward), count, helpers)
+        lanes = min(self.lanes, count)
+        side_by_side(lanes, lambda batch: work(batch, forward=self.forward), batches, helpers)
 
 
 def _model(lanes: int = 1) -> Served:
@@ -240,6 +241,84 @@ def test_requests_take_turns() -> None:
         # It is in the first window, with batches of a budget at most.
         assert turn <= WINDOW_BUDGETS
         assert len(batches) >= 25
+
+    asyncio.run(run())
+
+
+@settings(max_examples=30, deadline=None)
+@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60, unique=True))
+def test_each_batch_has_the_text_that_has_waited_for_longest(lengths: list[int]) -> None:
+    async def run() -> list[list[int]]:
+        model = _model()
+        batcher = Batcher(256, 10_000)
+        jobs = [_submit(batcher, model, length) for length in lengths]
+        batcher.start()
+        for job in jobs:
+            await job.future
+        batcher.stop()
+        batches: list[list[int]] = model.classifier.batches  # type: ignore[attr-defined]
+        return batches
+
+    left = list(lengths)
+    for batch in asyncio.run(run()):
+        assert left[0] in batch
+        left = [length for length in left if length not in batch]
+    assert left == []
+
+
+class _Stepping(_Classifier):
+    """Answers texts of 99 tokens once `gate` is open, and another batch for each step."""
+
+    def __init__(self) -> None:
+        super().__init__(lanes=2)
+        self.gate.clear()
+        self.steps = threading.Semaphore(0)
+
+    def forward(self, batch: list[Any]) -> tuple[Any, Any]:
+        if len(batch[0]) == 99:
+            return super().forward(batch)
+        assert self.steps.acquire(timeout=20)
+        return None, np.zeros((len(batch), 1), dtype=np.float32)
+
+
+def test_who_is_done_with_a_batch_takes_what_has_come_meanwhile() -> None:
+    async def run() -> None:
+        classifier = _Stepping()
+        model = Served(classifier, "m", "0", (0, 0, 0))  # type: ignore[arg-type]
+        batcher = Batcher(99, 100)
+        slow = _submit(batcher, model, 99)
+        waiting = [_submit(batcher, model, 60)]
+        batcher.start()
+        for _ in range(10):
+            waiting.append(_submit(batcher, model, 60))
+            classifier.steps.release()
+            await asyncio.wait_for(waiting.pop(0).future, 20)
+        assert not slow.future.done()
+        classifier.steps.release()
+        classifier.gate.set()
+        await asyncio.gather(slow.future, waiting[0].future)
+        batcher.stop()
+        assert batcher.waiting == 0
+
+    asyncio.run(run())
+
+
+def test_of_a_request_that_nobody_waits_for_nothing_more_is_run() -> None:
+    async def run() -> None:
+        model = _model()
+        classifier: Any = model.classifier
+        classifier.gate.clear()
+        batcher = Batcher(1, 100)
+        gone, other = _submit(batcher, model, 3, 4, 5), _submit(batcher, model, 6)
+        batcher.start()
+        while batcher.waiting:  # until all are in the window
+            await asyncio.sleep(0.001)
+        batcher.drop(gone)
+        classifier.gate.set()
+        await asyncio.wait_for(other.future, 20)
+        batcher.stop()
+        assert len(classifier.batches) <= 2  # the one under way, and the other request's
+        assert batcher.waiting == 0
 
     asyncio.run(run())
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,10 +24,14 @@ from afina.runtime.text import clean_text
 Forward = Callable[[Sequence[Ids]], tuple[Floats, Floats]]
 
 
-class Work(Protocol):
+Batch_contra = TypeVar("Batch_contra", contravariant=True)
+Batch = TypeVar("Batch")
+
+
+class Work(Protocol[Batch_contra]):
     """Handles one of several batches, see `Classifier.run_batches`."""
 
-    def __call__(self, number: int, forward: Forward) -> None: ...
+    def __call__(self, batch: Batch_contra, /, *, forward: Forward) -> None: ...
 
 
 class Score(NamedTuple):
@@ -196,11 +200,14 @@ class Classifier:
         prepared = prepared_ahead(windows(checked_texts(texts), window), self.encode)
         return (self._predict_ids(ids) for ids in prepared)
 
-    def run_batches(self, count: int, work: Work) -> None:
-        """Call ``work(number, forward=…)`` for 0 to ``count`` - 1; of many, several at a time in threads.
+    def run_batches(self, batches: Iterable[Batch], count: int, work: Work[Batch]) -> None:
+        """Call ``work(batch, forward=…)`` for each batch; of many, several at a time in threads.
 
         Args:
-            count: how many batches there are.
+            batches: whatever ``work`` takes for one, but None. Each thread takes the next one when it has
+                done one, so more may come up meanwhile; taking one has to be safe in threads, as it is from
+                a list.
+            count: how many there are by now.
             work: makes a batch, has it computed by ``forward``, which is `forward` with as many threads as
                 there are for this batch, and puts away what comes out.
 
@@ -210,21 +217,20 @@ class Classifier:
         lanes = self._model.lanes
         session = lanes.session(count)
         if session is None:
-            for number in range(count):
-                work(number, forward=self.forward)
+            for batch in batches:
+                work(batch, forward=self.forward)
         else:
             forward = partial(self._model.run, session=session)
-            side_by_side(lanes.count, partial(work, forward=forward), count, lanes.helpers)
+            side_by_side(min(lanes.count, count), partial(work, forward=forward), batches, lanes.helpers)
 
     def _predict_ids(self, ids: Sequence[Ids]) -> Floats:
         result = np.empty((len(ids), len(self.labels)), dtype=np.float32)
         batches = token_budget_batches([len(row) for row in ids], self.token_budget)
 
-        def work(number: int, forward: Forward) -> None:
-            rows = batches[number]
+        def work(rows: Ids, /, *, forward: Forward) -> None:
             result[rows] = forward([ids[row] for row in rows])[1]
 
-        self.run_batches(len(batches), work)
+        self.run_batches(batches, len(batches), work)
         return result
 
     def decide(self, probabilities: Floats, top_k: int = 1) -> list[Prediction]:

@@ -8,10 +8,11 @@ alone; as many small batches at a time as there are processors know neither. On 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 S = TypeVar("S")
+T = TypeVar("T")
 
 # Each lane needs memory for a batch: 16 MB with the default backbone.
 MOST = 32
@@ -57,29 +58,32 @@ class Lanes(Generic[S]):
             self._opening.release()
 
 
-def side_by_side(lanes: int, run: Callable[[int], None], count: int, helpers: threading.Semaphore) -> None:
-    """``run(number)`` for 0 to ``count`` - 1, up to ``lanes`` at a time, one of them in the caller's thread.
+def side_by_side(
+    lanes: int, run: Callable[[T], None], items: Iterable[T], helpers: threading.Semaphore
+) -> None:
+    """``run(item)`` for each item, up to ``lanes`` at a time, one of them in the caller's thread.
 
-    After an error nothing more begins, and once what has begun is done it is raised: of several the one of
-    the lowest number, an interruption first.
+    Who is done with an item takes the next one, so items may come up meanwhile. After an error nothing more
+    begins, and once what has begun is done it is raised: of several the first, an interruption before others.
 
     Args:
+        items: taken from by several threads, each time for the next of them; none is None.
         helpers: how many threads may help all that use the same model; where there is none left, or none to
             be had, there are fewer lanes.
     """
     # No executor: interrupted while work is handed to it, it may wait for ever, and it has no threads to
     # give once the interpreter ends. For the same reason the caller's thread, which is the one that can be
     # interrupted, takes no lock.
-    numbers = iter(range(count))
+    left = iter(items)
     stopped = False
-    errors: dict[int, BaseException] = {}
+    errors: list[BaseException] = []
 
     def work() -> None:
-        while not (stopped or errors) and (number := next(numbers, None)) is not None:
+        while not (stopped or errors) and (item := next(left, None)) is not None:
             try:
-                run(number)
+                run(item)
             except BaseException as error:  # raised below
-                errors[number] = error
+                errors.append(error)
 
     def help_out() -> None:
         if helpers.acquire(blocking=False):
@@ -90,7 +94,7 @@ def side_by_side(lanes: int, run: Callable[[int], None], count: int, helpers: th
 
     threads: list[threading.Thread] = []
     try:
-        for _ in range(min(lanes, count) - 1):
+        for _ in range(lanes - 1):
             thread = threading.Thread(target=help_out, name="afina-lane", daemon=True)
             try:
                 thread.start()
@@ -103,5 +107,5 @@ def side_by_side(lanes: int, run: Callable[[int], None], count: int, helpers: th
         for thread in threads:
             thread.join()
     if errors:
-        interrupted = [error for error in errors.values() if not isinstance(error, Exception)]
-        raise (interrupted or [errors[min(errors)]])[0]
+        interrupted = [error for error in errors if not isinstance(error, Exception)]
+        raise (interrupted or errors)[0]

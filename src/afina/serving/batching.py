@@ -23,6 +23,10 @@ Floats = npt.NDArray[np.float32]
 WINDOW_BUDGETS = 16
 # A request gives so many tokens at a time before the next request's turn.
 QUANTUM = 512
+# After so many batches a lane it is asked anew how many lanes there are.
+ROUND = 64
+
+Row = tuple["Job", int]  # a text: its request, and which of the request's texts it is
 
 
 class QueueFullError(Exception):
@@ -42,7 +46,7 @@ class Job:
         self.model, self.ids, self.loop = model, ids, loop
         self.future: asyncio.Future[Floats] = loop.create_future()
         self.result = np.empty((len(ids), len(model.classifier.labels)), dtype=np.float32)
-        self.taken = 0  # texts handed to the model
+        self.taken = 0  # texts whose turn has come
         self.left = len(ids)  # texts without an answer
         self.gone = False
 
@@ -50,7 +54,8 @@ class Job:
 class Batcher:
     """Collects the texts that wait into batches of similar length and runs them.
 
-    While they run, others arrive, so batches grow with the load and nothing waits for company. Requests
+    Whenever a batch is done the next one is made of what waits by then: the text that has waited for longest,
+    and those nearest to it in length. So batches grow with the load and nothing waits for company. Requests
     take turns of `QUANTUM` tokens (deficit round robin: Shreedhar & Varghese, "Efficient Fair Queueing Using
     Deficit Round Robin", SIGCOMM 1995), so a request of a thousand texts does not hold up a small one.
 
@@ -65,7 +70,8 @@ class Batcher:
     ) -> None:
         self.token_budget, self.capacity = token_budget, capacity
         self._observe = observe
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[Job] = deque()  # whose texts are not all in the window
+        self._window: list[Row] = []  # what the next batches are made of, in the order of their turns
         self._waiting = 0
         self._ready = threading.Condition()
         self._counting = threading.Lock()  # several batches may be done at once
@@ -130,70 +136,99 @@ class Batcher:
             self._waiting -= len(job.ids) - job.taken
             if job.taken < len(job.ids):
                 self._jobs.remove(job)
+            if job.left:
+                self._window = [row for row in self._window if row[0] is not job]
 
     def _work(self) -> None:
         while True:
             with self._ready:
-                while not self._jobs and not self._stopping:
+                while not (self._jobs or self._window or self._stopping):
                     self._ready.wait()
-                if not self._jobs:
+                if not (self._jobs or self._window):
                     return
-                rows = self._take()
             try:
-                self._run_all(rows)
+                self._run_round()
             except Exception as error:  # nothing may end this thread
-                self._fail({job for job, _ in rows}, error)
-            del rows  # and with them the model, which a new one may replace meanwhile
+                self._fail({job for job, _ in self._window}, error)
 
-    def _take(self) -> list[tuple[Job, int]]:
-        """Some tokens of each job in turn, up to the window, all for the same model."""
-        rows: list[tuple[Job, int]] = []
-        model, tokens = self._jobs[0].model, 0
-        window = max(WINDOW_BUDGETS, model.classifier.lanes) * self.token_budget
-        while self._jobs and self._jobs[0].model is model and tokens < window:
+    def _run_round(self) -> None:
+        """Run batches of one model until none waits, or a round of them is done."""
+        with self._ready:
+            model = (self._window[0][0] if self._window else self._jobs[0]).model
+            count = len(self._batches(model))
+        lanes = model.classifier.lanes
+        # Too few to share the processors: each has them all, and those that arrive meanwhile are seen anew.
+        left = count if count < lanes else ROUND * lanes
+
+        def take() -> list[Row] | None:
+            nonlocal left
+            with self._ready:
+                left -= 1
+                return self._take(model) if left >= 0 else None
+
+        model.classifier.run_batches(iter(take, None), count, self._run)
+
+    def _take(self, model: Served) -> list[Row] | None:
+        """The batch with the text that has waited for longest; None where none waits for this model."""
+        batches = self._batches(model)
+        if not batches:
+            return None
+        chosen = set(next(batch for batch in batches if 0 in batch).tolist())
+        rows = [row for at, row in enumerate(self._window) if at in chosen]
+        self._window = [row for at, row in enumerate(self._window) if at not in chosen]
+        return rows
+
+    def _batches(self, model: Served) -> list[Ids]:
+        """How the window would be cut into batches, having been filled; none where it is another model's."""
+        self._fill(model)
+        if not self._window or self._window[0][0].model is not model:
+            return []
+        return token_budget_batches([len(job.ids[row]) for job, row in self._window], self.token_budget)
+
+    def _fill(self, model: Served) -> None:
+        """Some tokens of each job in turn, up to the window's size, as long as they are for this model."""
+        size = max(WINDOW_BUDGETS, model.classifier.lanes) * self.token_budget
+        tokens = sum(len(job.ids[row]) for job, row in self._window)
+        before = len(self._window)
+        while self._jobs and self._jobs[0].model is model and tokens < size:
             job = self._jobs.popleft()
             turn = 0
             while job.taken < len(job.ids) and turn < QUANTUM:
-                rows.append((job, job.taken))
+                self._window.append((job, job.taken))
                 turn += len(job.ids[job.taken])
                 job.taken += 1
             tokens += turn
             if job.taken < len(job.ids):
                 self._jobs.append(job)
-        self._waiting -= len(rows)
-        return rows
+        self._waiting -= len(self._window) - before
 
-    def _run_all(self, rows: list[tuple[Job, int]]) -> None:
-        lengths = [len(job.ids[row]) for job, row in rows]
-        batches = token_budget_batches(lengths, self.token_budget)
-
-        def work(number: int, forward: Forward) -> None:
-            self._run([rows[at] for at in batches[number]], forward)
-
-        rows[0][0].model.classifier.run_batches(len(batches), work)
-
-    def _run(self, rows: list[tuple[Job, int]], forward: Forward) -> None:
+    def _run(self, rows: list[Row], /, *, forward: Forward) -> None:
         rows = [(job, row) for job, row in rows if not job.gone]
         if not rows:
             return
         start = time.perf_counter()
-        done: list[Job] = []
         try:
             _, probabilities = forward([job.ids[row] for job, row in rows])
+            done = self._put_away(rows, probabilities)
+            if self._observe is not None:
+                self._observe(len(rows), time.perf_counter() - start)
         except Exception as error:
             # A job may have several rows here, and more in other batches: it is over with the first.
             self._fail({job for job, _ in rows}, error)
         else:
-            for (job, row), answer in zip(rows, probabilities, strict=True):
-                job.result[row] = answer
-            with self._counting:
-                for job, _ in rows:
-                    job.left -= 1
-                    if not job.left:
-                        done.append(job)
-        if self._observe is not None:
-            self._observe(len(rows), time.perf_counter() - start)
-        _call(done, None)
+            _call(done, None)
+
+    def _put_away(self, rows: list[Row], probabilities: Floats) -> list[Job]:
+        """Note the answers; the jobs that have all of theirs."""
+        for (job, row), answer in zip(rows, probabilities, strict=True):
+            job.result[row] = answer
+        done = []
+        with self._counting:
+            for job, _ in rows:
+                job.left -= 1
+                if not job.left:
+                    done.append(job)
+        return done
 
     def _fail(self, jobs: Iterable[Job], error: Exception) -> None:
         jobs = list(jobs)
