@@ -26,7 +26,7 @@ from afina.evaluation.report import (
 )
 from afina.evaluation.rivals import PROBE, read_rivals, rival_header
 from afina.evaluation.scoring import count_tokens, embed_untrained, score_classifier, score_untrained
-from afina.evaluation.slices import Column, named_columns, slice_columns, slices_header
+from afina.evaluation.slices import Column, named_columns, slice_columns, slices_header, truncation
 from afina.evaluation.tables import CONFUSION_HEADER, MISTAKES_HEADER, PER_CLASS_HEADER
 from afina.files import read_json, write_csv, write_json
 from afina.labels import LabelSet, Task, encode_labels, read_label_set
@@ -62,12 +62,6 @@ def columns(rows: pa.Table, tokens: Sequence[int], window: int) -> dict[str, Col
     texts = rows["text"].to_pylist()
     made = slice_columns(rows["source"].to_pylist(), texts, rows["time"].to_pylist(), tokens, window)
     return named_columns(rows["slices"].to_pylist()) | made
-
-
-def truncation(tokens: Sequence[int], window: int) -> dict[str, Any]:
-    """How many of the test texts the backbone does not see whole."""
-    longer = sum(count > window for count in tokens)
-    return {"window": window, "texts": longer, "share": round(longer / max(len(tokens), 1), 6)}
 
 
 def find_prior(balance: Mapping[str, Any], label_set: LabelSet) -> FloatArray:

@@ -16,13 +16,13 @@ from tokenizers import Tokenizer
 from afina.adaptation.pieces import (
     EXTENDABLE,
     MANY_PIECES,
-    pieces_per_word,
-    unknown_id,
+    vocabulary_fit,
     vocabulary_kind,
     word_counts,
 )
 from afina.labels import LabelSet, encode_labels
 from afina.progress import Progress
+from afina.runtime.encoding import unknown_id
 from afina.runtime.text import WORD
 
 Ints = npt.NDArray[np.int64]
@@ -52,7 +52,7 @@ class TokenCounts:
     tokens: Ints
     special: int  # special tokens a text
     unknown: int  # over all texts
-    pieces_per_word: float  # as `afina.adaptation.pieces.pieces_per_word` counts them, over all texts
+    pieces_per_word: float  # as `afina.adaptation.pieces.vocabulary_fit` counts them, over all texts
     vocabulary: str  # its kind, see `afina.adaptation.pieces.vocabulary_kind`
 
 
@@ -119,7 +119,7 @@ def count_tokens(
     tokenizer.no_truncation()
     tokenizer.no_padding()
     special = tokenizer.num_special_tokens_to_add(False)
-    unknown_token = unknown_id(tokenizer, tokenizer_json)
+    unknown_token = unknown_id(tokenizer)
     lengths: list[int] = []
     words: Counter[str] = Counter()
     unknown = 0
@@ -136,7 +136,7 @@ def count_tokens(
         np.array(lengths, dtype=np.int64),
         special,
         unknown,
-        pieces_per_word(tokenizer_json, words),
+        vocabulary_fit(tokenizer_json, words).pieces_per_word,
         vocabulary_kind(tokenizer_json),
     )
 
@@ -159,7 +159,8 @@ def _token_summary(counts: TokenCounts, max_length: int) -> dict[str, Any]:
 def token_warnings(tokens: Mapping[str, Any]) -> list[str]:
     """What is wrong between the backbone and the texts, a line each, from ``summary["tokens"]``."""
     lines = []
-    if (tokens["pieces_per_word"] or 0.0) > MANY_PIECES:
+    foreign = (tokens["pieces_per_word"] or 0.0) > MANY_PIECES
+    if foreign:
         remedy = (
             "adapt.vocabulary auto or extend makes tokens of frequent words, none leaves them cut; or"
             if tokens["vocabulary"] == EXTENDABLE
@@ -178,9 +179,11 @@ def token_warnings(tokens: Mapping[str, Any]) -> list[str]:
             "script and language"
         )
     if (tokens["truncated_share"] or 0.0) > MANY_TRUNCATED:
+        extendable = foreign and tokens["vocabulary"] == EXTENDABLE
         lines.append(
             f"{tokens['truncated_share']:.0%} of the texts are longer than train.max_length "
-            f"{tokens['max_length']}; the backbone sees their beginning only"
+            f"{tokens['max_length']}{', fewer with tokens of their own' if extendable else ''}; "
+            "the backbone sees their beginning only"
         )
     return lines
 

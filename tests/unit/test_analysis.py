@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from afina import analysis, table
-from afina.adaptation.pieces import MANY_PIECES, pieces_per_word, word_counts
+from afina.adaptation.pieces import MANY_PIECES, vocabulary_fit, word_counts
 from afina.analysis import TokenCounts
 from afina.errors import UserError
 from afina.labels import LabelSet
@@ -51,7 +51,8 @@ def test_pieces_a_word_are_those_that_the_stage_adapt_decides_by() -> None:
     texts = ["¡Hola niño!", "hola, niño; hola. 2024"] * 3000  # more than a chunk
     tokenizer = Tokenizer.from_str(tokenizer_json())
     counts = analysis.count_tokens(pa.chunked_array([texts]), tokenizer_json())
-    assert counts.pieces_per_word == pieces_per_word(tokenizer_json(), word_counts(tokenizer, texts))
+    fit = vocabulary_fit(tokenizer_json(), word_counts(tokenizer, texts))
+    assert counts.pieces_per_word == fit.pieces_per_word
     assert counts.pieces_per_word < MANY_PIECES < counts.tokens.sum() / 15_000
     found = analysis.analyze(messages(), LabelSet("multiclass", ("a", "b")), {}, counts, 8)
     assert found.summary["tokens"]["pieces_per_word"] == round(counts.pieces_per_word, 6)
@@ -172,4 +173,6 @@ def test_a_backbone_that_does_not_fit_the_texts_is_warned_about() -> None:
     assert "adapt.vocabulary extend" in unknown
     (unknown,) = analysis.token_warnings({**fine, "vocabulary": "BPE", "unknown_rate": 0.02})
     assert "extend" not in unknown
-    assert "50% of the texts are longer than train.max_length 64" in cut
+    assert "50% of the texts are longer than train.max_length 64, fewer with tokens of their own;" in cut
+    (cut,) = analysis.token_warnings({**fine, "truncated_share": 0.5, "max_length": 64})
+    assert "longer than train.max_length 64; the backbone sees their beginning only" in cut

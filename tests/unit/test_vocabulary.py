@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from afina.adaptation.pieces import MANY_PIECES, piece_ids, pieces_per_word, vocabulary_kind, word_counts
+from afina.adaptation.pieces import MANY_PIECES, piece_ids, vocabulary_fit, vocabulary_kind, word_counts
 from afina.adaptation.vocabulary import (
     Extended,
     choose_glossary,
@@ -111,7 +111,7 @@ def chosen_glossary(asked: str | None, tokenizer_json: str, texts: Sequence[str]
 
 
 def pieces(tokenizer_json: str, texts: Sequence[str]) -> float:
-    return pieces_per_word(tokenizer_json, counted(texts, tokenizer_json))
+    return vocabulary_fit(tokenizer_json, counted(texts, tokenizer_json)).pieces_per_word
 
 
 def row(found: Extended, token: str) -> np.ndarray:

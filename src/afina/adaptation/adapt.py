@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,7 @@ from tokenizers import Tokenizer
 
 from afina.adaptation.pieces import (
     EXTENDABLE,
-    MANY_PIECES,
-    MANY_UNKNOWN_WORDS,
-    pieces_per_word,
-    unknown_words,
+    vocabulary_fit,
     vocabulary_kind,
     word_counts,
 )
@@ -138,21 +135,13 @@ def _choose_extension(
         return [], None
     tokenizer = Tokenizer.from_str(tokenizer_json)
     counts = word_counts(tokenizer, texts)
-    if auto and not _fits_badly(tokenizer_json, counts):
+    if auto and not vocabulary_fit(tokenizer_json, counts).bad:
         return [], None
     glossary = choose_glossary(params.glossary, tokenizer, counts)
     tokens = choose_tokens(
         tokenizer_json, counts, params.vocabulary_min_count, params.vocabulary_max_size, glossary
     )
     return tokens, glossary
-
-
-def _fits_badly(tokenizer_json: str, counts: Mapping[str, int]) -> bool:
-    """Is a vocabulary of another language than words, or does it lack their script?"""
-    return (
-        pieces_per_word(tokenizer_json, counts) > MANY_PIECES
-        or unknown_words(tokenizer_json, counts) > MANY_UNKNOWN_WORDS
-    )
 
 
 def replace_table(backbone: Any, embeddings: npt.NDArray[np.float32]) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
+
+from afina.runtime.encoding import unknown_id
 
 # Pieces a running word from which a vocabulary is of another language: English models cut English words into
 # 1.1 to 1.3 pieces, and Spanish ones into 2.
@@ -43,42 +45,37 @@ def word_counts(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
     return counts
 
 
-def pieces_per_word(tokenizer_json: str, counts: Mapping[str, int]) -> float:
-    """Mean number of tokens that a running word of letters is cut into; 0 where there is none.
+class Fit(NamedTuple):
+    """How a vocabulary cuts the running words of texts that are of letters alone; 0 where there is none."""
+
+    pieces_per_word: float  # mean number of tokens that a word is cut into
+    unknown_words: float  # share of the words that have an unknown piece
+
+    @property
+    def bad(self) -> bool:
+        """Whether the vocabulary is of another language than the words, or lacks their script."""
+        return self.pieces_per_word > MANY_PIECES or self.unknown_words > MANY_UNKNOWN_WORDS
+
+
+def vocabulary_fit(tokenizer_json: str, counts: Mapping[str, int]) -> Fit:
+    """How a vocabulary fits words.
 
     Args:
         tokenizer_json: contents of a ``tokenizer.json``; padding and truncation stored in it are ignored.
         counts: from `word_counts` of the same tokenizer.
     """
-    found = _pieces(tokenizer_json, counts)
-    return sum(count * len(ids) for count, ids in found) / max(sum(count for count, _ in found), 1)
-
-
-def unknown_words(tokenizer_json: str, counts: Mapping[str, int]) -> float:
-    """Share of the running words of letters that have an unknown piece; arguments as `pieces_per_word`."""
-    unknown = unknown_id(Tokenizer.from_str(tokenizer_json), tokenizer_json)
-    found = _pieces(tokenizer_json, counts)
-    return sum(count for count, ids in found if unknown in ids) / max(sum(count for count, _ in found), 1)
-
-
-def _pieces(tokenizer_json: str, counts: Mapping[str, int]) -> list[tuple[int, list[int]]]:
-    """Of each word of letters how often it occurs, and the ids of its pieces."""
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    unknown = unknown_id(tokenizer)
     words = {word: count for word, count in counts.items() if word.strip().isalpha()}
     encodings = tokenizer.encode_batch_fast(list(words), add_special_tokens=False)
-    return [(count, encoding.ids) for count, encoding in zip(words.values(), encodings, strict=True)]
-
-
-def unknown_id(tokenizer: Tokenizer, tokenizer_json: str) -> int | None:
-    """The id of "unknown": none for vocabularies of bytes, which know everything."""
-    model = json.loads(tokenizer_json)["model"]
-    if isinstance(model.get("unk_id"), int):
-        return int(model["unk_id"])
-    token = model.get("unk_token")
-    found = tokenizer.token_to_id(token) if isinstance(token, str) else None
-    return None if found is None else int(found)
+    found = [(count, encoding.ids) for count, encoding in zip(words.values(), encodings, strict=True)]
+    total = max(sum(words.values()), 1)
+    return Fit(
+        sum(count * len(ids) for count, ids in found) / total,
+        sum(count for count, ids in found if unknown in ids) / total,
+    )
 
 
 def piece_ids(token: str, vocabulary: Mapping[str, int], prefix: str) -> list[int]:

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -103,6 +104,12 @@ def truncated_column(tokens: Sequence[int], max_length: int) -> list[str]:
         max_length: longest sequence in tokens.
     """
     return ["yes" if length > max_length else "no" for length in tokens]
+
+
+def truncation(tokens: Sequence[int], max_length: int) -> dict[str, Any]:
+    """How many texts the model does not see whole; arguments as `truncated_column`."""
+    longer = sum(length > max_length for length in tokens)
+    return {"window": max_length, "texts": longer, "share": round(longer / max(len(tokens), 1), 6)}
 
 
 def month_column(times: Sequence[datetime | None]) -> list[str | None]:

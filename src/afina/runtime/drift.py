@@ -229,11 +229,13 @@ class TokenCounter:
     def __init__(self, tokenizer_json: str, cleaning: Sequence[str]) -> None:
         from tokenizers import Tokenizer  # here: comparing histograms takes numpy alone
 
+        from afina.runtime.encoding import unknown_id
+
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._cleaning = tuple(cleaning)
-        self._unknown = _unknown_id(self._tokenizer)
+        self._unknown = unknown_id(self._tokenizer)
 
     def count(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
         """Tokens, special ones included, and unknown tokens of each raw text, both int64 (n,)."""
@@ -256,16 +258,6 @@ class TokenCounter:
             return lengths, np.zeros_like(lengths)
         counts = [np.count_nonzero(tokens == self._unknown) for tokens in ids]
         return lengths, np.array(counts, dtype=np.int64)
-
-
-def _unknown_id(tokenizer: Any) -> int | None:
-    """The id of the unknown token; None where there is none, as with byte-level tokenizers."""
-    model = tokenizer.model
-    token = getattr(model, "unk_token", None)
-    if token is not None:
-        found: int | None = tokenizer.token_to_id(token)
-        return found
-    return cast("int | None", getattr(model, "unk_id", None))
 
 
 # ------------------------------------------------------------------------------------------- histograms

@@ -74,6 +74,14 @@ class Encoder:
         return [self._tokenizer.id_to_token(int(token)) or "" for token in ids]
 
 
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+    """The id of the unknown token; None where there is none, as with vocabularies of bytes."""
+    model = tokenizer.model
+    token = getattr(model, "unk_token", None)
+    found: int | None = getattr(model, "unk_id", None) if token is None else tokenizer.token_to_id(token)
+    return found
+
+
 def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
     chunk: list[str] = []
     characters = 0
