@@ -51,7 +51,7 @@ from afina.params.train import TrainParams
 from afina.runtime.encoding import TOKEN_BUDGET, Encoder, Ids, pad_batch, token_budget_batches
 from afina.training.batches import epoch_batches
 from afina.training.engine import Engine, Examples
-from afina.training.forward import choose_forward
+from afina.training.forward import PaddedForward, choose_attention, choose_forward
 from afina.training.loop import choose_precision, label_counts, schedule
 from afina.training.loss import build_objective
 
@@ -67,6 +67,7 @@ BASE_SIZES = {
     "intermediate_size": 3072,
 }
 BASE_TEXTS = 128
+VALIDATION_ROWS = 1000
 OURS = "afina"
 DEFAULT_ROUNDS = 3  # of the Trainer's default, the slowest by far
 TRAINER_POOL = 50  # batches that the Trainer sorts together from 6,400 examples on
@@ -367,15 +368,21 @@ def run_trainer(
     return clock.seconds
 
 
-def build_engine(job: Job, part: Part, shares: Floats, seed: int) -> tuple[Engine, Examples]:
-    """afina's side as `afina.training.loop.train` puts it together."""
-    attention = "eager" if job.device.type == "cpu" else "sdpa"
-    model = build_model(job, attention, seed)
+def build_engine(
+    job: Job, part: Part, shares: Floats, seed: int, attention: str | None = None, packed: bool = True
+) -> tuple[Engine, Examples]:
+    """afina's side as `afina.training.loop.train` puts it together.
+
+    Args:
+        attention: transformers' ``attn_implementation``; None: what afina takes.
+        packed: as afina chooses; False: through transformers even where it would not.
+    """
+    model = build_model(job, attention or choose_attention(job.device), seed)
     counts = label_counts(part.targets, len(job.labels))
     objective = build_objective(job.params, job.labels, "multiclass", counts, len(part.tokens), None)
-    forward = choose_forward(
-        model, choose_precision(job.params.precision, job.device), job.device, job.params.max_length
-    )
+    choose: Any = choose_forward if packed else PaddedForward
+    precision = choose_precision(job.params.precision, job.device)
+    forward = choose(model, precision, job.device, job.params.max_length, checkpointing=False)
     engine = Engine(model, forward, job.params, "multiclass", shares, objective.to(job.device), seed)
     names = [str(number) for number in range(len(part.tokens))]
     return engine, Examples(names, part.tokens, part.targets, np.ones(len(names), dtype=np.float32))
@@ -441,15 +448,17 @@ def serve(connection: Connection, job: Job, part: Part, name: str, rounds: int, 
 
 
 class Contender:
-    """A setting in a process of its own, which waits while others have their turns."""
+    """A setting in a process of its own, which waits while others have their turns.
 
-    def __init__(self, job: Job, part: Part, name: str, rounds: int, literal: bool) -> None:
+    Args:
+        serve: called there with the connection and ``arguments``, answers turns as `serve` does.
+    """
+
+    def __init__(self, name: str, serve: Callable[..., None], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self.name = name
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(
-            target=serve, args=(theirs, job, part, name, rounds, literal), daemon=True
-        )
+        self.process = context.Process(target=serve, args=(theirs, *arguments), daemon=True)
         self.process.start()
         theirs.close()  # or the end of the process would not be seen from here
 
@@ -471,7 +480,7 @@ class Contender:
 def measure_speed(job: Job, part: Part, rounds: int, literal: bool) -> dict[str, Any]:
     """Speed of every setting; a turn of each to warm up, then ``rounds`` turns, of matrix products too."""
     names = [*(setting.name for setting in SETTINGS), OURS]
-    contenders = [Contender(job, part, name, rounds, literal) for name in names]
+    contenders = [Contender(name, serve, job, part, name, rounds, literal) for name in names]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     peaks: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for turn in range(rounds + 1):
@@ -727,7 +736,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--texts", type=int, default=512, help="sample for speed")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each setting")
     parser.add_argument("--train-rows", type=int, default=1500, help="sample for quality")
-    parser.add_argument("--validation-rows", type=int, default=1000)
+    parser.add_argument("--validation-rows", type=int, default=VALIDATION_ROWS)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
