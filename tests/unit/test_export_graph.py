@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from afina.errors import UserError
-from afina.export.graph import Graph, split_skip_normalisation, write
+from afina.export.graph import Graph, apart, direct, save, split_skip_normalisation, write
+from afina.export.quantisation import quantise
 from afina.runtime.classifier import Classifier
 from afina.runtime.container import GRAPH_SHA256, read_properties
 from toy_artifact import toy_metadata, toy_model
@@ -80,13 +82,48 @@ def test_an_operator_whose_statistics_are_used_stays() -> None:
     assert model.SerializeToString() == before
 
 
+def test_a_large_model_is_worked_on_in_a_process_of_its_own() -> None:
+    assert apart(os.getpid) not in (os.getpid(), direct(os.getpid))
+    with pytest.raises(ValueError, match="invalid literal"):
+        apart(int, "x")
+
+
+def test_memory_that_is_not_enough_for_a_large_model_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("afina.export.graph.LARGEST_WEIGHTS", 10)
+    # As if the system had killed the process.
+    monkeypatch.setattr("afina.export.quantisation.apart", lambda *_: apart(os._exit, 9))
+    with pytest.raises(UserError, match=r"memory is not enough; .* set export\.int8 to false"):
+        quantise(Graph(toy_model(), fused=False))
+
+
+@pytest.mark.parametrize("largest", [1 << 20, 10])
+def test_saving_leaves_the_model_as_it_is(
+    tmp_path: Path, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("afina.export.graph.LARGEST_WEIGHTS", largest)
+    model = toy_model()
+    model.graph.initializer.append(numpy_helper.from_array(np.arange(400, dtype=np.float32), "large"))
+    before = model.SerializeToString(deterministic=True)
+    for name in ("one.onnx", "other.onnx"):
+        save(model, tmp_path / name)
+        assert model.SerializeToString(deterministic=True) == before
+        assert (tmp_path / f"{name}.data").exists() == (largest == 10)
+        loaded = onnx.load(tmp_path / name)
+        for tensor in loaded.graph.initializer:
+            tensor.ClearField("data_location")  # it says that the content is inside, as it does by itself
+        assert loaded == model
+
+
 @pytest.mark.parametrize("largest", [1 << 20, 10])  # the weights in the file, or beside it
-def test_a_file_has_the_hash_of_its_graph(tmp_path: Path, largest: int) -> None:
+def test_a_file_has_the_hash_of_its_graph(
+    tmp_path: Path, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("afina.export.graph.LARGEST_WEIGHTS", largest)
     path, model = tmp_path / "model.onnx", toy_model()
     model.graph.node[0].doc_string = "gone once it is written"
     table = next(tensor for tensor in model.graph.initializer if tensor.name == "weights")
     table.raw_data, table.dims[0] = table.raw_data.ljust(12 * 100, b"\0"), 100  # large enough to be elsewhere
-    write(Graph(model, fused=False), toy_metadata().to_properties(), path, largest=largest)
+    write(Graph(model, fused=False), toy_metadata().to_properties(), path)
     content = path.read_bytes()
     graph = onnx.load(path, load_external_data=False).graph.SerializeToString()
     assert read_properties(path)[GRAPH_SHA256] == hashlib.sha256(graph).hexdigest()

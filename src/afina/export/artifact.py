@@ -31,7 +31,7 @@ from afina.export.contract import (
     search,
     stratified_rows,
 )
-from afina.export.graph import LARGEST_WEIGHTS, Graph, ProbabilityModel
+from afina.export.graph import Graph, ProbabilityModel
 from afina.export.parity import Agreement, both_batchings, check_cleaning, compare, mixed_probabilities
 from afina.export.quantisation import Recipe
 from afina.files import atomic_path
@@ -40,7 +40,7 @@ from afina.modeling.inference import predict_logits
 from afina.modeling.store import ClassifierConfig
 from afina.params.export import ExportParams
 from afina.runtime.classifier import Classifier
-from afina.runtime.encoding import Encoder, pad_batch
+from afina.runtime.encoding import Encoder, Ids, pad_batch
 from afina.runtime.loading import Floats
 from afina.runtime.metadata import ArtifactMetadata
 
@@ -157,8 +157,6 @@ def export_classifier(
     label_counts: Mapping[str, int],
     params: ExportParams,
     folder: Path,
-    *,
-    largest: int = LARGEST_WEIGHTS,
 ) -> dict[str, Any]:
     """Write the classifier as one ONNX file, and its int8 and fp16 copies, if they pass the checks.
 
@@ -178,7 +176,6 @@ def export_classifier(
         label_counts: examples of each label, which says which are rare.
         params: the stage's parameters.
         folder: where the files go.
-        largest: most bytes of weights in one file; of more, they go to a second one.
 
     Returns:
         The report: parity, graph, sizes, and what became of the copies.
@@ -193,12 +190,11 @@ def export_classifier(
         classifier, encoder, texts.cleaned, token_budget=params.token_budget, device="cpu", precision="fp32"
     )
     reference = np.asarray(to_probabilities(logits, metadata.task, calibration), dtype=np.float32)
-    traced = graphs.trace(model, _example(encoder), params.opset)
     with ExitStack() as stack:
         weights = stack.enter_context(_weight_files(folder))  # first in, last out: after the models are there
-        export = _Export(reference, metadata, texts, params, folder, largest, weights)
+        export = _Export(reference, metadata, texts, params, folder, weights)
         fp32_file = stack.enter_context(atomic_path(folder / MODEL))
-        fp32, note = export.fp32(model, traced, fp32_file)
+        fp32, note = export.fp32(model, _example(encoder), fp32_file)
         report = _report(fp32, note, params)
         report["size_mb"]["fp32"] = export.megabytes(fp32_file, MODEL)
         if params.int8:
@@ -246,13 +242,12 @@ class _Export:
     texts: TestTexts
     params: ExportParams
     folder: Path
-    largest: int
     weights: dict[str, Path]  # name of a model -> the file with its weights
 
     def write(self, graph: Graph, file: Path, name: str) -> None:
         """Write a graph whose file will have a name in the end."""
         metadata = replace(self.metadata, precision=PRECISION_OF[name])
-        data = graphs.write(graph, metadata.to_properties(), file, name=name, largest=self.largest)
+        data = graphs.write(graph, metadata.to_properties(), file, name=name)
         self.weights.pop(name, None)
         if data is not None:
             self.weights[name] = data
@@ -268,8 +263,11 @@ class _Export:
         weights = self.weights.get(name)
         return round((file.stat().st_size + (weights.stat().st_size if weights else 0)) / 1e6, 2)
 
-    def fp32(self, model: ProbabilityModel, traced: Graph, file: Path) -> tuple[Written, str | None]:
+    def fp32(
+        self, model: ProbabilityModel, example: tuple[Ids, Ids], file: Path
+    ) -> tuple[Written, str | None]:
         """Write the first graph that passes; the note says why it is not the fused one."""
+        traced = graphs.trace(model, example, self.params.opset)
         tolerance, note = self.params.tolerance, None
         if self.params.optimize:
             fused, note = _try_fuse(model, traced)
@@ -351,7 +349,7 @@ class _Export:
     def _draft(self, graph: Graph, name: str, folder: Path) -> Path:
         """Write a graph that may not become a file of the model."""
         metadata = replace(self.metadata, precision=PRECISION_OF[name])
-        graphs.write(graph, metadata.to_properties(), folder / name, largest=self.largest)
+        graphs.write(graph, metadata.to_properties(), folder / name)
         return folder / name
 
     def _int8_scores(self, fp32: Written, batchings: tuple[Floats, Floats]) -> dict[str, Any]:
@@ -444,7 +442,7 @@ def _try_fuse(model: ProbabilityModel, traced: Graph) -> tuple[Graph | None, str
         return None, f"the fusions failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _example(encoder: Encoder) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _example(encoder: Encoder) -> tuple[Ids, Ids]:
     """Two texts of different length: what is traced must not depend on them, as parity shows."""
     return pad_batch(encoder.encode(["a b c d e f g h i j", "a"]), encoder.pad_token_id)
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import multiprocessing
 import os
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import onnx
 import torch
@@ -33,6 +35,8 @@ from afina.runtime.container import GRAPH_SHA256
 from afina.runtime.encoding import Ids
 from afina.runtime.external import PROPERTY, DataFile
 from afina.runtime.loading import INPUTS, OUTPUTS
+
+T = TypeVar("T")
 
 # Protobuf holds 2 GiB at most; what is not weights (tokenizer, nodes) stays far below the rest.
 LARGEST_WEIGHTS = 2**31 - 2**27
@@ -144,11 +148,22 @@ def fuse(graph: Graph, attention_heads: int, hidden_size: int) -> Graph:
     The attention keeps the two-dimensional mask: the optimizer's default for BERT reduces it to a length, and
     then differs from torch, silently, wherever padding is not on the right.
     """
-    options = FusionOptions("bert")
-    options.use_raw_attention_mask(True)
-    with tempfile.TemporaryDirectory() as folder, quiet_logging():
+    with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "traced.onnx", Path(folder) / "fused.onnx"
         save(graph.model, source)
+        call = apart if is_large(graph.model) else direct
+        names = call(_fuse_file, source, target, attention_heads, hidden_size)
+        onnx.checker.check_model(str(target))
+        model = onnx.load(str(target))
+    present = Counter(node.op_type for node in model.graph.node)
+    return Graph(model, fused=True, operators={name: present[name] for name in names if present[name]})
+
+
+def _fuse_file(source: Path, target: Path, attention_heads: int, hidden_size: int) -> list[str]:
+    """Write the fused graph of a file to another one; the operators that there may be in it."""
+    options = FusionOptions("bert")
+    options.use_raw_attention_mask(True)
+    with quiet_logging():
         fused = optimizer.optimize_model(
             str(source),
             model_type="bert",
@@ -159,13 +174,26 @@ def fuse(graph: Graph, attention_heads: int, hidden_size: int) -> Graph:
         )
         names = [*fused.get_fused_operator_statistics(), "LayerNormalization"]
         split_skip_normalisation(fused.model)
-        fused.save_model_to_file(
-            str(target), use_external_data_format=weight_bytes(fused.model) > LARGEST_WEIGHTS
-        )
-        onnx.checker.check_model(str(target))
-        model = onnx.load(str(target))
-        present = Counter(node.op_type for node in model.graph.node)
-        return Graph(model, fused=True, operators={name: present[name] for name in names if present[name]})
+        fused.save_model_to_file(str(target), use_external_data_format=is_large(fused.model))
+    return names
+
+
+def direct(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function."""
+    return function(*arguments)
+
+
+def apart(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function in a process of its own.
+
+    onnxruntime's tools need several times the weights' size in memory and keep it. So large models go there:
+    the memory is free again once the process ends.
+
+    Raises:
+        BrokenProcessPool: the process was killed, most likely as the memory was not enough.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def split_skip_normalisation(model: onnx.ModelProto) -> None:
@@ -222,20 +250,21 @@ def is_lexical(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
     return "/lexical/" in node.name or any(".lexical." in name for name in node.input)
 
 
-def save(model: onnx.ModelProto, path: Path, largest: int = LARGEST_WEIGHTS) -> None:
-    """Write a model for the next step, its weights in a file of their own where one cannot hold all."""
-    onnx.save(
-        model,
-        str(path),
-        save_as_external_data=weight_bytes(model) > largest,
-        location=f"{path.name}.data",
-        size_threshold=SMALLEST_EXTERNAL,
-    )
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model for the next step, its weights in a file of their own where one cannot hold all.
+
+    The model stays as it is: onnx's own function would take the weights out of it.
+    """
+    if is_large(model):
+        rest = _without_weights(model)
+        _write_weights(model, rest, path.with_name(f"{path.name}.data"))
+        model = rest
+    path.write_bytes(model.SerializeToString())
 
 
-def weight_bytes(model: onnx.ModelProto) -> int:
-    """Size of the weights that are inside the message."""
-    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+def is_large(model: onnx.ModelProto) -> bool:
+    """Whether one file cannot hold the weights that are inside the message."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST_WEIGHTS
 
 
 def write(
@@ -244,7 +273,6 @@ def write(
     path: Path,
     *,
     name: str | None = None,
-    largest: int = LARGEST_WEIGHTS,
 ) -> Path | None:
     """Write the graph with its metadata as one file; equal graphs and metadata give equal bytes.
 
@@ -259,20 +287,21 @@ def write(
         properties: the metadata.
         path: where the file goes.
         name: what the file will be called in the end, which the second one is named after; None: as now.
-        largest: most bytes of weights in one file.
 
     Returns:
         The second file; None where there is none.
     """
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
+    data = None
+    if is_large(graph.model):
+        model = _without_weights(graph.model)
+        data = _write_hashed(graph.model, model, path.parent, Path(name or path.name).stem)
+        properties = {**properties, PROPERTY: json.dumps([data.to_json()])}
+    else:
+        model = onnx.ModelProto()
+        model.CopyFrom(graph.model)
     model.producer_name, model.producer_version, model.doc_string = "afina", properties["afina_version"], ""
     for node in model.graph.node:
         node.doc_string = ""
-    data = None
-    if weight_bytes(model) > largest:
-        data = _write_weights(model, path.parent, Path(name or path.name).stem)
-        properties = {**properties, PROPERTY: json.dumps([data.to_json()])}
     content = model.graph.SerializeToString(deterministic=True)
     properties = {**properties, GRAPH_SHA256: hashlib.sha256(content).hexdigest()}
     del content  # or there would be two copies of the weights beside the model
@@ -283,31 +312,68 @@ def write(
     return None if data is None else path.parent / data.location
 
 
-def _write_weights(model: onnx.ModelProto, folder: Path, stem: str) -> DataFile:
-    """Move the weights of a model into a file of ``folder``, and tell the model where they are."""
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which tensors of `SMALLEST_EXTERNAL` bytes or more have no content."""
+    copy = onnx.ModelProto()
+    _copy_fields(model, copy, but="graph")
+    _copy_fields(model.graph, copy.graph, but="initializer")
+    for tensor in model.graph.initializer:
+        large = len(tensor.raw_data) >= SMALLEST_EXTERNAL
+        _copy_fields(tensor, copy.graph.initializer.add(), but="raw_data" if large else "")
+    return copy
+
+
+def _copy_fields(source: Any, target: Any, but: str) -> None:
+    """Copy the fields of a message except one."""
+    for described, value in source.ListFields():
+        if described.name == but:
+            continue
+        if hasattr(value, "extend"):
+            getattr(target, described.name).extend(value)
+        elif described.message_type is not None:
+            getattr(target, described.name).CopyFrom(value)
+        else:
+            setattr(target, described.name, value)
+
+
+def _write_weights(model: onnx.ModelProto, rest: onnx.ModelProto, path: Path) -> tuple[int, str]:
+    """Write the weights of a model to a file, and tell ``rest``, which lacks them, where they are.
+
+    Returns:
+        Size and SHA-256 of the file.
+    """
     digest, size = hashlib.sha256(), 0
-    tensors = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= SMALLEST_EXTERNAL]
+    with path.open("wb") as stream:
+        for tensor, empty in zip(model.graph.initializer, rest.graph.initializer, strict=True):
+            content = tensor.raw_data
+            if len(content) < SMALLEST_EXTERNAL:
+                continue
+            padding = bytes(-size % ALIGNMENT)
+            for part in (padding, content):
+                stream.write(part)
+                digest.update(part)
+            empty.data_location = onnx.TensorProto.EXTERNAL
+            place = {"location": path.name, "offset": size + len(padding), "length": len(content)}
+            for key, value in place.items():
+                empty.external_data.add(key=key, value=str(value))
+            size += len(padding) + len(content)
+    return size, digest.hexdigest()
+
+
+def _write_hashed(model: onnx.ModelProto, rest: onnx.ModelProto, folder: Path, stem: str) -> DataFile:
+    """`_write_weights` to a file of ``folder`` whose name has its hash in it."""
     temporary = folder / f".{stem}.{os.getpid()}.data.tmp"
-    places = []
     try:
-        with temporary.open("wb") as stream:
-            for tensor in tensors:
-                padding = -size % ALIGNMENT
-                content = bytes(padding) + tensor.raw_data
-                stream.write(content)
-                digest.update(content)
-                places.append((size + padding, len(tensor.raw_data)))
-                size += len(content)
-        location = f"{stem}.{digest.hexdigest()[:16]}.data"
-        temporary.replace(folder / location)
+        size, digest = _write_weights(model, rest, temporary)
+        data = DataFile(f"{stem}.{digest[:16]}.data", size, digest)
+        temporary.replace(folder / data.location)
     finally:
         temporary.unlink(missing_ok=True)
-    for tensor, (offset, length) in zip(tensors, places, strict=True):
-        tensor.ClearField("raw_data")
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in {"location": location, "offset": offset, "length": length}.items():
-            tensor.external_data.add(key=key, value=str(value))
-    return DataFile(location, size, digest.hexdigest())
+    for tensor in rest.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = data.location
+    return data
 
 
 def attention_shape(model: nn.Module) -> tuple[int, int]:

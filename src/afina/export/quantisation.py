@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from afina.export.graph import LARGEST_WEIGHTS, Graph, is_lexical, quiet_logging, save, weight_bytes
+from afina.errors import UserError
+from afina.export.graph import Graph, apart, direct, is_large, is_lexical, quiet_logging, save
 
 EMBEDDINGS = ("EmbedLayerNormalization", "Gather")
 PRODUCTS = ("Attention", "Gemm", "MatMul", "MultiHeadAttention")
@@ -66,22 +68,39 @@ def quantise(graph: Graph, recipe: Recipe = RECIPES[0]) -> Graph:
 
     Signed weights run at full speed (unsigned ones at half). The tables of the lexical model stay as they
     are: one of their columns dwarfs the others.
+
+    Raises:
+        UserError: a large model needs more memory than there is.
     """
-    with tempfile.TemporaryDirectory() as folder, quiet_logging():
+    excluded = _excluded(graph.model, recipe)
+    with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         save(graph.model, source)
+        large = is_large(graph.model)
+        try:
+            (apart if large else direct)(_quantise_file, source, target, recipe, excluded, large)
+        except BrokenProcessPool:
+            raise UserError(
+                "export: making the int8 copy was stopped, most likely as the memory is not enough; it takes "
+                "several times the size of model.onnx: set export.int8 to false, or use a larger machine"
+            ) from None
+        return replace(graph, model=onnx.load(str(target)))
+
+
+def _quantise_file(source: Path, target: Path, recipe: Recipe, excluded: list[str], large: bool) -> None:
+    """Write the graph of a file with 8-bit weights to another one, but for the nodes excluded."""
+    with quiet_logging():
         quantize_dynamic(
             source,
             target,
             weight_type=QuantType.QInt8,
             per_channel=recipe.per_channel,
             reduce_range=recipe.bits == 7,
-            nodes_to_exclude=_excluded(graph.model, recipe),
-            use_external_data_format=weight_bytes(graph.model) > LARGEST_WEIGHTS,
+            nodes_to_exclude=excluded,
+            use_external_data_format=large,
             # Types of tensors inside fused operators cannot be inferred; they are all float.
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
-        return replace(graph, model=onnx.load(str(target)))
 
 
 def layers(model: onnx.ModelProto) -> list[str]:
