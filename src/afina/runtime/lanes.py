@@ -79,8 +79,10 @@ def side_by_side(
     errors: list[BaseException] = []
 
     def work() -> None:
-        while not (stopped or errors) and (item := next(left, None)) is not None:
+        while not (stopped or errors):
             try:
+                if (item := next(left, None)) is None:
+                    return
                 run(item)
             except BaseException as error:  # raised below
                 errors.append(error)
