@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -123,3 +124,13 @@ def settled(path: Path, seconds: float = 60.0) -> Path:
     status = path.stat()
     os.utime(path, (status.st_atime - seconds, status.st_mtime - seconds))
     return path
+
+
+def write_in_two(model: onnx.ModelProto, path: Path, metadata: ArtifactMetadata) -> Path:
+    """Write a model of more than 100 bytes of weights as one over 2 GB is; the file that has the weights."""
+    from afina.export.graph import Graph, write  # with torch
+
+    with mock.patch("afina.export.graph.LARGEST_WEIGHTS", 100):
+        weights = write(Graph(model, fused=False), metadata.to_properties(), path)
+    assert weights is not None
+    return weights

@@ -12,10 +12,9 @@ import onnx
 import pytest
 
 from afina.errors import UserError
-from afina.export.graph import Graph, write
 from afina.runtime.classifier import Classifier
 from afina.runtime.external import PROPERTY, check_external
-from toy_artifact import toy_metadata, toy_model
+from toy_artifact import toy_metadata, toy_model, write_in_two
 
 ROWS = 300  # of a table large enough to be put elsewhere
 
@@ -30,8 +29,7 @@ def model(tmp_path: Path) -> Path:
     longer[: len(short)] = short
     table.CopyFrom(onnx.numpy_helper.from_array(longer, "weights"))
     path = tmp_path / "model.onnx"
-    data = write(Graph(toy, fused=False), toy_metadata().to_properties(), path, largest=100)
-    assert data is not None
+    data = write_in_two(toy, path, toy_metadata())
     assert data.parent == tmp_path
     return path
 
@@ -119,8 +117,5 @@ def test_the_same_weights_give_the_same_name(model: Path, tmp_path: Path) -> Non
     loaded: Any = onnx.load(model)
     other = tmp_path / "other"
     other.mkdir()
-    data = write(
-        Graph(loaded, fused=False), toy_metadata().to_properties(), other / "model.onnx", largest=100
-    )
-    assert data is not None
+    data = write_in_two(loaded, other / "model.onnx", toy_metadata())
     assert data.name == weights(model).name

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
 from afina.errors import UserError
-from afina.export.graph import Graph, write
 from afina.runtime.lanes import side_by_side
 from afina.serving.answers import added_columns
 from afina.serving.batching import QUANTUM, WINDOW_BUDGETS, Batcher, Job, QueueFullError
@@ -32,7 +31,7 @@ from afina.serving.pages import api_page, card_page
 from afina.serving.server import _within_file_limit
 from afina.serving.service import Service, turns
 from afina.serving.settings import ServeSettings, api_keys
-from toy_artifact import LABELS, toy_metadata, toy_model, write_toy
+from toy_artifact import LABELS, toy_metadata, toy_model, write_in_two, write_toy
 
 # ------------------------------------------------------------------------------------ settings
 
@@ -246,7 +245,7 @@ def test_requests_take_turns() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60, unique=True))
+@given(lengths=st.lists(st.integers(14, 300), min_size=1, max_size=60, unique=True))
 def test_each_batch_has_the_text_that_has_waited_for_longest(lengths: list[int]) -> None:
     async def run() -> list[list[int]]:
         model = _model()
@@ -501,9 +500,7 @@ def large_toy(folder: Path, labels: tuple[str, ...]) -> tuple[Path, Path]:
     rows = 100 + len(labels[0])
     table.raw_data, table.dims[0] = table.raw_data.ljust(12 * rows, b"\0"), rows
     folder.mkdir()
-    properties = toy_metadata(labels=labels).to_properties()
-    weights = write(Graph(toy, fused=False), properties, folder / "model.onnx", largest=100)
-    assert weights is not None
+    weights = write_in_two(toy, folder / "model.onnx", toy_metadata(labels=labels))
     return folder / "model.onnx", weights
 
 
