@@ -174,7 +174,8 @@ def _fuse_file(source: Path, target: Path, attention_heads: int, hidden_size: in
         )
         names = [*fused.get_fused_operator_statistics(), "LayerNormalization"]
         split_skip_normalisation(fused.model)
-        fused.save_model_to_file(str(target), use_external_data_format=is_large(fused.model))
+        fused.topological_sort()
+        save(fused.model, target)
     return names
 
 
