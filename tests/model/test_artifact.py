@@ -575,6 +575,7 @@ def test_weights_that_one_file_cannot_hold_go_to_a_second(
     files = contents(tmp_path / "two")
     assert {Path(name).suffix for name in files} == {".onnx", ".data"}
     assert len(files) == 6  # model.onnx, model.int8.onnx and model.fp16.onnx, and the weights of each
+    assert report["graph_note"] is None
     assert report["graph"] == one["graph"] == "fused"
     assert report["fused_operators"] == one["fused_operators"]
     assert len(report["int8"]["variants"]) >= len(RECIPES)

@@ -41,6 +41,9 @@ T = TypeVar("T")
 # Protobuf holds 2 GiB at most; what is not weights (tokenizer, nodes) stays far below the rest.
 LARGEST_WEIGHTS = 2**31 - 2**27
 
+# The domain of fused operators.
+FUSED = "com.microsoft"
+
 # Smaller tensors stay in the model's own file: onnxruntime reads shapes and axes from there.
 SMALLEST_EXTERNAL = 1024  # bytes
 
@@ -175,6 +178,9 @@ def _fuse_file(source: Path, target: Path, attention_heads: int, hidden_size: in
         names = [*fused.get_fused_operator_statistics(), "LayerNormalization"]
         split_skip_normalisation(fused.model)
         fused.topological_sort()
+        if not any(known.domain == FUSED for known in fused.model.opset_import):
+            fused.model.opset_import.append(helper.make_opsetid(FUSED, 1))
+        # Not its own function, which trips over a file of the same name in the current folder.
         save(fused.model, target)
     return names
 
