@@ -110,14 +110,18 @@ def test_after_an_error_nothing_more_begins() -> None:
 def test_an_error_of_what_gives_the_items_is_raised_whichever_thread_it_meets() -> None:
     given = threading.Semaphore(2)  # one for each thread
 
-    def take() -> int:
-        if given.acquire(blocking=False):
-            return 1
-        raise KeyError("take")
+    class Items:
+        def __iter__(self) -> Items:
+            return self
+
+        def __next__(self) -> int:
+            if given.acquire(blocking=False):
+                return 1
+            raise KeyError("next")
 
     both = threading.Barrier(2)
-    with pytest.raises(KeyError, match="take"):
-        side_by_side(2, lambda _: both.wait(timeout=60), iter(take, None), threading.Semaphore(1))
+    with pytest.raises(KeyError, match="next"):
+        side_by_side(2, lambda _: both.wait(timeout=60), Items(), threading.Semaphore(1))
 
 
 def test_an_interruption_ends_it_and_counts_before_other_errors() -> None:

@@ -8,6 +8,7 @@ import hmac
 import json
 import logging
 import os
+import sys
 import threading
 import weakref
 from pathlib import Path
@@ -300,6 +301,27 @@ def test_who_is_done_with_a_batch_takes_what_has_come_meanwhile() -> None:
         assert batcher.waiting == 0
 
     asyncio.run(run())
+
+
+def test_nothing_is_lost_where_batches_run_out_again_and_again() -> None:
+    async def client(batcher: Batcher, model: Served) -> None:
+        for _ in range(200):
+            job = _submit(batcher, model, 5)
+            assert (await asyncio.wait_for(job.future, 20)).item() == pytest.approx(0.005)
+
+    async def run() -> None:
+        model = _model(lanes=3)
+        batcher = Batcher(5, 100)  # a text a batch
+        batcher.start()
+        await asyncio.gather(*(client(batcher, model) for _ in range(8)))
+        batcher.stop()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # threads meet in the middle of everything
+    try:
+        asyncio.run(run())
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_of_a_request_that_nobody_waits_for_nothing_more_is_run() -> None:

@@ -51,6 +51,28 @@ class Job:
         self.gone = False
 
 
+class _Round:
+    """The batches of one round, for several threads; over for all of them once none waits.
+
+    Not ``iter(function, None)``: where that is over for one thread, it drops what another one just took.
+    """
+
+    def __init__(self, batcher: Batcher, model: Served, most: int) -> None:
+        self._batcher, self._model, self._left = batcher, model, most
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> _Round:
+        return self
+
+    def __next__(self) -> list[Row]:
+        with self._lock:
+            rows = self._batcher.take(self._model) if self._left > 0 else None
+            self._left = 0 if rows is None else self._left - 1
+        if rows is None:
+            raise StopIteration
+        return rows
+
+
 class Batcher:
     """Collects the texts that wait into batches of similar length and runs them.
 
@@ -158,15 +180,13 @@ class Batcher:
             count = len(self._batches(model))
         lanes = model.classifier.lanes
         # Too few to share the processors: each has them all, and those that arrive meanwhile are seen anew.
-        left = count if count < lanes else ROUND * lanes
+        most = count if count < lanes else ROUND * lanes
+        model.classifier.run_batches(_Round(self, model, most), count, self._run)
 
-        def take() -> list[Row] | None:
-            nonlocal left
-            with self._ready:
-                left -= 1
-                return self._take(model) if left >= 0 else None
-
-        model.classifier.run_batches(iter(take, None), count, self._run)
+    def take(self, model: Served) -> list[Row] | None:
+        """The next batch of a model's texts; None where none waits."""
+        with self._ready:
+            return self._take(model)
 
     def _take(self, model: Served) -> list[Row] | None:
         """The batch with the text that has waited for longest; None where none waits for this model."""
