@@ -176,6 +176,8 @@ class Batcher:
     def _run_round(self) -> None:
         """Run batches of one model until none waits, or a round of them is done."""
         with self._ready:
+            if not (self._jobs or self._window):  # dropped meanwhile
+                return
             model = (self._window[0][0] if self._window else self._jobs[0]).model
             count = len(self._batches(model))
         lanes = model.classifier.lanes
