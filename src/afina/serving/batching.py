@@ -186,19 +186,15 @@ class Batcher:
         model.classifier.run_batches(_Round(self, model, most), count, self._run)
 
     def take(self, model: Served) -> list[Row] | None:
-        """The next batch of a model's texts; None where none waits."""
-        with self._ready:
-            return self._take(model)
-
-    def _take(self, model: Served) -> list[Row] | None:
         """The batch with the text that has waited for longest; None where none waits for this model."""
-        batches = self._batches(model)
-        if not batches:
-            return None
-        chosen = set(next(batch for batch in batches if 0 in batch).tolist())
-        rows = [row for at, row in enumerate(self._window) if at in chosen]
-        self._window = [row for at, row in enumerate(self._window) if at not in chosen]
-        return rows
+        with self._ready:
+            batches = self._batches(model)
+            if not batches:
+                return None
+            chosen = set(next(batch for batch in batches if 0 in batch).tolist())
+            rows = [row for at, row in enumerate(self._window) if at in chosen]
+            self._window = [row for at, row in enumerate(self._window) if at not in chosen]
+            return rows
 
     def _batches(self, model: Served) -> list[Ids]:
         """How the window would be cut into batches, having been filled; none where it is another model's."""
