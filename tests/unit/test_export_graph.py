@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from afina.errors import UserError
-from afina.export.graph import Graph, apart, direct, save, split_skip_normalisation, write
+from afina.export.graph import Graph, run_tool, save, split_skip_normalisation, write
 from afina.export.quantisation import quantise
 from afina.runtime.classifier import Classifier
 from afina.runtime.container import GRAPH_SHA256, read_properties
@@ -83,15 +83,17 @@ def test_an_operator_whose_statistics_are_used_stays() -> None:
 
 
 def test_a_large_model_is_worked_on_in_a_process_of_its_own() -> None:
-    assert apart(os.getpid) not in (os.getpid(), direct(os.getpid))
+    assert run_tool(os.getpid, apart=False) == os.getpid() != run_tool(os.getpid, apart=True)
     with pytest.raises(ValueError, match="invalid literal"):
-        apart(int, "x")
+        run_tool(int, "x", apart=True)
 
 
 def test_memory_that_is_not_enough_for_a_large_model_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("afina.export.graph.LARGEST_WEIGHTS", 10)
     # As if the system had killed the process.
-    monkeypatch.setattr("afina.export.quantisation.apart", lambda *_: apart(os._exit, 9))
+    monkeypatch.setattr(
+        "afina.export.quantisation.run_tool", lambda *_, apart: run_tool(os._exit, 9, apart=apart)
+    )
     with pytest.raises(UserError, match=r"memory is not enough; .* set export\.int8 to false"):
         quantise(Graph(toy_model(), fused=False))
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from afina.runtime.classifier import Classifier
+from afina.runtime.classifier import Classifier, Prediction
 from afina.runtime.drift import Ints, Sample, TokenCounter, build_reference
-from afina.serving.model import load_model
-from afina.serving.monitor import DriftGauges, DriftWatch, watch
+from afina.serving import monitor
+from afina.serving.model import Encoded, load_model
+from afina.serving.monitor import DriftFeed, DriftGauges, DriftWatch, watch
 from toy_artifact import toy_metadata, write_toy
 
 TEXTS = ["agua agua", "luz luz luz", "pagos pagos", "agua agua agua"] * 100
@@ -78,3 +85,89 @@ def test_what_is_observed_is_what_the_whole_texts_hold(texts: list[str]) -> None
     metadata = watching.model.classifier.metadata
     lengths, unknown = TokenCounter(metadata.tokenizer, metadata.cleaning).count(texts)
     assert seen == {"lengths": lengths.tolist(), "unknown": unknown.tolist()}
+
+
+class Counted(DriftWatch):
+    """A watch that only notes what it was given."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.hold = threading.Event()
+        self.hold.set()
+
+    def observe(self, texts: Sequence[str], encoded: Any, predictions: Sequence[Any]) -> None:
+        assert self.hold.wait(20)
+        assert len(texts) == len(encoded.ids) == len(encoded.truncated) == len(predictions)
+        self.calls.append(list(texts))
+
+
+def _add(feed: DriftFeed, watching: DriftWatch, texts: list[str]) -> None:
+    encoded = Encoded([np.zeros(3, dtype=np.int64) for _ in texts], [False for _ in texts])
+    feed.add(watching, texts, encoded, [Prediction((), (), 0.5, False) for _ in texts])
+
+
+async def _until(calls: list[list[str]], count: int) -> None:
+    async with asyncio.timeout(20):
+        while len(calls) < count:
+            await asyncio.sleep(0.005)
+
+
+def test_the_requests_of_a_moment_are_counted_together_each_by_its_own_watch() -> None:
+    first, second = Counted(), Counted()
+
+    async def run() -> None:
+        feed = DriftFeed()
+        for number in range(3):
+            _add(feed, first, [f"{number} {text}" for text in range(monitor.MOST_TEXTS + 8)])
+        _add(feed, second, ["nuevo"])
+        await _until(second.calls, 1)
+        # There is nothing to hand over now: the next text has to begin anew.
+        await asyncio.sleep(0.05)
+        _add(feed, second, ["otro"])
+        await _until(second.calls, 2)
+        feed.stop()
+
+    asyncio.run(run())
+
+    expected = [f"{number} {text}" for number in range(3) for text in range(monitor.MOST_TEXTS)]
+    assert first.calls == [expected]
+    assert second.calls == [["nuevo"], ["otro"]]
+
+
+def test_texts_that_come_faster_than_they_are_counted_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(monitor, "MOST_GATHERED", 40)
+    watching = Counted()
+    watching.hold.clear()
+
+    async def run() -> None:
+        feed = DriftFeed()
+        _add(feed, watching, ["uno"])
+        await asyncio.sleep(3 * monitor.GATHER_SECONDS)  # by now it is being counted, and takes long
+        for _ in range(5):
+            _add(feed, watching, ["dos"] * 30)
+        watching.hold.set()
+        await _until(watching.calls, 2)
+        _add(feed, watching, ["tres"])
+        await _until(watching.calls, 3)
+        feed.stop()
+
+    asyncio.run(run())
+
+    assert watching.calls == [["uno"], ["dos"] * 40, ["tres"]]
+
+
+def test_a_feed_that_stops_ends_its_thread_and_counts_no_more() -> None:
+    watching = Counted()
+
+    async def run() -> None:
+        feed = DriftFeed()
+        _add(feed, watching, ["uno"])
+        feed.stop()
+        await asyncio.sleep(2 * monitor.GATHER_SECONDS)
+
+    asyncio.run(run())
+
+    assert watching.calls == []
+    assert not any(thread.name.startswith("afina-drift") for thread in threading.enumerate())

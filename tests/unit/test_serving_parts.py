@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import io
 import json
 import logging
 import os
@@ -25,7 +26,7 @@ from afina.runtime.lanes import side_by_side
 from afina.serving.answers import added_columns
 from afina.serving.batching import QUANTUM, WINDOW_BUDGETS, Batcher, Job, QueueFullError
 from afina.serving.errors import ApiError
-from afina.serving.logs import JsonLines
+from afina.serving.logs import MOST_LINES, GatheredLines, JsonLines
 from afina.serving.middleware import Authorize
 from afina.serving.model import ModelStore, Served, load_model
 from afina.serving.pages import api_page, card_page
@@ -604,6 +605,70 @@ def test_a_log_line_is_json_without_a_traceback() -> None:
         "time": "", "level": "error", "event": "request", "status": 500, "error": "ValueError",
     }  # fmt: skip
     assert "un texto" not in line
+
+
+class Gate(io.StringIO):
+    """A place for lines that takes none until it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.writes = threading.Event(), 0
+
+    def write(self, text: str) -> int:
+        assert self.open.wait(20)
+        self.writes += 1
+        return super().write(text)
+
+
+def _lines(handler: logging.Handler, numbers: range, level: int = logging.INFO) -> None:
+    for number in numbers:
+        handler.handle(logging.LogRecord("afina.serve", level, "x", 1, str(number), (), None))
+
+
+def test_log_lines_are_written_together_in_their_order_and_never_waited_for() -> None:
+    stream = Gate()
+    handler = GatheredLines(stream)
+    _lines(handler, range(MOST_LINES // 2))  # nobody reads yet
+    stream.open.set()
+    handler.close()
+
+    assert stream.getvalue().split() == [str(number) for number in range(MOST_LINES // 2)]
+    assert stream.writes < 5
+    handler.close()  # as at the end of the process, once more
+
+
+def test_a_warning_and_what_came_before_it_are_written_at_once() -> None:
+    stream = Gate()
+    stream.open.set()
+    handler = GatheredLines(stream)
+    _lines(handler, range(2))
+    _lines(handler, range(2, 3), logging.WARNING)
+
+    assert stream.getvalue().split() == ["0", "1", "2"]
+    handler.close()
+
+
+def test_very_many_log_lines_wait_for_whoever_reads_them() -> None:
+    stream = Gate()
+    handler = GatheredLines(stream)
+    writer = threading.Thread(target=_lines, args=(handler, range(5 * MOST_LINES)), daemon=True)
+    writer.start()
+    writer.join(0.5)
+
+    assert writer.is_alive()
+    assert len(handler._lines) <= MOST_LINES
+    stream.open.set()
+    writer.join(20)
+    handler.close()
+    assert stream.getvalue().split() == [str(number) for number in range(5 * MOST_LINES)]
+
+
+def test_lines_that_nobody_can_read_any_more_are_no_error() -> None:
+    stream = io.StringIO()
+    handler = GatheredLines(stream)
+    stream.close()
+    _lines(handler, range(3), logging.ERROR)
+    handler.close()
 
 
 def test_pages_escape_what_they_show() -> None:

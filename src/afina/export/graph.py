@@ -154,8 +154,8 @@ def fuse(graph: Graph, attention_heads: int, hidden_size: int) -> Graph:
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "traced.onnx", Path(folder) / "fused.onnx"
         save(graph.model, source)
-        call = apart if is_large(graph.model) else direct
-        names = call(_fuse_file, source, target, attention_heads, hidden_size)
+        large = is_large(graph.model)
+        names = run_tool(_fuse_file, source, target, attention_heads, hidden_size, apart=large)
         onnx.checker.check_model(str(target))
         model = onnx.load(str(target))
     present = Counter(node.op_type for node in model.graph.node)
@@ -185,20 +185,17 @@ def _fuse_file(source: Path, target: Path, attention_heads: int, hidden_size: in
     return names
 
 
-def direct(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function."""
-    return function(*arguments)
+def run_tool(function: Callable[..., T], *arguments: Any, apart: bool) -> T:
+    """Call a function that works with onnxruntime's tools, ``apart`` in a process of its own.
 
-
-def apart(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function in a process of its own.
-
-    onnxruntime's tools need several times the weights' size in memory and keep it. So large models go there:
-    the memory is free again once the process ends.
+    They need several times the weights' size in memory and keep it, so large models go apart: the memory is
+    free again once the process ends.
 
     Raises:
         BrokenProcessPool: the process was killed, most likely as the memory was not enough.
     """
+    if not apart:
+        return function(*arguments)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 

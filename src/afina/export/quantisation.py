@@ -17,7 +17,7 @@ import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from afina.errors import UserError
-from afina.export.graph import Graph, apart, direct, is_large, is_lexical, quiet_logging, save
+from afina.export.graph import Graph, is_large, is_lexical, quiet_logging, run_tool, save
 
 EMBEDDINGS = ("EmbedLayerNormalization", "Gather")
 PRODUCTS = ("Attention", "Gemm", "MatMul", "MultiHeadAttention")
@@ -78,7 +78,7 @@ def quantise(graph: Graph, recipe: Recipe = RECIPES[0]) -> Graph:
         save(graph.model, source)
         large = is_large(graph.model)
         try:
-            (apart if large else direct)(_quantise_file, source, target, recipe, excluded, large)
+            run_tool(_quantise_file, source, target, recipe, excluded, large, apart=large)
         except BrokenProcessPool:
             raise UserError(
                 "export: making the int8 copy was stopped, most likely as the memory is not enough; it takes "

@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TextIO
+
+# Lines wait for others so many seconds, or until there are so many.
+GATHER_SECONDS, MOST_LINES = 0.1, 1000
 
 
 class JsonLines(logging.Formatter):
@@ -27,10 +33,61 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class GatheredLines(logging.Handler):
+    """Writes the lines of a moment together; warnings and worse, and what came before them, at once.
+
+    A write lets another thread have the interpreter and then waits for it, which takes a server at work
+    longer than the rest of a line.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: deque[str] = deque()
+        self._writing = threading.Lock()
+        self._some = threading.Event()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="afina-log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Add a line."""
+        self._lines.append(self.format(record))
+        self._some.set()
+        if record.levelno >= logging.WARNING or len(self._lines) >= MOST_LINES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the lines that wait."""
+        with self._writing:
+            lines = []
+            while self._lines:
+                lines.append(self._lines.popleft() + "\n")
+            if lines:
+                with suppress(OSError, ValueError):  # nobody reads, or it is closed: there is no other place
+                    self._stream.write("".join(lines))
+                    self._stream.flush()
+
+    def close(self) -> None:
+        """Write what waits, and end the thread."""
+        self._ending.set()
+        self._some.set()
+        self._thread.join()
+        self.flush()
+        super().close()
+
+    def _work(self) -> None:
+        while not self._ending.is_set():
+            self._some.wait()
+            self._ending.wait(GATHER_SECONDS)
+            self._some.clear()
+            self.flush()
+
+
 @contextmanager
 def json_logs() -> Iterator[None]:
     """Log what the server does to stderr while the context lasts; of uvicorn, warnings and worse."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = GatheredLines(sys.stderr)
     handler.setFormatter(JsonLines())
     levels = {"afina.serve": logging.INFO, "uvicorn": logging.WARNING, "asyncio": logging.WARNING}
     loggers = [logging.getLogger(name) for name in levels]
@@ -44,3 +101,4 @@ def json_logs() -> Iterator[None]:
         for logger in loggers:
             logger.removeHandler(handler)
             logger.propagate = True
+        handler.close()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from typing import NamedTuple
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -11,8 +16,13 @@ from afina.runtime.classifier import Prediction
 from afina.runtime.drift import Drift, Monitor, Reference, TokenCounter
 from afina.serving.model import Encoded, Served
 
+log = logging.getLogger("afina.serve")
+
 # Most texts of a request that are looked at: counting takes time beside the model.
 MOST_TEXTS = 32
+# The answers of so many seconds are counted together, the first so many texts of them: one text alone, and
+# a thread woken for it, take as long as twenty.
+GATHER_SECONDS, MOST_GATHERED = 0.1, 512
 VERDICTS = {"too little data": -1.0, "ok": 0.0, "watch": 1.0, "drifted": 2.0}
 
 
@@ -26,12 +36,12 @@ class DriftWatch:
         self._counter = TokenCounter(metadata.tokenizer, metadata.cleaning)
 
     def observe(self, texts: Sequence[str], encoded: Encoded, predictions: Sequence[Prediction]) -> None:
-        """Take note of raw texts, their token ids and predictions, the first `MOST_TEXTS` of them."""
-        lengths, unknown = self._counter.count_ids(encoded.ids[:MOST_TEXTS])
-        cut = [row for row, truncated in enumerate(encoded.truncated[:MOST_TEXTS]) if truncated]
+        """Take note of raw texts, their token ids and predictions."""
+        lengths, unknown = self._counter.count_ids(encoded.ids)
+        cut = [row for row, truncated in enumerate(encoded.truncated) if truncated]
         if cut:
             lengths[cut], unknown[cut] = self._counter.count([texts[row] for row in cut])
-        self._monitor.observe(predictions[:MOST_TEXTS], lengths, unknown)
+        self._monitor.observe(predictions, lengths, unknown)
 
     def snapshot(self) -> Drift:
         """The last texts beside the reference."""
@@ -41,6 +51,69 @@ class DriftWatch:
 def watch(model: Served) -> DriftWatch | None:
     """A watch over a model's texts; None where its file has no reference."""
     return None if model.reference is None else DriftWatch(model, model.reference)
+
+
+class _Answered(NamedTuple):
+    """What there is to count of one request."""
+
+    watch: DriftWatch
+    texts: Sequence[str]
+    encoded: Encoded
+    predictions: Sequence[Prediction]
+
+
+class DriftFeed:
+    """Hands what was answered to its watch, in a thread of its own; used on one event loop.
+
+    Where texts come faster than they are counted, some are left out.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "afina-drift")
+        self._gathered: list[_Answered] = []
+        self._texts = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def add(
+        self, watch: DriftWatch, texts: Sequence[str], encoded: Encoded, predictions: Sequence[Prediction]
+    ) -> None:
+        """Have the first `MOST_TEXTS` of a request's texts counted soon."""
+        most = min(MOST_TEXTS, MOST_GATHERED - self._texts)
+        if most <= 0:
+            return
+        first = Encoded(encoded.ids[:most], encoded.truncated[:most])
+        self._gathered.append(_Answered(watch, texts[:most], first, predictions[:most]))
+        self._texts += len(first.ids)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._hand_over())
+
+    def stop(self) -> None:
+        """Forget what is not counted yet, and end the thread."""
+        if self._task is not None:
+            self._task.cancel()
+        self._thread.shutdown(cancel_futures=True)
+
+    async def _hand_over(self) -> None:
+        while self._gathered:
+            await asyncio.sleep(GATHER_SECONDS)
+            gathered, self._gathered, self._texts = self._gathered, [], 0
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._thread, _count, gathered)
+            except Exception as error:
+                # The type alone: a message could quote a text.
+                log.error("drift_failed", extra={"fields": {"reason": type(error).__name__}})
+
+
+def _count(gathered: Sequence[_Answered]) -> None:
+    for watch, group in groupby(gathered, key=lambda one: one.watch):
+        _, texts, encoded, predictions = zip(*group, strict=True)
+        ids = [row for one in encoded for row in one.ids]
+        truncated = [row for one in encoded for row in one.truncated]
+        watch.observe(
+            [text for some in texts for text in some],
+            Encoded(ids, truncated),
+            [prediction for some in predictions for prediction in some],
+        )
 
 
 class DriftGauges(Collector):

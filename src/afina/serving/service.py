@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -19,15 +18,14 @@ from afina.serving.batching import Batcher, QueueFullError
 from afina.serving.errors import ApiError
 from afina.serving.metrics import Metrics
 from afina.serving.model import Encoded, ModelStore, Served
-from afina.serving.monitor import DriftGauges, watch
+from afina.serving.monitor import DriftFeed, DriftGauges, watch
 from afina.serving.settings import ServeSettings
 
 T = TypeVar("T")
 
-log = logging.getLogger("afina.serve")
-
-# Fewer predictions than this are made on the event loop: handing them to a thread takes longer.
-_INLINE = 16
+# Fewer predictions, and texts of fewer characters together, are made and tokenised on the event loop: handing
+# them to a thread takes longer.
+_INLINE, _INLINE_CHARACTERS = 16, 1024
 # Texts, and characters, that are cleaned and tokenised before the next request's turn.
 _TURN_TEXTS, _TURN_CHARACTERS = 64, 1 << 16
 # How often a file looks whether there is room in the queue.
@@ -50,9 +48,7 @@ class Service:
         self.metrics.registry.register(DriftGauges(lambda: self.monitor))
         self.text_threads = ThreadPoolExecutor(2, "afina-texts")
         self.file_threads = ThreadPoolExecutor(settings.max_uploads, "afina-files")
-        self.monitor_thread = ThreadPoolExecutor(1, "afina-drift")
-        self._observed: Future[None] = Future()
-        self._observed.set_result(None)
+        self.drift_feed = DriftFeed()
         self.arrivals = Arrivals(settings)
         self.held_bytes = 0
 
@@ -124,14 +120,14 @@ class Service:
             predictions = await self.in_thread(model.decide, probabilities, top_k, thresholds)
         self.metrics.predicted(predictions, encoded.truncated)
         monitor = self.monitor
-        # One at a time: where texts come faster than they are observed, some are left out.
-        if monitor is not None and monitor.model is model and not thresholds and self._observed.done():
-            self._observed = self.monitor_thread.submit(monitor.observe, texts, encoded, predictions)
-            self._observed.add_done_callback(_log_failure)
+        if monitor is not None and monitor.model is model and not thresholds:
+            self.drift_feed.add(monitor, texts, encoded, predictions)
         return predictions, encoded.truncated
 
     async def _encode(self, model: Served, texts: Sequence[str]) -> Encoded:
         """Token ids of texts, a few at a time: between them others have their turn."""
+        if len(texts) < _INLINE and sum(map(len, texts)) < _INLINE_CHARACTERS:
+            return model.encode(texts)
         ids: list[Ids] = []
         truncated: list[bool] = []
         for part in turns(texts):
@@ -214,7 +210,7 @@ class Service:
         self.batcher.stop()
         self.text_threads.shutdown(cancel_futures=True)
         self.file_threads.shutdown(cancel_futures=True)
-        self.monitor_thread.shutdown(cancel_futures=True)
+        self.drift_feed.stop()
 
 
 def turns(texts: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -227,13 +223,6 @@ def turns(texts: Sequence[str]) -> Iterator[Sequence[str]]:
         characters += len(text)
     if start < len(texts):
         yield texts[start:]
-
-
-def _log_failure(observed: Future[None]) -> None:
-    """Of what drift stumbles over, the type alone: a message could quote a text."""
-    error = None if observed.cancelled() else observed.exception()
-    if error is not None:
-        log.error("drift_failed", extra={"fields": {"reason": type(error).__name__}})
 
 
 async def _until_gone(receive: Receive) -> None:
