@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -294,6 +295,22 @@ def test_a_large_file_is_held_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = settled(write_toy(tmp_path / "model.onnx"))
     monkeypatch.setattr(loading, "_HELD_TWICE", path.stat().st_size - 1)
     assert Classifier(path, threads=4).lanes == 1
+
+
+def test_what_comes_up_while_there_are_no_lanes_is_left_to_the_next_call(tmp_path: Path) -> None:
+    classifier = Classifier(settled(write_toy(tmp_path / "model.onnx")), threads=2)
+    endless, ran = count(), list[int]()
+
+    def work(number: int, /, *, forward: object) -> None:
+        ran.append(number)
+        if number == 10_000:
+            raise StopAsyncIteration  # nothing else ends it
+
+    for _ in range(WORTH - 1):
+        classifier.run_batches(endless, 2, work)
+    assert ran == list(range(2 * (WORTH - 1)))
+    with pytest.raises(StopAsyncIteration):
+        classifier.run_batches(endless, 2, work)
 
 
 def test_an_error_in_a_batch_is_raised(tmp_path: Path) -> None:

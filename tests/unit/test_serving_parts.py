@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import weakref
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
 from afina.errors import UserError
-from afina.runtime.lanes import side_by_side
+from afina.runtime.lanes import WORTH, side_by_side
 from afina.serving.answers import added_columns
 from afina.serving.batching import QUANTUM, WINDOW_BUDGETS, Batcher, Job, QueueFullError
 from afina.serving.errors import ApiError
@@ -185,6 +186,8 @@ class _Classifier:
         if self.broken:
             self.broken = False
             raise RuntimeError("can't start new thread")
+        if count < max(self.lanes, 2):
+            batches = islice(batches, count)
         helpers = threading.Semaphore(self.lanes - 1)
         lanes = min(self.lanes, count)
         side_by_side(lanes, lambda batch: work(batch, forward=self.forward), batches, helpers)
@@ -302,6 +305,30 @@ def test_who_is_done_with_a_batch_takes_what_has_come_meanwhile() -> None:
         assert batcher.waiting == 0
 
     asyncio.run(run())
+
+
+def test_lanes_open_soon_where_texts_never_stop_waiting(tmp_path: Path) -> None:
+    model = load_model(write_toy(tmp_path / "model.onnx"), threads=2)
+    lanes = model.classifier._model.lanes
+    answered = 0
+
+    async def client(batcher: Batcher) -> None:
+        nonlocal answered
+        while answered < 10 * WORTH * lanes.count and lanes._session is None:
+            await asyncio.wait_for(_submit(batcher, model, 5).future, 20)
+            answered += 1
+
+    async def run() -> None:
+        batcher = Batcher(5, 100)  # a text a batch
+        batcher.start()
+        await asyncio.gather(*(client(batcher) for _ in range(8)))
+        batcher.stop()
+
+    asyncio.run(run())
+
+    assert lanes._session is not None
+    # At most 8 wait at a time, so these are some rounds.
+    assert answered <= 2 * WORTH * lanes.count
 
 
 def test_nothing_is_lost_where_batches_run_out_again_and_again() -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -207,7 +208,8 @@ class Classifier:
             batches: whatever ``work`` takes for one, but None. Each thread takes the next one when it has
                 done one, so more may come up meanwhile; taking one has to be safe in threads, as it is from
                 a list, and is not from a generator or from ``iter`` of a function.
-            count: how many there are by now.
+            count: how many there are by now. One after the other no more than these are run: those of the next
+                call may be several at a time.
             work: makes a batch, has it computed by ``forward``, which is `forward` with as many threads as
                 there are for this batch, and puts away what comes out.
 
@@ -217,7 +219,7 @@ class Classifier:
         lanes = self._model.lanes
         session = lanes.session(count)
         if session is None:
-            for batch in batches:
+            for batch in islice(batches, count):
                 work(batch, forward=self.forward)
         else:
             forward = partial(self._model.run, session=session)

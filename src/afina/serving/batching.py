@@ -180,9 +180,7 @@ class Batcher:
                 return
             model = (self._window[0][0] if self._window else self._jobs[0]).model
             count = len(self._batches(model))
-        lanes = model.classifier.lanes
-        # Too few to share the processors: each has them all, and those that arrive meanwhile are seen anew.
-        most = count if count < lanes else ROUND * lanes
+        most = ROUND * model.classifier.lanes
         model.classifier.run_batches(_Round(self, model, most), count, self._run)
 
     def take(self, model: Served) -> list[Row] | None:
