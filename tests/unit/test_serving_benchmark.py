@@ -7,11 +7,14 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from stage_script import benchmark
 
-EXPECTED = [("agua", 0.5), ("luz", 0.5), ("agua", 0.75)]
+LABELS = ("agua", "luz")
+EXPECTED = np.array([[0.55, 0.45], [0.05, 0.95], [0.9, 0.1]], dtype=np.float32)
+RIGHT = [("agua", 0.55), ("luz", 0.95), ("agua", 0.9)]
 
 
 @pytest.fixture(scope="module")
@@ -21,38 +24,39 @@ def serving() -> Iterator[Any]:
 
 
 def answer(*predictions: tuple[str, float]) -> bytes:
-    made = [{"labels": [{"label": label}], "confidence": confidence} for label, confidence in predictions]
+    made = [{"top": [{"label": label, "probability": probability}]} for label, probability in predictions]
     return json.dumps({"predictions": made}).encode()
 
 
-def checked(serving: Any, answers: dict[tuple[int, ...], bytes], exact: bool) -> tuple[int, int]:
+def checked(serving: Any, answers: dict[tuple[int, ...], bytes], precision: str) -> tuple[int, int]:
     tally = serving.Tally(texts=len(EXPECTED))
-    serving.check(tally, answers, EXPECTED, exact)
+    tolerance = serving.TOLERANCE if precision == "fp32" else serving.INT8_TOLERANCE
+    serving.check(tally, answers, EXPECTED, LABELS, tolerance)
     return tally.lost, tally.mixed_up
 
 
-@pytest.mark.parametrize("exact", [True, False])
-def test_answers_that_change_places_are_mixed_up(serving: Any, exact: bool) -> None:
-    first, second, third = EXPECTED
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_answers_that_change_places_are_mixed_up(serving: Any, precision: str) -> None:
+    first, second, third = RIGHT
     right = {(0,): answer(first), (1, 2): answer(second, third)}
 
-    assert checked(serving, right, exact) == (0, 0)
-    # By the label alone, by the confidence alone, and inside one request.
-    assert checked(serving, {(0, 1): answer(second, first), (2,): answer(third)}, exact) == (0, 2)
-    assert checked(serving, {(0,): answer(third), (1, 2): answer(second, first)}, exact) == (0, 2)
-    assert checked(serving, {(0,): answer(first), (1, 2): answer(third, second)}, exact) == (0, 2)
+    assert checked(serving, right, precision) == (0, 0)
+    # By the probability alone, by the label alone, and inside one request.
+    assert checked(serving, {(0,): answer(third), (1, 2): answer(second, first)}, precision) == (0, 2)
+    assert checked(serving, {(0,): answer(first), (1, 2): answer(third, second)}, precision) == (0, 2)
+    assert checked(serving, {(0, 1, 2): answer(second, third, first)}, precision) == (0, 3)
 
 
-def test_an_answer_that_is_nobodys_is_mixed_up_where_the_model_is_exact(serving: Any) -> None:
-    answers = {(0, 1, 2): answer(("agua", 0.51), *EXPECTED[1:])}
+@pytest.mark.parametrize("changed", [("agua", 0.6), ("luz", 0.52)])
+def test_an_int8_model_depends_a_little_on_the_batch(serving: Any, changed: tuple[str, float]) -> None:
+    answers = {(0, 1, 2): answer(changed, *RIGHT[1:])}
 
-    assert checked(serving, answers, exact=True) == (0, 1)
-    # An int8 model depends a little on the batch.
-    assert checked(serving, answers, exact=False) == (0, 0)
+    assert checked(serving, answers, "fp32") == (0, 1)
+    assert checked(serving, answers, "int8") == (0, 0)
 
 
 def test_what_does_not_come_is_lost(serving: Any) -> None:
-    assert checked(serving, {(1,): answer(EXPECTED[1])}, exact=True) == (2, 0)
+    assert checked(serving, {(1,): answer(RIGHT[1])}, "fp32") == (2, 0)
 
 
 @pytest.mark.parametrize(("lost", "mixed_up"), [(0, 0), (1, 0), (0, 1)])

@@ -208,8 +208,8 @@ class Classifier:
             batches: whatever ``work`` takes for one, but None. Each thread takes the next one when it has
                 done one, so more may come up meanwhile; taking one has to be safe in threads, as it is from
                 a list, and is not from a generator or from ``iter`` of a function.
-            count: how many there are by now. One after the other no more than these are run: those of the next
-                call may be several at a time.
+            count: how many there are by now. One after the other no more than these are run: those of the
+                next call may be several at a time.
             work: makes a batch, has it computed by ``forward``, which is `forward` with as many threads as
                 there are for this batch, and puts away what comes out.
 
