@@ -330,3 +330,21 @@ def test_the_runtime_text_module_imports_little() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_pattern_is_compiled_where_a_text_needs_it_and_once() -> None:
+    # In a process of its own, as others have used the patterns of this one.
+    script = (
+        "import re, sys\n"
+        "compiled = []\n"
+        "original = re.compile\n"
+        "re.compile = lambda *given: (compiled.append(given[0]), original(*given))[1]\n"
+        "from afina.runtime import text\n"
+        "assert compiled == [] and not {'regex', 'html', 'ftfy'} & set(sys.modules), compiled\n"
+        "for _ in range(3):\n"
+        "    assert text.clean_text('un  texto', text.DEFAULT_STEPS) == 'un texto'\n"
+        "assert len(compiled) == 1, compiled\n"
+        "assert text.mask_emails('de a@b.es') == text.mask_emails('de c@d.es') == 'de <email>'\n"
+        "assert len(compiled) == 2, compiled\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

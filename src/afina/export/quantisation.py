@@ -31,7 +31,8 @@ class Recipe:
 
     Attributes:
         bits: 7 or 8 of the 8. Processors without VNNI add two products in 16 bits, which overflows with 8:
-            the file is then less exact there than where it was checked.
+            the file is then less exact there than where it was checked: on the demo its probabilities are up
+            to 0.034 from fp32's, without the overflow 0.028.
         per_channel: each column of a weight has a scale of its own, or all share one.
         embeddings: whether the table of token embeddings is rounded too; it is most of a small model.
         kept: layers that stay in float32, as in `layers`.

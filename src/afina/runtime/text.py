@@ -6,13 +6,14 @@ given. What a step matches is bounded or possessive, so that a megabyte of hosti
 
 from __future__ import annotations
 
-import html
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, cast
 
-import regex
+if TYPE_CHECKING:
+    import regex
 
 DEFAULT_STEPS = ("unescape_html", "strip_tags", "fix_mojibake", "normalize_unicode", "collapse_whitespace")
 
@@ -21,13 +22,32 @@ EMOJI = "\u200d\u2600-\u27bf\ufe0f\U0001f000-\U0001faff"
 
 WORD = r"[^\s\pZ]+"  # a word, to RE2: what white space separates
 
+
+class _LazyPattern:
+    """A pattern that is compiled when it is first used: most texts need few of them, and all take 20 ms."""
+
+    def __init__(self, pattern: str, flags: int) -> None:
+        self._given = pattern, flags
+
+    def __getattr__(self, name: str) -> Any:
+        compiled = re.compile(*self._given)
+        # From here on they are found without asking.
+        self.fullmatch, self.match = compiled.fullmatch, compiled.match
+        self.search, self.sub = compiled.search, compiled.sub
+        return getattr(compiled, name)
+
+
+def _lazy(pattern: str, flags: int = 0) -> re.Pattern[str]:
+    return cast("re.Pattern[str]", _LazyPattern(pattern, flags))
+
+
 # ---------------------------------------------------------------------------------------- HTML
 
 # A name needs its semicolon ("?a=1&copy=2" is no ©); a number has at most seven digits, as code points do.
-_CHARACTER_REFERENCE = re.compile(
+_CHARACTER_REFERENCE = _lazy(
     r"&(?:#[0-9]{1,7}+(?![0-9]);?|#[xX][0-9a-fA-F]{1,6}+(?![0-9a-fA-F]);?|[A-Za-z][A-Za-z0-9]{1,31};)"
 )
-_REPEATED_AMPERSAND = re.compile(r"&(?:amp;|#0*38;|#[xX]0*26;){2,}+")
+_REPEATED_AMPERSAND = _lazy(r"&(?:amp;|#0*38;|#[xX]0*26;){2,}+")
 
 
 def unescape_html(text: str) -> str:
@@ -43,6 +63,8 @@ def unescape_html(text: str) -> str:
 
 
 def _unescape(match: re.Match[str]) -> str:
+    import html
+
     return html.unescape(match[0])
 
 
@@ -61,10 +83,10 @@ _BLOCKS, _CELLS, _INLINE = (
 )
 _OFFICE = ("o:", "w:", "v:", "x:", "m:", "st1:")
 _HIDDEN_END = {
-    "script": re.compile(r"</script\s*+>", re.IGNORECASE),
-    "style": re.compile(r"</style\s*+>", re.IGNORECASE),
+    "script": _lazy(r"</script\s*+>", re.IGNORECASE),
+    "style": _lazy(r"</style\s*+>", re.IGNORECASE),
 }
-_TAG = re.compile(
+_TAG = _lazy(
     r"""<(?:(?P<comment>!--)
     |(?P<declaration>!doctype\b[^<>]*+>|\?xml\b[^<>]*+>|!\[(?:end)?if\b[^<>]*+>|!\[cdata\[)
     |(?P<close>/?)(?P<name>[a-z][a-z0-9]*+(?::[a-z0-9]++)?)(?=[\s/>])
@@ -130,7 +152,7 @@ def _replacement(name: str, closes: bool, rest: str) -> str | None:
 # Mojibake always holds a character outside this set (Ã, Â, â, ð, √, Г ...). A text made of Spanish letters,
 # ordinary punctuation and emoji is never touched, whatever a heuristic would say of "Í¿" or "CAFÉ»".
 SUSPECT = f"[^\\x00-\\x7fáéíóúüñÁÉÍÓÚÜÑ¿¡ªº«»°´·–—‘’“”…€\u00a0{EMOJI}]"
-_SUSPECT = re.compile(SUSPECT)
+_SUSPECT = _lazy(SUSPECT)
 
 
 def fix_mojibake(text: str) -> str:
@@ -147,10 +169,16 @@ def fix_mojibake(text: str) -> str:
 
 # All characters that this class leaves out are in normal form whatever stands beside them.
 DENORMALIZABLE = f"[^\\x00-\u02ff\u2010-\u2027\u20ac{EMOJI}]"
-_DENORMALIZABLE = re.compile(DENORMALIZABLE)
+_DENORMALIZABLE = _lazy(DENORMALIZABLE)
+
+
 # Stream-Safe Text Format (UAX 15, section 13): no language stacks more than 30 marks; sorting them costs
 # their number squared. Variation selectors are no marks here.
-_MARKS = regex.compile(r"([^\P{M}\ufe00-\ufe0f]{30})[^\P{M}\ufe00-\ufe0f]++")
+@cache
+def _marks() -> regex.Pattern[str]:
+    import regex
+
+    return regex.compile(r"([^\P{M}\ufe00-\ufe0f]{30})[^\P{M}\ufe00-\ufe0f]++")
 
 
 def normalize_unicode(text: str) -> str:
@@ -161,10 +189,10 @@ def normalize_unicode(text: str) -> str:
 
 
 def _normalize(form: str, text: str) -> str:
-    return unicodedata.normalize(form, _MARKS.sub(r"\1", text))  # type: ignore[arg-type]
+    return unicodedata.normalize(form, _marks().sub(r"\1", text))  # type: ignore[arg-type]
 
 
-_ACCENTED = re.compile("([A-Za-z])([\u0300-\u036f]+)")
+_ACCENTED = _lazy("([A-Za-z])([\u0300-\u036f]+)")
 
 
 def strip_accents(text: str) -> str:
@@ -186,22 +214,20 @@ def lowercase(text: str) -> str:
 
 # ----------------------------------------------------------------------------------- e-mail parts
 
-_QUOTED_LINE = re.compile(r'[ \t]{0,3}>(?:[ \t>\w¿¡"«(*-]|$)')
-_REPLY_HEADER = re.compile(
+_QUOTED_LINE = _lazy(r'[ \t]{0,3}>(?:[ \t>\w¿¡"«(*-]|$)')
+_REPLY_HEADER = _lazy(
     r"\s{0,3}(?:El|On|Le|Em|Am|Il)\b.{3,280}?"
     r"\b(?:escribi[óo]|wrote|a écrit|escreveu|schrieb|ha scritto)\b.{0,40}:\s*$",
     re.IGNORECASE,
 )
-_ORIGINAL = re.compile(
+_ORIGINAL = _lazy(
     r"\s{0,3}[-_>* ]{0,12}(?:mensaje original|mensaje reenviado|original message|forwarded message"
     r"|mensagem original|message d'origine|begin forwarded message)\b",
     re.IGNORECASE,
 )
-_FROM = re.compile(r"[ \t>*]{0,4}(?:De|From|Von)\*?:\*?\s", re.IGNORECASE)
-_SENT = re.compile(
-    r"[ \t>*]{0,4}(?:Enviado(?: el)?|Sent|Fecha|Date|Para|To|Asunto|Subject)\*?:", re.IGNORECASE
-)
-_RULE = re.compile(r"\s*[_=-]{5,60}\s*$")
+_FROM = _lazy(r"[ \t>*]{0,4}(?:De|From|Von)\*?:\*?\s", re.IGNORECASE)
+_SENT = _lazy(r"[ \t>*]{0,4}(?:Enviado(?: el)?|Sent|Fecha|Date|Para|To|Asunto|Subject)\*?:", re.IGNORECASE)
+_RULE = _lazy(r"\s*[_=-]{5,60}\s*$")
 _LINE = 400  # characters of a line that the patterns see
 
 
@@ -237,7 +263,7 @@ def _starts_quote(head: str, following: list[str]) -> bool:
     return bool(_FROM.match(head)) and any(_SENT.match(line) for line in following)
 
 
-_SIGNATURE_MARK = re.compile(
+_SIGNATURE_MARK = _lazy(
     r"\s{0,3}(?:--\s?$"
     r"|(?:enviado (?:desde|con) (?:mi|outlook|correo|yahoo|gmail)\b|sent from (?:my|outlook|mail|yahoo)\b"
     r"|obtener outlook para|get outlook for|descargar outlook)"
@@ -245,7 +271,7 @@ _SIGNATURE_MARK = re.compile(
     r"|este (?:mensaje|correo)\b.{0,80}\bconfidencial)",
     re.IGNORECASE,
 )
-_CLOSING = re.compile(
+_CLOSING = _lazy(
     r"\s{0,3}(?:(?:reciba[ns]? )?(?:un |muchos )?(?:cordial(?:es)? |atentos? |afectuosos? )?saludos?"
     r"(?: cordial(?:es)?| atentos?| afectuosos?)?|(?:muy )?(?:atentamente|cordialmente|respetuosamente)"
     r"|atte|(?:kind |best |warm )?regards|(?:yours )?(?:sincerely|faithfully|truly))\s*[.,:;!]*\s*$",
@@ -280,10 +306,10 @@ def strip_signature(text: str) -> str:
 
 # --------------------------------------------------------------------------------------- masks
 
-_EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]++@[\w-]++(?:\.[\w-]++)++")
-_URL = re.compile(r"""(?<!\w)(?:(?:https?|ftp)://|www\.)[^\s<>"'`´‘’“”«»]++""", re.IGNORECASE)
+_EMAIL = _lazy(r"(?<![\w.%+-])[\w.%+-]++@[\w-]++(?:\.[\w-]++)++")
+_URL = _lazy(r"""(?<!\w)(?:(?:https?|ftp)://|www\.)[^\s<>"'`´‘’“”«»]++""", re.IGNORECASE)
 # A bare host counts if its domain can be no word ("termina bien.es decir") or a path follows.
-_HOST = re.compile(
+_HOST = _lazy(
     r"(?<![\w@./-])[a-z0-9-]{1,63}+(?:\.[a-z0-9-]{1,63}+){0,3}?"
     r"(?:\.(?:com|net|org|info|edu|gob|gov)(?:\.[a-z]{2})?(?![\w@-]|\.\w)|\.[a-z]{2,3}(?=/\w))"
     r"(?:/[^\s<>\"'`´‘’“”«»]*+)?",
@@ -324,17 +350,17 @@ _ID_FORMS = (
     r"[0-9]{4}(?:[ -]?[0-9]{4}){2}[ -]?[0-9]{1,7}|[0-9]{4}[ -][0-9]{6}[ -][0-9]{5}",  # cards
     r"[0-9]{4}[ -][0-9]{4}[ -][0-9]{2}[ -][0-9]{10}",  # CCC (bank accounts, Spain)
 )
-_ID_FORM = re.compile("|".join(_ID_FORMS))
-_ID = re.compile(rf"(?<![\w.])(?:(?:{'|'.join(_ID_FORMS)})(?!\w)|[0-9]{{8,}}+(?![\w]))")
-_NAMED_ID = re.compile(
+_ID_FORM = _lazy("|".join(_ID_FORMS))
+_ID = _lazy(rf"(?<![\w.])(?:(?:{'|'.join(_ID_FORMS)})(?!\w)|[0-9]{{8,}}+(?![\w]))")
+_NAMED_ID = _lazy(
     r"(?<!\w)((?:dni|nif|nie|cif|c\.i\.|c[ée]dula|rut|run|cuit|cuil|curp|rfc|nss|pasaporte|passport|ssn|iban|"
     r"cuenta|cta|account|tarjeta|p[óo]liza|expediente)"
     r"(?:[ \t]{1,3}(?:n[úu]mero|number|nro|num|no|n))?[ \t:.#º°]{1,6}+)"
     r"[A-Za-z]{0,3}[-./ ]?[0-9](?:[-./ ]?[0-9]){4,29}(?:-?[A-Za-z])?(?!\w)",
     re.IGNORECASE,
 )
-_DIGIT = re.compile("[0-9]")
-_COMPACT_DATE = re.compile(r"(?:19|20)[0-9][0-9](?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])")
+_DIGIT = _lazy("[0-9]")
+_COMPACT_DATE = _lazy(r"(?:19|20)[0-9][0-9](?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])")
 
 
 def mask_ids(text: str) -> str:
@@ -353,12 +379,12 @@ def _mask_id(match: re.Match[str]) -> str:
 
 
 # Takes every run of digits and separators whole; what follows and what it is are looked at afterwards.
-_NUMBER = re.compile(r"(?:\+ ?|(?<![\w+]))\(?[0-9](?:[ \u00a0.()/-]{0,2}[0-9])*+")
-_DATE = re.compile(
+_NUMBER = _lazy(r"(?:\+ ?|(?<![\w+]))\(?[0-9](?:[ \u00a0.()/-]{0,2}[0-9])*+")
+_DATE = _lazy(
     r"(?<![0-9])(?:[0-9]{4}[-./][0-9]{1,2}[-./][0-9]{1,2}|[0-9]{1,2}[-./][0-9]{1,2}[-./](?:[0-9]{4}|[0-9]{2}))(?![0-9])"
 )
-_AMOUNT = re.compile(r"[0-9]{1,3}(?:[.][0-9]{3})+|[0-9]+\.[0-9]+|[0-9]{1,2}(?: [0-9]{3})+")
-_SHORT_PHONE = re.compile(r"(?!(?:19|20)[0-9][0-9]-(?:19|20)[0-9][0-9]$)[0-9]{3,4}-[0-9]{4}")
+_AMOUNT = _lazy(r"[0-9]{1,3}(?:[.][0-9]{3})+|[0-9]+\.[0-9]+|[0-9]{1,2}(?: [0-9]{3})+")
+_SHORT_PHONE = _lazy(r"(?!(?:19|20)[0-9][0-9]-(?:19|20)[0-9][0-9]$)[0-9]{3,4}-[0-9]{4}")
 
 
 def mask_phones(text: str) -> str:
@@ -398,7 +424,7 @@ def _is_phone(number: str) -> bool:
 
 # White space of all scripts, control characters, zero-width space and byte order mark. The joiner
 # that holds emoji together (U+200D) is none of them.
-_SPACES = re.compile(r"[\s\x00-\x20\x7f-\xa0\u200b\ufeff]+")
+_SPACES = _lazy(r"[\s\x00-\x20\x7f-\xa0\u200b\ufeff]+")
 
 
 def collapse_whitespace(text: str) -> str:
