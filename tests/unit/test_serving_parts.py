@@ -690,6 +690,17 @@ def test_very_many_log_lines_wait_for_whoever_reads_them() -> None:
     assert stream.getvalue().split() == [str(number) for number in range(5 * MOST_LINES)]
 
 
+def test_what_cannot_be_logged_stops_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    handler = GatheredLines(stream)
+    handler.handle(logging.LogRecord("afina.serve", logging.INFO, "x", 1, "%d", ("no number",), None))
+    _lines(handler, range(2))
+    handler.close()
+
+    assert stream.getvalue().split() == ["0", "1"]
+    assert "Logging error" in capsys.readouterr().err
+
+
 def test_lines_that_nobody_can_read_any_more_are_no_error() -> None:
     stream = io.StringIO()
     handler = GatheredLines(stream)

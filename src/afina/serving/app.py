@@ -28,6 +28,7 @@ from afina.serving.answers import CsvForm, TableAnswer
 from afina.serving.csv_text import plain_name
 from afina.serving.errors import ApiError
 from afina.serving.hangup import hangup_came
+from afina.serving.logs import flush_logs
 from afina.serving.metrics import CONTENT_TYPE
 from afina.serving.middleware import Authorize, Limit, Observe
 from afina.serving.model import ModelStore
@@ -128,6 +129,8 @@ def _lifespan(service: Service) -> Callable[[FastAPI], Any]:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         wanted = asyncio.Event()
         with ExitStack() as stack:
+            # At the very end: the signal that ended uvicorn then ends the process, before anybody else could.
+            stack.callback(flush_logs)
             # Signals reach the main thread alone; a server in another one has the watch for changes.
             if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
                 loop = asyncio.get_running_loop()

@@ -52,7 +52,10 @@ class GatheredLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Add a line."""
-        self._lines.append(self.format(record))
+        try:
+            self._lines.append(self.format(record))
+        except Exception:  # as every handler does: what cannot be logged is no failure of what logs it
+            self.handleError(record)
         self._some.set()
         if record.levelno >= logging.WARNING or len(self._lines) >= MOST_LINES:
             self.flush()
@@ -82,6 +85,12 @@ class GatheredLines(logging.Handler):
             self._ending.wait(GATHER_SECONDS)
             self._some.clear()
             self.flush()
+
+
+def flush_logs() -> None:
+    """Write the lines that wait, of whatever handlers the server's log has."""
+    for handler in logging.getLogger("afina.serve").handlers:
+        handler.flush()
 
 
 @contextmanager
