@@ -32,6 +32,9 @@ T = TypeVar("T")
 CHUNK = 1024  # texts held in memory at a time
 DELIMITERS = (",", ";", "\t", "|")
 SEPARATOR = "|"  # between the labels of a multilabel prediction
+_OTHER_KINDS = {
+    ".json": "JSON", ".jsonl": "JSON Lines", ".ndjson": "JSON Lines", ".parquet": "Parquet", ".xlsx": "Excel",
+}  # fmt: skip
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -397,10 +400,20 @@ def _check_options(
                 raise UserError(f"predict: {name} goes with --file; give a CSV, or leave it out")
     elif as_json:
         raise UserError("predict: --json goes with --text or stdin; a CSV is answered by a CSV")
-    if out is not None and out.is_dir():
-        raise UserError(f"predict: --out: {out} is a folder; give the name of a file in it")
+    if out is not None:
+        _check_out(out)
     if delimiter is not None and len(delimiter) != 1:
         raise UserError(f"predict: --delimiter: expected one character, found {delimiter!r}")
+
+
+def _check_out(out: Path) -> None:
+    if out.is_dir():
+        raise UserError(f"predict: --out: {out} is a folder; give the name of a file in it")
+    if (kind := _OTHER_KINDS.get(out.suffix.lower())) is not None:
+        raise UserError(
+            f"predict: --out: {out}: the name of a file in {kind}, and predict writes CSV; name it .csv "
+            "(`afina score` writes Parquet and JSON Lines)"
+        )
 
 
 # ------------------------------------------------------------------------------- texts and lines
@@ -456,6 +469,7 @@ def _as_json(text: str, prediction: Prediction, task: str, top_k: int) -> dict[s
         result |= _score_json(prediction.labels[0])
     else:
         result["labels"] = [_score_json(score) for score in prediction.labels]
+    result["confidence"] = round(prediction.confidence, 6)
     result["needs_person"] = prediction.needs_person
     if top_k > 1:
         result["top"] = [_score_json(score) for score in prediction.top]
@@ -575,19 +589,47 @@ def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str |
 
 
 def _detect_encoding(path: Path) -> str:
-    """UTF-8 or, by its mark, UTF-16; anything else is read as Windows' or ISO's Latin, and said to be."""
+    """UTF-8 or, by its mark, UTF-16; what was never UTF-8 is read as Windows' or ISO's Latin, and said to be.
+
+    Raises:
+        UserError: another kind of file, or UTF-8 with a damaged place, which another encoding would read as
+            something else than it was.
+    """
+    kind = _OTHER_KINDS.get(path.suffix.lower())
     with path.open("rb") as stream:
         start = stream.read(4)
     if start == b"PK\x03\x04":
         raise UserError(f"{path}: an Excel workbook or another archive; save it as CSV")
+    if start == b"PAR1" or kind is not None:
+        raise UserError(
+            f"{path}: {kind or 'Parquet'}, and predict reads CSV; save it as CSV "
+            "(`afina score` reads Parquet and JSON Lines)"
+        )
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16"
     name = "utf-8-sig" if start[:3] == b"\xef\xbb\xbf" else "utf-8"
     if _decodes(path, name):
         return name
+    from afina.sources.encodings import detect_encoding
+
+    if detect_encoding(path).startswith("utf-8"):
+        raise UserError(
+            f"{path}: line {_damaged_line(path)}: not valid UTF-8; mend the line, or name another --encoding"
+        )
     name = "cp1252" if _decodes(path, "cp1252") else "latin-1"
     print(f"{path}: not UTF-8, read as {name} (--encoding names another)", file=sys.stderr)
     return name
+
+
+def _damaged_line(path: Path) -> int:
+    """The first line of a file that is not valid UTF-8; 0 where all are."""
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return 0
 
 
 def _decodes(path: Path, encoding: str) -> bool:
@@ -609,13 +651,13 @@ def _detect_delimiter(header: str, column: str) -> str:
 
 
 def _predict_csv(classifier: Classifier, table: _Csv, out: Path | None, prefix: str, top_k: int) -> None:
-    """Write the rows of a CSV with label, probability and needs_person added; memory stays constant.
+    """Write the rows of a CSV with label, probability, confidence and needs_person; memory stays constant.
 
     The answer has the delimiter of the question, in UTF-8 (marked as such where the question was). Cells that
     a spreadsheet would run as a formula get an apostrophe.
     """
     top_k = min(top_k, len(classifier.labels))
-    names = ["label", "probability", "needs_person"]
+    names = ["label", "probability", "confidence", "needs_person"]
     if top_k > 1:
         names += [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in ("label", "probability")]
     added = [prefix + name for name in names]
@@ -640,7 +682,8 @@ def _predict_csv(classifier: Classifier, table: _Csv, out: Path | None, prefix: 
             for row, prediction in zip(rows, predictions, strict=True):
                 label, probability, *top = _cells(prediction, top_k)
                 for_person = "yes" if prediction.needs_person else "no"
-                cells = (*row, label, probability, for_person, *top)
+                confidence = f"{prediction.confidence:.6f}"
+                cells = (*row, label, probability, confidence, for_person, *top)
                 writer.writerow([escape_formula(cell) for cell in cells])
             progress.advance(len(rows))
     if out is not None:

@@ -122,6 +122,13 @@ def test_options_of_the_answer(running: Live) -> None:
     assert first["label_2"] in LABELS[1:]
 
 
+@pytest.mark.parametrize(("given", "found"), [("comma", ","), ("semicolon", ";"), ("tab", "\t")])
+def test_the_delimiter_of_the_answer_by_name(running: Live, given: str, found: str) -> None:
+    answer = send(running, table().encode(), delimiter=given)
+
+    assert answer.text.splitlines()[0].split(found)[:2] == table().splitlines()[0].split(",")[:2]
+
+
 def test_labels_of_a_multilabel_model_are_joined(tmp_path: Path) -> None:
     with live(write_toy(tmp_path / "model.onnx", "multilabel")) as one:
         rows = rows_of(send(one, b"texto\nagua agua luz\npagos\n"))

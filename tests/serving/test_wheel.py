@@ -97,12 +97,12 @@ def test_the_command_predicts_as_python_does(installed: Installed, tmp_path: Pat
     found = run(installed.bin / "afina", *options, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     rows = (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()
-    assert rows[0] == "id,text,label,probability,needs_person"
+    assert rows[0] == "id,text,label,probability,confidence,needs_person"
     expected = [
-        f"{prediction.label},{prediction.probability:.6f},no"
+        f"{prediction.label},{prediction.probability:.6f},{prediction.confidence:.6f},no"
         for prediction in Classifier(model).predict(TEXTS)
     ]
-    assert [",".join(row.rsplit(",", 3)[1:]) for row in rows[1:]] == expected
+    assert [",".join(row.rsplit(",", 4)[1:]) for row in rows[1:]] == expected
 
     by_text = run(installed.bin / "afina", "predict", model, "--text", TEXTS[2], "--json", cwd=tmp_path)
     assert json.loads(by_text.stdout)["label"] == "pagos"

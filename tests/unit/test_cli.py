@@ -19,7 +19,7 @@ from afina import __version__, cli
 from afina.spreadsheets import escape_formula
 from toy_artifact import write_toy
 
-HEADER = "text,label,probability,needs_person\n"
+HEADER = "text,label,probability,confidence,needs_person\n"
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +96,27 @@ def test_multilabel_joins_its_labels(run: Run, multilabel: str) -> None:
 def test_json_lines(run: Run, model: str, multilabel: str) -> None:
     out = run("predict", model, "--text", "luz ñ", "--text", "pagos", "--json")
     assert [json.loads(line) for line in out.splitlines()] == [
-        {"text": "luz ñ", "label": "luz", "probability": 0.576117, "needs_person": False},
-        {"text": "pagos", "label": "pagos", "probability": 0.576117, "needs_person": False},
+        {
+            "text": "luz ñ",
+            "label": "luz",
+            "probability": 0.576117,
+            "confidence": 0.576117,
+            "needs_person": False,
+        },
+        {
+            "text": "pagos",
+            "label": "pagos",
+            "probability": 0.576117,
+            "confidence": 0.576117,
+            "needs_person": False,
+        },
     ]
     assert "ñ" in out
     out = run("predict", multilabel, "--text", "agua agua", "--json", "--top-k", "2")
     assert json.loads(out) == {
         "text": "agua agua",
         "labels": [{"label": "agua", "probability": 0.5}],
+        "confidence": 0.5,
         "needs_person": False,
         "top": [{"label": "agua", "probability": 0.5}, {"label": "luz", "probability": 0.119203}],
     }
@@ -178,13 +191,13 @@ def test_stdin_in_another_encoding(run: Run, model: str) -> None:
 # --------------------------------------------------------------------------------------------- --file
 
 
-def test_a_csv_keeps_its_columns_and_gains_three(run: Run, model: str, tmp_path: Path) -> None:
+def test_a_csv_keeps_its_columns_and_gains_four(run: Run, model: str, tmp_path: Path) -> None:
     source, out = tmp_path / "in.csv", tmp_path / "new" / "out.csv"
     source.write_text('id,texto,nota\n1,agua agua,"a, b"\n2,"luz\nluz","=1+1"\n', encoding="utf-8")
     run("predict", model, "--file", source, "--column", "texto", "--out", out)
     assert out.read_text(encoding="utf-8") == (
-        "id,texto,nota,label,probability,needs_person\n"
-        '1,agua agua,"a, b",agua,0.786986,no\n2,"luz\nluz",\'=1+1,luz,0.786986,no\n'
+        "id,texto,nota,label,probability,confidence,needs_person\n"
+        '1,agua agua,"a, b",agua,0.786986,0.786986,no\n2,"luz\nluz",\'=1+1,luz,0.786986,0.786986,no\n'
     )
     assert list(out.parent.iterdir()) == [out]
 
@@ -198,6 +211,7 @@ def test_top_k_adds_columns(run: Run, model: str, tmp_path: Path) -> None:
         "text",
         "label",
         "probability",
+        "confidence",
         "needs_person",
         "label_1",
         "probability_1",
@@ -219,14 +233,14 @@ def test_multilabel_csv(run: Run, multilabel: str, tmp_path: Path) -> None:
 def test_without_out_the_csv_is_printed(run: Run, model: str, tmp_path: Path) -> None:
     source = tmp_path / "in.csv"
     source.write_text("text\nagua\n", encoding="utf-8")
-    assert run("predict", model, "--file", source) == f"{HEADER}agua,agua,0.576117,no\n"
+    assert run("predict", model, "--file", source) == f"{HEADER}agua,agua,0.576117,0.576117,no\n"
 
 
 def test_out_may_be_the_file_itself(run: Run, model: str, tmp_path: Path) -> None:
     source = tmp_path / "in.csv"
     source.write_text("text\nagua\n", encoding="utf-8")
     run("predict", model, "--file", source, "--out", source)
-    assert source.read_text(encoding="utf-8") == f"{HEADER}agua,agua,0.576117,no\n"
+    assert source.read_text(encoding="utf-8") == f"{HEADER}agua,agua,0.576117,0.576117,no\n"
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
@@ -243,7 +257,8 @@ def test_the_delimiter_can_be_given(run: Run, model: str, tmp_path: Path) -> Non
     source.write_text("id:text\n1:luz\n", encoding="utf-8")
     run("predict", model, "--file", source, "--out", out, "--delimiter", ":")
     assert (
-        out.read_text(encoding="utf-8") == "id:text:label:probability:needs_person\n1:luz:luz:0.576117:no\n"
+        out.read_text(encoding="utf-8")
+        == "id:text:label:probability:confidence:needs_person\n1:luz:luz:0.576117:0.576117:no\n"
     )
     assert "expected one character, found '::'" in run.error(
         "predict", model, "--file", source, "--out", out, "--delimiter", "::"
@@ -262,6 +277,60 @@ def test_encodings(run: Run, model: str, tmp_path: Path, encoding: str, note: st
     (row,) = read_rows(out, "utf-8-sig")
     assert (row["texto"], row["señal"], row["label"]) == ("agua", "“año”", "agua")
     assert out.read_bytes().startswith(b"\xef\xbb\xbf") == (encoding in ("utf-8-sig", "utf-16"))
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_damaged_byte_makes_no_other_encoding(run: Run, model: str, tmp_path: Path, mark: bytes) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    lines = ["text", *["agua de la pensión"] * 9]
+    content = [line.encode() for line in lines]
+    content[4] = lines[4].encode("cp1252")
+    source.write_bytes(mark + b"\n".join(content))
+
+    error = run.error("predict", model, "--file", source, "--out", out)
+
+    assert f"{source}: line 5: not valid UTF-8; mend the line" in error
+    assert not out.exists()
+    # Whoever knows better says so.
+    run(
+        "predict",
+        model,
+        "--file",
+        source,
+        "--out",
+        out,
+        "--encoding",
+        "latin-1",
+        "--column",
+        "text" if not mark else "ï»¿text",
+    )
+    assert len(read_rows(out)) == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.parquet", "Parquet"), ("a.jsonl", "JSON Lines"), ("a.csv", "Parquet")]
+)
+def test_other_kinds_of_files_are_said_to_be_such(
+    run: Run, model: str, tmp_path: Path, name: str, kind: str
+) -> None:
+    source = tmp_path / name
+    source.write_bytes(b'{"text": "un secreto"}\n' if kind == "JSON Lines" else b"PAR1\x15\x04\x00\xffPAR1")
+
+    error = run.error("predict", model, "--file", source)
+
+    assert f"{source}: {kind}, and predict reads CSV" in error
+    assert "secreto" not in error
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.XLSX", "out.jsonl"])
+def test_a_csv_gets_no_other_name(run: Run, model: str, tmp_path: Path, name: str) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("text\nluz\n", encoding="utf-8")
+
+    error = run.error("predict", model, "--file", source, "--out", tmp_path / name)
+
+    assert "predict writes CSV; name it .csv" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
 def test_bytes_that_no_windows_writes_are_latin1(run: Run, model: str, tmp_path: Path) -> None:
@@ -426,7 +495,10 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "agua\t0.576117\ntext,label,probability,needs_person\nagua,agua,0.576117,no\n"
+    assert (
+        result.stdout
+        == "agua\t0.576117\ntext,label,probability,confidence,needs_person\nagua,agua,0.576117,0.576117,no\n"
+    )
 
 
 def test_python_m_afina(model: str, tmp_path: Path) -> None:
@@ -491,7 +563,7 @@ def test_out_may_be_a_pipe_or_a_link(run: Run, model: str, tmp_path: Path) -> No
     with ThreadPoolExecutor(1) as pool:
         read = pool.submit(pipe.read_text, encoding="utf-8")
         run("predict", model, "--file", source, "--out", pipe)
-        assert read.result(10).splitlines()[1] == "luz,luz,0.576117,no"
+        assert read.result(10).splitlines()[1] == "luz,luz,0.576117,0.576117,no"
     assert pipe.is_fifo()
     (tmp_path / "elsewhere.csv").touch()
     (tmp_path / "link.csv").symlink_to("elsewhere.csv")

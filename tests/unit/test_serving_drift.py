@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -101,8 +102,8 @@ class Counted(DriftWatch):
         self.calls.append(list(texts))
 
 
-def _add(feed: DriftFeed, watching: DriftWatch, texts: list[str]) -> None:
-    encoded = Encoded([np.zeros(3, dtype=np.int64) for _ in texts], [False for _ in texts])
+def _add(feed: DriftFeed, watching: DriftWatch, texts: list[str], cut: bool = True) -> None:
+    encoded = Encoded([np.zeros(3, dtype=np.int64) for _ in texts], [cut for _ in texts])
     feed.add(watching, texts, encoded, [Prediction((), (), 0.5, False) for _ in texts])
 
 
@@ -158,6 +159,26 @@ def test_texts_that_come_faster_than_they_are_counted_are_left_out(
     assert watching.calls == [["uno"], ["dos"] * 40, ["tres"]]
 
 
+def test_of_texts_that_are_cut_few_characters_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "MOST_CHARACTERS", 10)
+    watching = Counted()
+
+    async def run() -> None:
+        feed = DriftFeed()
+        _add(feed, watching, ["a" * 50] * 3, cut=False)  # the ids say all of them
+        _add(feed, watching, ["bbbb", "cccc", "dddd"])
+        _add(feed, watching, ["eeee"])
+        _add(feed, watching, ["f"])
+        await _until(watching.calls, 1)
+        _add(feed, watching, ["gggg"])  # a moment later there is room again
+        await _until(watching.calls, 2)
+        feed.stop()
+
+    asyncio.run(run())
+
+    assert watching.calls == [["", "", "", "bbbb", "cccc", "f"], ["gggg"]]
+
+
 def test_a_feed_that_stops_ends_its_thread_and_counts_no_more() -> None:
     watching = Counted()
 
@@ -170,4 +191,9 @@ def test_a_feed_that_stops_ends_its_thread_and_counts_no_more() -> None:
     asyncio.run(run())
 
     assert watching.calls == []
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and any(
+        thread.name.startswith("afina-drift") for thread in threading.enumerate()
+    ):
+        time.sleep(0.01)
     assert not any(thread.name.startswith("afina-drift") for thread in threading.enumerate())

@@ -24,6 +24,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from afina.errors import UserError
 from afina.runtime.lanes import WORTH, side_by_side
+from afina.serving import logs
 from afina.serving.answers import added_columns
 from afina.serving.batching import QUANTUM, WINDOW_BUDGETS, Batcher, Job, QueueFullError
 from afina.serving.errors import ApiError
@@ -32,7 +33,7 @@ from afina.serving.middleware import Authorize
 from afina.serving.model import ModelStore, Served, load_model
 from afina.serving.pages import api_page, card_page
 from afina.serving.server import _within_file_limit
-from afina.serving.service import Service, turns
+from afina.serving.service import Service, _is_plain, turns
 from afina.serving.settings import ServeSettings, api_keys
 from toy_artifact import LABELS, toy_metadata, toy_model, write_in_two, write_toy
 
@@ -523,11 +524,13 @@ def test_many_texts_are_encoded_in_turns_with_those_of_others(tmp_path: Path) ->
         # More long requests than threads, and then a short one.
         waiting = [asyncio.create_task(encode("long", texts)) for _ in range(3)]
         await asyncio.sleep(0)
-        await encode("short", ["agua"])
-        return await waiting[0]
+        await encode("short", ["agua", "luz"])
+        found = await waiting[0]
+        service.batcher.start()
+        await service.stop()
+        return found
 
     found, whole = asyncio.run(both()), model.encode(texts)
-    service.stop()
     assert order[0] == "short"
     assert found.truncated == whole.truncated
     assert [ids.tolist() for ids in found.ids] == [ids.tolist() for ids in whole.ids]
@@ -701,12 +704,52 @@ def test_what_cannot_be_logged_stops_nobody(capsys: pytest.CaptureFixture[str]) 
     assert "Logging error" in capsys.readouterr().err
 
 
+def test_a_line_that_cannot_be_written_takes_no_other_along() -> None:
+    class Choosy(io.StringIO):
+        def write(self, text: str) -> int:
+            if "1" in text:
+                raise UnicodeEncodeError("utf-8", "1", 0, 1, "not this one")
+            return super().write(text)
+
+    stream = Choosy()
+    handler = GatheredLines(stream)
+    _lines(handler, range(4))
+    handler.close()
+
+    assert stream.getvalue().split() == ["0", "2", "3"]
+
+
+def test_a_reader_that_takes_nothing_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "PATIENCE", 0.2)
+    stream = Gate()
+    handler = GatheredLines(stream)
+    _lines(handler, range(2))
+    _lines(handler, range(2, 3), logging.WARNING)
+    handler.flush()
+    handler.close()
+
+    assert stream.getvalue() == ""
+    stream.open.set()
+    handler._thread.join(20)
+    assert stream.getvalue().split() == ["0", "1", "2"]
+
+
 def test_lines_that_nobody_can_read_any_more_are_no_error() -> None:
     stream = io.StringIO()
     handler = GatheredLines(stream)
     stream.close()
     _lines(handler, range(3), logging.ERROR)
     handler.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [("¿Cuándo cobro la pensión?", True), ("a" * 1024, True), ("", True), ("a" * 1025, False),
+     ("<" * 9 + "b>" * 9, False), ("&amp;" * 3, False), ("uno\ndos", False), ("espaÃ±ol", False),
+     ("水", False)],
+)  # fmt: skip
+def test_what_may_be_cleaned_on_the_event_loop(text: str, plain: bool) -> None:
+    assert _is_plain(text) == plain
 
 
 def test_pages_escape_what_they_show() -> None:

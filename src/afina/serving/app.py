@@ -7,7 +7,7 @@ import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,7 +49,8 @@ from afina.serving.upload import MAX_COLUMNS, Column, Table, kind_of, read_csv
 from afina.serving.workbook import workbook_to_csv
 
 STATIC = Path(__file__).parent / "static"
-DELIMITERS = {",": ",", ";": ";", "tab": "\t"}
+# By name too: curl -F takes what follows a semicolon for something else.
+DELIMITERS = {",": ",", "comma": ",", ";": ";", "semicolon": ";", "tab": "\t"}
 
 log = logging.getLogger("afina.serve")
 
@@ -78,7 +79,7 @@ _FILE_FORM = {
         "column_index": {"type": "integer", "description": "Its position instead of its name, from 0."},
         "top_k": {"type": "integer", "description": "Above 1: columns for the most probable labels."},
         "bom": {"type": "boolean", "description": "Begin with a byte order mark, as Excel needs for UTF-8."},
-        "delimiter": {"type": "string", "description": "Of the answer: a comma (default), ; or tab."},
+        "delimiter": {"type": "string", "description": "Of the answer: comma (default), semicolon or tab."},
     },
 }
 
@@ -128,7 +129,7 @@ def _lifespan(service: Service) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         wanted = asyncio.Event()
-        with ExitStack() as stack:
+        async with AsyncExitStack() as stack:
             # At the very end: the signal that ended uvicorn then ends the process, before anybody else could.
             stack.callback(flush_logs)
             # Signals reach the main thread alone; a server in another one has the watch for changes.
@@ -139,7 +140,7 @@ def _lifespan(service: Service) -> Callable[[FastAPI], Any]:
                 if hangup_came():
                     wanted.set()
             service.batcher.start()
-            stack.callback(service.stop)
+            stack.push_async_callback(service.stop)
             reloads = asyncio.create_task(_reload(service, wanted))
             stack.callback(reloads.cancel)
             yield
@@ -331,7 +332,7 @@ def _csv_form(given: dict[str, str]) -> CsvForm:
     elif bom not in ("true", "false"):
         problem = "bom: expected true or false"
     elif delimiter not in DELIMITERS:
-        problem = "delimiter: expected a comma, ; or tab"
+        problem = "delimiter: expected comma, semicolon or tab"
     if number is None or problem is not None:
         raise ApiError(422, "invalid_request", str(problem))
     return CsvForm(number, bom == "true", DELIMITERS[delimiter])

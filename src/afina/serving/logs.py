@@ -9,11 +9,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TextIO
 
 # Lines wait for others so many seconds, or until there are so many.
 GATHER_SECONDS, MOST_LINES = 0.1, 1000
+# At the end, and after a warning, whoever reads the lines has so many seconds to take them.
+PATIENCE = 1.0
 
 
 class JsonLines(logging.Formatter):
@@ -34,7 +36,7 @@ class JsonLines(logging.Formatter):
 
 
 class GatheredLines(logging.Handler):
-    """Writes the lines of a moment together; warnings and worse, and what came before them, at once.
+    """Writes the lines of a moment together, in a thread of its own; warnings and worse at once.
 
     A write lets another thread have the interpreter and then waits for it, which takes a server at work
     longer than the rest of a line.
@@ -44,47 +46,71 @@ class GatheredLines(logging.Handler):
         super().__init__()
         self._stream = stream
         self._lines: deque[str] = deque()
-        self._writing = threading.Lock()
-        self._some = threading.Event()
-        self._ending = threading.Event()
+        self._logged = self._written = 0
+        self._some, self._hurry, self._ending = threading.Event(), threading.Event(), threading.Event()
+        self._done = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="afina-log", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Add a line."""
+        """Add a line; where nobody reads and there are `MOST_LINES`, wait for whoever should."""
         try:
-            self._lines.append(self.format(record))
+            line = self.format(record)
         except Exception:  # as every handler does: what cannot be logged is no failure of what logs it
             self.handleError(record)
+            return
+        self._lines.append(line + "\n")
+        self._logged += 1  # with the handler's lock
         self._some.set()
-        if record.levelno >= logging.WARNING or len(self._lines) >= MOST_LINES:
+        if len(self._lines) >= MOST_LINES:
+            self._hurry.set()
+            with self._done:
+                self._done.wait_for(lambda: len(self._lines) < MOST_LINES)
+        if record.levelno >= logging.WARNING:
             self.flush()
 
     def flush(self) -> None:
-        """Write the lines that wait."""
-        with self._writing:
-            lines = []
-            while self._lines:
-                lines.append(self._lines.popleft() + "\n")
-            if lines:
-                with suppress(OSError, ValueError):  # nobody reads, or it is closed: there is no other place
-                    self._stream.write("".join(lines))
-                    self._stream.flush()
+        """Have the lines that wait written; `PATIENCE` is all that a reader who takes none is given."""
+        wanted = self._logged
+        self._hurry.set()
+        self._some.set()
+        with self._done:
+            self._done.wait_for(lambda: self._written >= wanted or not self._thread.is_alive(), PATIENCE)
 
     def close(self) -> None:
         """Write what waits, and end the thread."""
         self._ending.set()
+        self._hurry.set()
         self._some.set()
-        self._thread.join()
-        self.flush()
+        self._thread.join(PATIENCE)
         super().close()
 
     def _work(self) -> None:
-        while not self._ending.is_set():
+        while not self._ending.is_set() or self._lines:
             self._some.wait()
-            self._ending.wait(GATHER_SECONDS)
+            self._hurry.wait(GATHER_SECONDS)
             self._some.clear()
-            self.flush()
+            self._hurry.clear()
+            self._write()
+
+    def _write(self) -> None:
+        lines = []
+        while self._lines:
+            lines.append(self._lines.popleft())
+        if lines and not self._put("".join(lines)):
+            for line in lines:  # it may be one of them
+                self._put(line)
+        with self._done:
+            self._written += len(lines)
+            self._done.notify_all()
+
+    def _put(self, text: str) -> bool:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):  # nobody reads, or it is closed: there is no other place to say so
+            return False
+        return True
 
 
 def flush_logs() -> None:

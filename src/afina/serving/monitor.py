@@ -23,6 +23,9 @@ MOST_TEXTS = 32
 # The answers of so many seconds are counted together, the first so many texts of them: one text alone, and
 # a thread woken for it, take as long as twenty.
 GATHER_SECONDS, MOST_GATHERED = 0.1, 512
+# Texts that the model does not read to their end are tokenised once more, whole: no more than so many
+# characters of them at a time, which takes half a second.
+MOST_CHARACTERS = 1 << 18
 VERDICTS = {"too little data": -1.0, "ok": 0.0, "watch": 1.0, "drifted": 2.0}
 
 
@@ -71,32 +74,40 @@ class DriftFeed:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "afina-drift")
         self._gathered: list[_Answered] = []
-        self._texts = 0
+        self._texts = self._characters = 0
         self._task: asyncio.Task[None] | None = None
 
     def add(
         self, watch: DriftWatch, texts: Sequence[str], encoded: Encoded, predictions: Sequence[Prediction]
     ) -> None:
         """Have the first `MOST_TEXTS` of a request's texts counted soon."""
-        most = min(MOST_TEXTS, MOST_GATHERED - self._texts)
-        if most <= 0:
+        most = min(MOST_TEXTS, MOST_GATHERED - self._texts, len(texts))
+        kept: list[str] = []  # of those that are read whole the ids say all
+        for text, cut in zip(texts[:most], encoded.truncated[:most], strict=True):
+            if cut and self._characters + len(text) > MOST_CHARACTERS:
+                break
+            kept.append(text if cut else "")
+            self._characters += len(kept[-1])
+        most = len(kept)
+        if not most:
             return
         first = Encoded(encoded.ids[:most], encoded.truncated[:most])
-        self._gathered.append(_Answered(watch, texts[:most], first, predictions[:most]))
-        self._texts += len(first.ids)
+        self._gathered.append(_Answered(watch, kept, first, predictions[:most]))
+        self._texts += most
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._hand_over())
 
     def stop(self) -> None:
-        """Forget what is not counted yet, and end the thread."""
+        """Forget what is not counted yet; the thread ends with what it is at."""
         if self._task is not None:
             self._task.cancel()
-        self._thread.shutdown(cancel_futures=True)
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _hand_over(self) -> None:
         while self._gathered:
             await asyncio.sleep(GATHER_SECONDS)
-            gathered, self._gathered, self._texts = self._gathered, [], 0
+            gathered, self._gathered = self._gathered, []
+            self._texts = self._characters = 0
             try:
                 await asyncio.get_running_loop().run_in_executor(self._thread, _count, gathered)
             except Exception as error:

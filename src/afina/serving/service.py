@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from starlette.types import Receive
 
 from afina.runtime.classifier import Prediction
 from afina.runtime.encoding import Ids
+from afina.runtime.text import SUSPECT
 from afina.serving.arrivals import Arrivals
 from afina.serving.batching import Batcher, QueueFullError
 from afina.serving.errors import ApiError
@@ -23,9 +25,11 @@ from afina.serving.settings import ServeSettings
 
 T = TypeVar("T")
 
-# Fewer predictions, and texts of fewer characters together, are made and tokenised on the event loop: handing
-# them to a thread takes longer.
+# Fewer predictions, and one text of at most so many characters, are made and tokenised on the event loop:
+# handing them to a thread takes longer.
 _INLINE, _INLINE_CHARACTERS = 16, 1024
+# Cleaning a text with one of these may take pass after pass; such a text never holds up the event loop.
+_LABORIOUS = re.compile(f"[<&\\x00-\\x1f\\x7f]|{SUSPECT}")
 # Texts, and characters, that are cleaned and tokenised before the next request's turn.
 _TURN_TEXTS, _TURN_CHARACTERS = 64, 1 << 16
 # How often a file looks whether there is room in the queue.
@@ -126,7 +130,7 @@ class Service:
 
     async def _encode(self, model: Served, texts: Sequence[str]) -> Encoded:
         """Token ids of texts, a few at a time: between them others have their turn."""
-        if len(texts) < _INLINE and sum(map(len, texts)) < _INLINE_CHARACTERS:
+        if len(texts) == 1 and _is_plain(texts[0]):
             return model.encode(texts)
         ids: list[Ids] = []
         truncated: list[bool] = []
@@ -205,12 +209,16 @@ class Service:
         self.metrics.model(served)
         return served
 
-    def stop(self) -> None:
-        """Answer what waits, then end all threads."""
-        self.batcher.stop()
-        self.text_threads.shutdown(cancel_futures=True)
-        self.file_threads.shutdown(cancel_futures=True)
+    async def stop(self) -> None:
+        """Answer what waits, then end all threads; requests that were called off see it meanwhile."""
         self.drift_feed.stop()
+        await asyncio.to_thread(self.batcher.stop)
+        for threads in (self.text_threads, self.file_threads):
+            await asyncio.to_thread(threads.shutdown, cancel_futures=True)
+
+
+def _is_plain(text: str) -> bool:
+    return len(text) <= _INLINE_CHARACTERS and not _LABORIOUS.search(text)
 
 
 def turns(texts: Sequence[str]) -> Iterator[Sequence[str]]:
