@@ -24,6 +24,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from afina.errors import UserError
 from afina.runtime.lanes import WORTH, side_by_side
+from afina.runtime.text import STEPS
 from afina.serving import logs
 from afina.serving.answers import added_columns
 from afina.serving.batching import QUANTUM, WINDOW_BUDGETS, Batcher, Job, QueueFullError
@@ -769,3 +770,23 @@ def test_errors_of_the_framework_have_the_one_form() -> None:
         body = json.loads(ApiError.of_status(status).body())
         assert set(body["error"]) == {"code", "message"}
     assert ApiError.of_status(503).response().headers["retry-after"] == "1"
+
+
+PIECES = [
+    "a", "Ñandú ", "600 123 456 ", "1.5", "a@b.es", "www.", ".com/x", "http://", "--", "> ", "Saludos, ",
+    "De: ", "“", "dni 1234567-K ", " ",
+]  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=3)), max_size=40).map("".join))
+def test_what_is_cleaned_on_the_event_loop_takes_few_passes(text: str) -> None:
+    if not _is_plain(text):
+        return
+    passes = [text]
+    while len(passes) < 2 or passes[-1] != passes[-2]:
+        once = passes[-1]
+        for step in STEPS.values():
+            once = step(once)
+        passes.append(once)
+    assert len(passes) <= 5
