@@ -103,7 +103,7 @@ def predict(
     A CSV and --json also say whether a person should look, because the model is less sure than it has to be
     to reach evaluate.target_accuracy.
     """
-    _check_options(text, file, out, delimiter, prefix, as_json)
+    _check_options(text, file, out, delimiter, encoding, prefix, as_json)
     from afina.runtime.classifier import Classifier
     from afina.runtime.text import clean_text
 
@@ -388,9 +388,12 @@ def _check_options(
     file: Path | None,
     out: Path | None,
     delimiter: str | None,
+    encoding: str | None,
     prefix: str,
     as_json: bool,
 ) -> None:
+    if text and encoding is not None:
+        raise UserError("predict: --encoding goes with --file or texts on stdin; leave it out")
     if text and file is not None:
         raise UserError("predict: --text and --file exclude each other; give one of them")
     if file is None:

@@ -444,7 +444,9 @@ def test_a_csv_that_is_none(run: Run, model: str, tmp_path: Path) -> None:
     assert "is a folder" in run.error("predict", model, "--file", tmp_path)
 
 
-@pytest.mark.parametrize("option", [("--out", "x.csv"), ("--delimiter", ";"), ("--prefix", "p_")])
+@pytest.mark.parametrize(
+    "option", [("--out", "x.csv"), ("--delimiter", ";"), ("--prefix", "p_"), ("--encoding", "latin-1")]
+)
 def test_options_of_a_csv_need_one(run: Run, model: str, option: tuple[str, str]) -> None:
     assert f"{option[0]} goes with --file" in run.error("predict", model, "--text", "agua", *option)
 
