@@ -354,7 +354,8 @@ def test_a_batch_that_does_not_fit_is_cut(
         assert count == expected[number][1]
     assert trainers[1].split == 4
     assert capsys.readouterr().err.count("going on with batches in") == 2
-    torch.testing.assert_close(trainers[1].flat.values, trainers[0].flat.values, rtol=1e-4, atol=1e-5)
+    # Adam divides a gradient by its own size, so last digits of one near zero count; a step is 1e-2.
+    torch.testing.assert_close(trainers[1].flat.values, trainers[0].flat.values, rtol=1e-4, atol=1e-4)
     again = trainers[0]
     again.load_state(trainers[1].state())
     assert again.split == 4
