@@ -337,6 +337,8 @@ def test_a_batch_that_does_not_fit_is_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = tiny(tmp_path)
+    # Else Adam makes a whole step of a gradient that is nothing but the last digits of a sum.
+    monkeypatch.setattr("afina.training.weights.EPSILON", 1e-4)
     params, masking = AdaptParams.parse(LEARNING), masking_of(files)
     trainers = []
     for _ in range(2):
@@ -354,8 +356,7 @@ def test_a_batch_that_does_not_fit_is_cut(
         assert count == expected[number][1]
     assert trainers[1].split == 4
     assert capsys.readouterr().err.count("going on with batches in") == 2
-    # Adam divides a gradient by its own size, so last digits of one near zero count; a step is 1e-2.
-    torch.testing.assert_close(trainers[1].flat.values, trainers[0].flat.values, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(trainers[1].flat.values, trainers[0].flat.values, rtol=1e-4, atol=1e-5)
     again = trainers[0]
     again.load_state(trainers[1].state())
     assert again.split == 4
