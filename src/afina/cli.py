@@ -613,26 +613,14 @@ def _detect_encoding(path: Path) -> str:
     name = "utf-8-sig" if start[:3] == b"\xef\xbb\xbf" else "utf-8"
     if _decodes(path, name):
         return name
-    from afina.sources.encodings import detect_encoding
+    from afina.sources.encodings import detect_encoding, first_break
 
     if detect_encoding(path).startswith("utf-8"):
-        raise UserError(
-            f"{path}: line {_damaged_line(path)}: not valid UTF-8; mend the line, or name another --encoding"
-        )
+        at = first_break(path, "utf-8")
+        raise UserError(f"{path}: {at}not valid UTF-8; mend the line, or name another --encoding")
     name = "cp1252" if _decodes(path, "cp1252") else "latin-1"
     print(f"{path}: not UTF-8, read as {name} (--encoding names another)", file=sys.stderr)
     return name
-
-
-def _damaged_line(path: Path) -> int:
-    """The first line of a file that is not valid UTF-8; 0 where all are."""
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
-    return 0
 
 
 def _decodes(path: Path, encoding: str) -> bool:

@@ -382,3 +382,15 @@ def test_a_batch_that_cannot_be_computed_is_a_user_error(tmp_path: Path) -> None
     with pytest.raises(UserError, match="a batch of 1 texts of up to 2 tokens cannot be computed") as error:
         classifier.forward([np.array([2, 99_999])])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("version", "briefly"), [("1.20.1", False), ("1.26.0", False), ("1.27.0rc1", True), ("2.0.0", True)]
+)
+def test_threads_spin_only_where_onnxruntime_keeps_it_short(
+    version: str, briefly: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    options = loading._session_options(2)
+    found = options.get_session_config_entry("session.intra_op.allow_spinning")
+    assert found == str(int(briefly))

@@ -23,22 +23,26 @@ def sessions() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("binding", [False, True])
-@pytest.mark.parametrize("spinning", [False, True])
-def test_every_session_computes_the_same(
-    spinning: bool, binding: bool, sessions: Any, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", ["used", "sleeping", "spinning"])
+def test_every_session_computes_the_same(name: str, binding: bool, sessions: Any, tmp_path: Path) -> None:
     model = write_toy(tmp_path / "model.onnx")
     classifier = Classifier(model)
-    compute = sessions.computing(sessions.opened(model, spinning), classifier.metadata.pad_token_id, binding)
+    compute = sessions.computing(sessions.opened(model, name), classifier.metadata.pad_token_id, binding)
     found = compute(classifier.encode(TEXTS))
     np.testing.assert_allclose(found, classifier.predict_proba(TEXTS), atol=1e-6)
 
 
-def test_threads_spin_only_where_asked(sessions: Any, tmp_path: Path) -> None:
+def test_threads_spin_as_the_way_says(sessions: Any, tmp_path: Path) -> None:
     model = write_toy(tmp_path / "model.onnx")
-    for spinning in (False, True):
-        options = sessions.opened(model, spinning).get_session_options()
-        assert options.get_session_config_entry(sessions.SPINNING) == str(int(spinning))
+    found = {}
+    for name in sessions.TITLES:
+        options = sessions.opened(model, name).get_session_options()
+        found[name] = [
+            options.get_session_config_entry(key) for key in (sessions.SPINNING, sessions.DURATION)
+        ]
+    assert found["sleeping"][0] == "0"
+    assert found["spinning"] == ["1", "3000"]
+    assert all(one == ["1", "20"] for name, one in found.items() if name not in sessions.THREADS)
 
 
 def test_a_row_has_medians_and_agreement(sessions: Any) -> None:
@@ -50,3 +54,12 @@ def test_a_row_has_medians_and_agreement(sessions: Any) -> None:
         "| model.onnx, as used | 2.0 | 3.00 | 100.0% |",
         "| model.int8.onnx, as used | 8.0 | 1.00 | 75.0% |",
     ]
+
+
+def test_the_last_line_sets_each_way_beside_the_one_used(sessions: Any) -> None:
+    found = {name: sessions.Measured([2.0], [0.004]) for name in sessions.TITLES}
+    found["sleeping"] = sessions.Measured([1.0, 1.0, 9.0], [0.006])
+    assert sessions.closing(found) == (
+        "sessions: sleeping=2.00 spinning=1.00 io_binding=1.00 static=1.00 lanes=1.00 "
+        "sleeping_ms=1.50 spinning_ms=1.00"
+    )

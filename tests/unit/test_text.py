@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import re
 import subprocess
 import sys
 import time
 import unicodedata
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -348,3 +353,9 @@ def test_a_pattern_is_compiled_where_a_text_needs_it_and_once() -> None:
         "assert len(compiled) == 2, compiled\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_pattern_that_was_never_used_can_be_copied(duplicate: Callable[[Any], Any]) -> None:
+    pattern = cleaning._lazy("A(B+)", re.IGNORECASE)
+    assert duplicate(pattern).sub("x", "abbc") == pattern.sub("x", "abbc") == "xc"

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
+from onnx import helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from afina.errors import UserError
-from afina.export.graph import Graph, is_large, is_lexical, quiet_logging, run_tool, save
+from afina.export.graph import FUSED, Graph, is_large, is_lexical, quiet_logging, run_tool, save
 
 EMBEDDINGS = ("EmbedLayerNormalization", "Gather")
 PRODUCTS = ("Attention", "Gemm", "MatMul", "MultiHeadAttention")
@@ -85,7 +86,9 @@ def quantise(graph: Graph, recipe: Recipe = RECIPES[0]) -> Graph:
                 "export: making the int8 copy was stopped, most likely as the memory is not enough; it takes "
                 "several times the size of model.onnx: set export.int8 to false, or use a larger machine"
             ) from None
-        return replace(graph, model=onnx.load(str(target)))
+        model = onnx.load(str(target))
+        move_biases(model)
+        return replace(graph, model=model)
 
 
 def _quantise_file(source: Path, target: Path, recipe: Recipe, excluded: list[str], large: bool) -> None:
@@ -102,6 +105,46 @@ def _quantise_file(source: Path, target: Path, recipe: Recipe, excluded: list[st
             # Types of tensors inside fused operators cannot be inferred; they are all float.
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
+
+
+def move_biases(model: onnx.ModelProto) -> None:
+    """Add the bias of each int8 product of a model right behind it, where onnxruntime adds it in passing.
+
+    Fused operators add it later: ``BiasGelu``, and the ``Sum`` of a residual connection, which then reads one
+    tensor more. ``BiasGelu`` also takes longer than ``Gelu``. With the default backbone that is 6 % of the
+    time. Of float products, onnxruntime would fuse it again on loading.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    products = _int8_products(model)
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        product = next((name for name in node.input if name in products), None)
+        bias = next((name for name in node.input if name in weights), None)
+        if product is None or bias is None or node.op_type not in ("BiasGelu", "Sum"):
+            nodes.append(node)
+            continue
+        biased = f"{node.output[0]}/biased"
+        nodes.append(helper.make_node("Add", [product, bias], [biased], f"{node.name}/bias"))
+        others = [name for name in node.input if name not in (product, bias)]
+        if node.op_type == "Sum":
+            nodes.append(helper.make_node("Sum", [biased, *others], node.output, node.name))
+        else:
+            nodes.append(helper.make_node("Gelu", [biased], node.output, node.name, domain=FUSED))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _int8_products(model: onnx.ModelProto) -> set[str]:
+    """Names of the tensors that are an int8 product, scaled back to float."""
+    integers = {node.output[0] for node in model.graph.node if node.op_type == "MatMulInteger"}
+    floats = {
+        node.output[0] for node in model.graph.node if node.op_type == "Cast" and node.input[0] in integers
+    }
+    return {
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type == "Mul" and not floats.isdisjoint(node.input)
+    }
 
 
 def layers(model: onnx.ModelProto) -> list[str]:

@@ -29,6 +29,9 @@ class _LazyPattern:
     def __init__(self, pattern: str, flags: int) -> None:
         self._given = pattern, flags
 
+    def __reduce__(self) -> tuple[type[_LazyPattern], tuple[str, int]]:
+        return _LazyPattern, self._given
+
     def __getattr__(self, name: str) -> Any:
         compiled = re.compile(*self._given)
         # From here on they are found without asking.

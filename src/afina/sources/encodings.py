@@ -66,11 +66,11 @@ def open_text(path: Path, encoding: str, where: str, newline: str = "") -> Itera
         ):
             yield text
     except UnicodeError:
-        at = _first_break(path, encoding, where) or ""
+        at = first_break(path, encoding, where) or ""
         raise UserError(f"{where}: {at}not {encoding}; save the file again, or set encoding:") from None
 
 
-def _first_break(path: Path, encoding: str, where: str) -> str | None:
+def first_break(path: Path, encoding: str, where: str = "") -> str | None:
     """Where a file is not in an encoding, as "line 3: " ("" if the line is unknown); None if it is in it."""
     decoder = codecs.getincrementaldecoder(encoding)("strict")
     lines = 1
@@ -130,7 +130,7 @@ def resolve_encoding(path: Path, given: str | None, where: str) -> str:
     """
     if given is None:
         return detect_encoding(path, where)
-    at = _first_break(path, given, where)
+    at = first_break(path, given, where)
     if at is None:
         return given
     detected = detect_encoding(path, where)
