@@ -67,6 +67,7 @@ class Measured:
 
 def opened(file: Path, name: str) -> onnxruntime.InferenceSession:
     """The session of a way: as `afina.runtime` opens it, but for `THREADS`."""
+    onnxruntime.set_default_logger_severity(3)  # it warns of what is set twice
     options = _session_options(None)
     for key, value in THREADS.get(name, {}).items():
         options.add_session_config_entry(key, value)
