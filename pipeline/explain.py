@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import numpy as np
 import pyarrow.compute as pc
 
 from afina import table
-from afina.errors import UserError
 from afina.evaluation.predictions import read_predictions
 from afina.evaluation.tables import confident_mistakes
 from afina.explanation.sample import choose_rows
@@ -37,9 +35,7 @@ def explain(params: ExplainParams, seed: int) -> list[dict[str, Any]]:
 
     label_set = read_label_set(LABELS)
     labels, task = label_set.labels, label_set.task
-    rows = read_predictions(PREDICTIONS)
-    if json.loads((rows.schema.metadata or {}).get(b"labels", b"[]")) != list(labels):
-        raise UserError(f"{PREDICTIONS}: other labels than {LABELS}; run `dvc repro evaluate`")
+    rows = read_predictions(PREDICTIONS, label_set)
     rows = rows.filter(pc.equal(rows["split"], "test")).combine_chunks()
     ids = rows["id"].to_pylist()
     texts = table.read_texts(TEST, ids)

@@ -40,7 +40,7 @@ def read_inputs() -> Inputs:
     label_set = read_label_set(LABELS)
     examples: dict[Pair, list[str]] = {}
     if PREDICTIONS.is_file() and TEST.is_file():
-        predictions, test = read_predictions(PREDICTIONS), table.read(TEST, ["id", "text"])
+        predictions, test = read_predictions(PREDICTIONS, label_set), table.read(TEST, ["id", "text"])
         examples = confusion_examples(predictions, label_set.labels, test)
     return Inputs(
         label_set=label_set,

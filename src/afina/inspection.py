@@ -21,9 +21,9 @@ from afina.errors import UserError
 from afina.params.extract import SUFFIXES, ExtractParams, Source
 from afina.progress import Progress
 from afina.sources import read_chunks
-from afina.sources.chunk import Column, Rejects
+from afina.sources.chunk import NOT_TEXT, Column, Rejects
 from afina.sources.encodings import detect_encoding
-from afina.sources.values import ONES, SPLITS, ZEROS, as_text, parse_times, split_cell
+from afina.sources.values import ONES, SPLITS, ZEROS, as_text, parse_times, split_cell, unencodable
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -53,6 +53,13 @@ _HINTS = {
         "time": "time fecha date datetime hora timestamp created creado updated when at dia ano year",
     }.items()
 }
+
+# Words in the name of a column of paths, and the endings of files that a column may name without a folder.
+_PATH_NAMES = frozenset(["path", "file", "filename", "folder", "ruta", "archivo", "fichero", "carpeta"])
+_FILE = re.compile(
+    r"(?i).*[/\\][^/\\]+\.[a-z]\w{0,4}"
+    r"|.*\.(txt|md|csv|tsv|json|xml|html?|pdf|docx?|xlsx?|rtf|eml|msg|jpe?g|png|gif|tiff?|wav|mp[34]|zip|gz)"
+)
 
 
 @dataclass(frozen=True)
@@ -106,24 +113,34 @@ def inspect_file(path: Path, root: Path | None = None) -> Inspection:
     options, written, notes = _how_written(path, shown)
     if Path(shown).is_absolute():
         notes.append(f"copy the file to data/source/ and write path: data/source/{path.name}")
-    columns, rejects = _read_all(shown, root, options)
-    size = len(next(iter(columns.values()))) if columns else 0
-    if not size:
-        first = f"; first: line {rejects.items[0][0]}: {rejects.items[0][1]}" if rejects.items else ""
-        raise UserError(f"{shown}: no rows that can be read{first}")
-    return _report(shown, size, options, written, notes, columns, rejects)
+    read = _read_all(shown, root, options)
+    columns = _expand(read.columns, notes)
+    for name, count in read.repeated.items():
+        notes.append(
+            f"{count} columns are called '{name}', which extract refuses where it is to use one; "
+            "rename the others"
+        )
+    damaged = {name: bad for name, values in columns.items() if (bad := _damaged(values))}
+
+    def report(unreadable: set[int]) -> Inspection:
+        return _report(shown, options, written, list(notes), read.without(columns, unreadable))
+
+    found = report(set().union(*damaged.values()))
+    # The stage reads the columns of the block alone: bytes that are no text in another one reject no row.
+    used = Source.model_validate(found.source).wanted
+    if all(name in used for name in damaged):
+        return found
+    return report(set().union(*(bad for name, bad in damaged.items() if name in used)))
 
 
 def _report(
-    shown: str,
-    size: int,
-    options: dict[str, Any],
-    written: dict[str, str],
-    notes: list[str],
-    columns: dict[str, list[Any]],
-    rejects: Rejects,
+    shown: str, options: dict[str, Any], written: dict[str, str], notes: list[str], read: _Rows
 ) -> Inspection:
-    columns = _expand(columns, notes)
+    columns, rejected = read.columns, tuple(sorted(read.rejects.items))
+    size = len(read.numbers)
+    if not size:
+        first = f"; first: line {rejected[0][0]}: {rejected[0][1]}" if rejected else ""
+        raise UserError(f"{shown}: no rows that can be read{first}")
     texts = {name: _texts(values) for name, values in columns.items()}
     facts = {name: _Facts.of(name, columns[name], texts[name]) for name in columns}
     repeats = _repeated_headers(columns) if written.get("header", "").startswith("first") else set()
@@ -141,7 +158,8 @@ def _report(
         if repeats
         else facts
     )
-    roles = _roles(telling, size - len(repeats), notes)
+    usable = {name: fact for name, fact in telling.items() if name not in read.repeated}
+    roles = _roles(usable, size - len(repeats), notes)
     source: dict[str, Any] = {"path": shown, **options}
     multilabel = bool(roles.label_columns)
     separator: str | None = None
@@ -172,7 +190,7 @@ def _report(
         path=shown,
         format=kind,
         rows=size,
-        rejected=tuple(rejects.items),
+        rejected=rejected,
         columns=reports,
         written=written,
         text=roles.text,
@@ -190,6 +208,36 @@ def _report(
         block=_block(source),
         source=source,
     )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """All rows of a file by column, where each is in it, and what could not be read."""
+
+    columns: dict[str, list[Any]]
+    numbers: list[int]
+    rejects: Rejects
+    repeated: dict[str, int]  # names that several columns have, and how many
+
+    def without(self, columns: dict[str, list[Any]], unreadable: set[int]) -> _Rows:
+        """The rows with these columns, but for those at the positions ``unreadable``, which are rejected."""
+        if not unreadable:
+            return _Rows(columns, self.numbers, self.rejects, self.repeated)
+        rejects = Rejects(self.rejects.source, list(self.rejects.items))
+        for at in sorted(unreadable):
+            cells = [str(values[at]) for values in columns.values() if values[at] is not None]
+            rejects.add(self.numbers[at], NOT_TEXT, " | ".join(cells))
+        kept = {name: _without(values, unreadable) for name, values in columns.items()}
+        return _Rows(kept, _without(self.numbers, unreadable), rejects, self.repeated)
+
+
+def _damaged(values: list[Any]) -> set[int]:
+    """Positions of the cells that are not text in the file's encoding."""
+    try:
+        as_text(values, "column")  # far quicker than cell by cell, and nearly all columns are sound
+        return set()
+    except (UserError, UnicodeError):
+        return set(unencodable(values))
 
 
 def _without(values: list[T], positions: set[int]) -> list[T]:
@@ -471,21 +519,23 @@ def _unreadable_sqlite(shown: str, message: str) -> UserError:
     return UserError(f"{shown}: SQLite: {message}; close the program that has it open, or copy it anew")
 
 
-def _read_all(shown: str, root: Path, options: dict[str, Any]) -> tuple[dict[str, list[Any]], Rejects]:
+def _read_all(shown: str, root: Path, options: dict[str, Any]) -> _Rows:
     """Every column whole; what cannot be read is set aside."""
     source = Source.model_validate({"path": shown, "text": "t", "label": "l", **options})
     rejects = Rejects(source.label_name)
     columns: dict[str, list[Any]] = {}
-    size = 0
+    numbers: list[int] = []
+    repeated: dict[str, int] = {}
     with Progress(f"reading {source.label_name}", unit="rows") as progress:
         for chunk in read_chunks(source, root, {}, None, rejects):
             for name in (*columns, *(name for name in chunk.columns if name not in columns)):
                 values: Column = chunk.columns.get(name, [None] * len(chunk.rows))
                 plain = values.to_pylist() if isinstance(values, pa.Array) else values
-                columns.setdefault(name, [None] * size).extend(plain)
-            size += len(chunk.rows)
+                columns.setdefault(name, [None] * len(numbers)).extend(plain)
+            numbers += chunk.rows
+            repeated |= chunk.repeated
             progress.advance(len(chunk.rows))
-    return columns, rejects
+    return _Rows(columns, numbers, rejects, repeated)
 
 
 def _texts(values: list[Any]) -> list[str | None]:
@@ -582,6 +632,14 @@ class _Facts:
             return False
         seen = {cell.strip().lower().removesuffix(".0") for cell in self.counts}
         return bool(seen) and seen <= (ONES | ZEROS) and len(seen) <= 2 and not seen <= {"x", "s", "n", "y"}
+
+    def paths(self) -> bool:
+        """Whether the cells are paths or names of files."""
+        named = not _PATH_NAMES.isdisjoint(_words_of(_last_name(self.name))) and not self.hinted("label")
+        if named and any("/" in cell or "\\" in cell for cell in self.counts):
+            return True
+        sample = list(self.counts)[:200]
+        return sum(_FILE.fullmatch(cell.strip()) is not None for cell in sample) >= 0.9 * len(sample)
 
     def report(self, role: str) -> ColumnReport:
         """What a person is shown of the column."""
@@ -708,6 +766,8 @@ def _label_columns(
     marks = [fact for fact in left.values() if not fact.lists and fact.zero_or_one()]
     candidates = []
     for fact in left.values():
+        if fact.paths():
+            continue
         atoms = _atoms(fact)
         few = len(atoms) <= max(2, min(1_000, size // 2))
         if few and len(atoms) > 1 and fact.mean_words <= 12:

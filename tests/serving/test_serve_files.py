@@ -254,6 +254,30 @@ def test_cells_of_a_workbook_become_text(running: Live) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([["n", "texto"], [], [], ["1", "luz\nen casa"], ["2", "a", "b"]], "row 5: 3 cells where the header"),
+        ([["Mensajes de mayo"], [], ["n", "texto"], ["1", "luz"]], "row 3: 2 cells where the header has 1"),
+        ([[], [], [], ["texto"], [], ["a" * 2001]], "row 6: a cell of more than 2000 characters"),
+    ],
+)
+def test_a_row_of_a_workbook_is_named_as_excel_does(
+    running: Live, rows: list[list[Any]], message: str
+) -> None:
+    error = send(running, workbook(rows), "a.xlsx", column="texto").json()["error"]
+
+    assert error["message"].startswith(message)
+
+
+def test_blank_rows_of_a_workbook_are_no_rows(running: Live) -> None:
+    content = sheet(CELL % (1001, 1001, b"texto") + CELL % (3001, 3001, b"luz en casa"))
+
+    (row,) = rows_of(send(running, content, "a.xlsx"))
+
+    assert row["texto"] == "luz en casa"
+
+
 def test_formulas_are_made_harmless(running: Live) -> None:
     evil = '=HYPERLINK("http://a.example";"luz en casa")'
     stream = io.StringIO(newline="")

@@ -386,6 +386,20 @@ def test_predictions_of_another_version_are_refused(tmp_path: Path) -> None:
         read_predictions(path)
 
 
+def test_predictions_of_other_labels_are_refused(tmp_path: Path) -> None:
+    result = evaluate(
+        scored("multiclass", 30, 1), scored("multiclass", 30, 2), label_set("multiclass"),
+        baseline("multiclass"), QUICK, 42,
+    )  # fmt: skip
+    path = tmp_path / "predictions.parquet"
+    write_predictions(result.predictions, path)
+    assert read_predictions(path, label_set("multiclass")).equals(result.predictions)
+    with pytest.raises(
+        UserError, match=r"other labels than data/clean/labels\.json; run `dvc repro evaluate`"
+    ):
+        read_predictions(path, LabelSet("multiclass", ("a", "other")))
+
+
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 def test_decisions_and_validation_scores_never_see_test(task: Task) -> None:
     validation, test = scored(task, 150, 1), scored(task, 200, 2)

@@ -339,6 +339,104 @@ def test_a_header_that_repeats_is_a_header_and_is_told(tmp_path: Path, suffix: s
     assert note in found.notes
 
 
+@pytest.mark.parametrize("suffix", ["csv", "xlsx"])
+def test_columns_of_one_name_are_told_and_not_proposed(tmp_path: Path, suffix: str) -> None:
+    header = ["Mensaje", "Tema", "Tema", "Motivo", "", ""]
+    rows = [[text, TOPICS[n % 2], TOPICS[n % 3], "ab"[n % 2], "", ""] for n, text in enumerate(phrases(30))]
+    if suffix == "csv":
+        (tmp_path / "a.csv").write_text("\n".join(map(",".join, [header, *rows])), encoding="utf-8")
+    else:
+        book = openpyxl.Workbook()
+        for row in [header, *rows]:
+            book.active.append(row)
+        book.save(tmp_path / "a.xlsx")
+    found = inspect_file(tmp_path / f"a.{suffix}", tmp_path)
+    assert found.label == ("Motivo",)
+    refused = "which extract refuses where it is to use one; rename the others"
+    assert [note for note in found.notes if "are called" in note] == [
+        f"2 columns are called 'Tema', {refused}"
+    ]
+    assert paste(found, tmp_path).table.num_rows == 30
+
+
+def test_a_repeated_column_is_not_proposed_though_there_is_no_other(tmp_path: Path) -> None:
+    lines = [
+        "texto,tema,tema",
+        *(f"{text},{'ab'[n % 2]},{'ab'[n % 2]}" for n, text in enumerate(phrases(30))),
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(lines), encoding="utf-8")
+    found = inspect_file(tmp_path / "a.csv", tmp_path)
+    assert (found.source["text"], found.source["label"]) == ("texto", "???")
+    assert "Note: 2 columns are called 'tema'" in plain(found)
+
+
+def damaged_csv(root: Path, column: str) -> Path:
+    """200 rows of UTF-8, of which line 52 has a byte of Latin-1 in ``column``."""
+    lines = ["mensaje,tema,nota"]
+    lines += [f"{text},{('pensión', 'salud')[n % 2]},según {n}" for n, text in enumerate(phrases(200))]
+    content = [line.encode() for line in lines]
+    cells = content[51].split(b",")
+    cells[lines[0].split(",").index(column)] += b"\xf1"
+    content[51] = b",".join(cells)
+    path = root / "a.csv"
+    path.write_bytes(b"\n".join(content))
+    return path
+
+
+@pytest.mark.parametrize("column", ["mensaje", "tema"])
+def test_a_damaged_row_is_unreadable_as_the_stage_finds_it(tmp_path: Path, column: str) -> None:
+    found = inspect_file(damaged_csv(tmp_path, column), tmp_path)
+    assert (found.text, found.label) == (("mensaje",), ("tema",))
+    got = paste(found, tmp_path)
+    assert found.rows == got.table.num_rows == 199
+    assert [row[:2] for row in found.rejected] == [(52, "bytes that are not text in this encoding")]
+    assert got.rejected["row"].to_pylist() == [52]
+    assert found.class_counts == {"salud": 100, "pensión": 99}
+    assert [report.filled for report in found.columns] == [199] * 3
+    assert "Unreadable: 1 rows; first: line 52: bytes that are not text" in plain(found)
+
+
+def test_damage_in_a_column_that_is_not_used_rejects_no_row(tmp_path: Path) -> None:
+    found = inspect_file(damaged_csv(tmp_path, "nota"), tmp_path)
+    assert found.text == ("mensaje",)
+    assert found.rows == paste(found, tmp_path).table.num_rows == 200
+    assert found.rejected == ()
+
+
+def test_a_damaged_name_of_a_column_is_shown_and_can_be_used(tmp_path: Path) -> None:
+    lines = [f"{text},{TOPICS[n % 2]}" for n, text in enumerate(phrases(30))]
+    content = b"mensaje,se\xf1al\n" + "\n".join([*lines, "año y niño,elogio"]).encode()
+    (tmp_path / "a.csv").write_bytes(content)
+    found = inspect_file(tmp_path / "a.csv", tmp_path)
+    assert found.label == ("se?al",)
+    assert "se?al" in plain(found).encode("utf-8").decode()
+    assert paste(found, tmp_path).table.num_rows == 31
+
+
+@pytest.mark.parametrize("delimiter", [";", ","])
+def test_excels_own_first_line_is_no_row(tmp_path: Path, delimiter: str) -> None:
+    lines = [f"sep={delimiter}", delimiter.join(["mensaje", "tema"])]
+    lines += [f"{text}{delimiter}{TOPICS[n % 2]}" for n, text in enumerate(phrases(30))]
+    (tmp_path / "a.csv").write_text("\r\n".join(lines), encoding="utf-8-sig")
+    found = inspect_file(tmp_path / "a.csv", tmp_path)
+    assert (found.text, found.label, found.source["delimiter"]) == (("mensaje",), ("tema",), delimiter)
+    assert found.rows == paste(found, tmp_path).table.num_rows == 30
+
+
+def test_paths_are_no_labels(tmp_path: Path) -> None:
+    notes = inspect_file(write_file(tmp_path, "corpus"), tmp_path).notes
+    assert not any("file" in note for note in notes)
+    lines = ["mensaje,origen,adjunto,grupo"]
+    lines += [
+        f"{text},lote/{n % 3}/a.txt,foto {n % 4}.jpg,{('sci.med', 'rec.autos')[n % 2]}"
+        for n, text in enumerate(phrases(40))
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(lines), encoding="utf-8")
+    found = inspect_file(tmp_path / "a.csv", tmp_path)
+    assert found.label == ("grupo",)
+    assert not any("could be the label" in note for note in found.notes)
+
+
 @pytest.mark.parametrize("width", [80, 160])
 def test_the_block_can_be_pasted_from_a_narrow_terminal(tmp_path: Path, width: int) -> None:
     name = f"Reclamos y sugerencias 2024 - {'exportación completa ' * 6}del sistema.csv"
@@ -396,6 +494,12 @@ def test_a_file_without_text_and_without_labels_is_shown(tmp_path: Path) -> None
         ("a.jsonl", b"{\n", "no rows that can be read; first: line 1: not valid JSON"),
         ("a.db", b"not a database, whatever its suffix says", "not a SQLite database"),
         ("a.xlsx", b"not a workbook", "not an Excel workbook"),
+        (
+            "a.csv",
+            b"PK\x03\x04\x14\0",
+            "an Excel workbook or another archive; name it .xlsx, or save it as CSV",
+        ),
+        ("a.jsonl", b"{}\n\x89PNG\0\0", r"a\.jsonl: line 2: not text"),
     ],
 )
 def test_mistakes(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -160,11 +162,30 @@ def test_any_iterable_of_strings_will_do(multiclass: Classifier) -> None:
         (["agua", None], r"texts\[1\]: expected a string, found NoneType"),
         ([float("nan")], r"texts\[0\]: expected a string, found float"),
         ([b"agua"], r"texts\[0\]: expected a string, found bytes"),
+        ({"text": ["agua"]}, "^texts: expected several strings, found a dict; pass one column of it$"),
+        (pd.DataFrame({"text": ["agua"]}), "found a DataFrame; pass one column of it"),
+        (pa.table({"text": ["agua"]}), "found a Table; pass one column of it"),
+        (pa.record_batch({"text": ["agua"]}), "found a RecordBatch; pass one column of it"),
     ],
 )
 def test_what_is_no_text_is_a_type_error(multiclass: Classifier, texts: Any, message: str) -> None:
-    with pytest.raises(TypeError, match=message):
-        multiclass.predict(texts)
+    for method in (multiclass.predict, multiclass.predict_proba, multiclass.stream, multiclass.encode):
+        with pytest.raises(TypeError, match=message):
+            list(method(texts))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.Series(["agua", "luz"]),
+        # Which are attributes of it, too.
+        pd.Series(["agua", "luz"], index=["columns", "column_names"]),
+        {"text": "agua", "more": "luz"}.values(),
+        np.array(["agua", "luz"], dtype=object),
+    ],
+)
+def test_a_column_is_several_texts(multiclass: Classifier, column: Any) -> None:
+    assert multiclass.predict(column) == multiclass.predict(["agua", "luz"])
 
 
 def test_what_is_counted_starts_at_one(multiclass: Classifier, tmp_path: Path) -> None:
@@ -178,6 +199,19 @@ def test_what_is_counted_starts_at_one(multiclass: Classifier, tmp_path: Path) -
         multiclass.stream(["agua"], window=0)
     with pytest.raises(ValueError, match="top_k"):
         multiclass.stream(["agua"], top_k=0)
+    for value in (1.5, None, "2"):
+        with pytest.raises(
+            TypeError, match=f"^top_k: expected a whole number of at least 1, found {value!r}$"
+        ):
+            multiclass.predict(["agua"], top_k=value)  # type: ignore[arg-type]
+    assert len(multiclass.predict(["agua"], top_k=np.int64(2))[0].top) == 2  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("threads", [0, 1025, 99_999, 1.5])
+def test_threads_are_no_more_than_start_in_good_time(tmp_path: Path, threads: Any) -> None:
+    for error in (UserError, ValueError):
+        with pytest.raises(error, match=f"^threads: expected a whole number of 1 to 1,024, found {threads}$"):
+            Classifier(write_toy(tmp_path / "model.onnx"), threads=threads)
 
 
 # ------------------------------------------------------------------------------- files that are no model

@@ -13,6 +13,8 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +226,31 @@ def test_parquet_keeps_its_types(here: Path, model: str) -> None:
         ["a", "b"],
         None,
     )
+
+
+def test_cells_of_a_csv_hold_no_quotes_of_json(here: Path, model: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = pa.table(
+        {
+            "text": ["luz", "agua"],
+            "amount": pa.array([Decimal("12345.60"), Decimal("-0.50")], pa.decimal128(9, 2)),
+            "took": pa.array([timedelta(days=1, seconds=90), None], pa.duration("s")),
+            "raw": [b"a\xc3\xb1o", b"\xff"],
+            "tags": [["a"], []],
+            "sure": [True, None],
+            "share": [0.5, float("nan")],
+        }
+    )
+    pq.write_table(table, "in.parquet")
+    for name, delimiter in (("out.csv", ","), ("out.tsv", "\t")):
+        score("in.parquet", name, model)
+        with Path(name).open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream, delimiter=delimiter))
+        assert [list(row.values())[1:7] for row in rows] == [
+            ["12345.60", "1 day, 0:01:30", "año", '["a"]', "true", "0.5"],
+            ["-0.50", "", "\\xff", "[]", "", ""],
+        ]
 
 
 def test_parquet_of_string_views(here: Path, model: str) -> None:
@@ -938,7 +965,14 @@ def test_command_line(here: Path, model: str, capsys: pytest.CaptureFixture[str]
     assert "in.csv: not UTF-8, read as cp1252 (--encoding names another)" in error
     assert "out.csv: 1 of 2 rows, 1 failed: out.csv.failed.csv" in error
     assert Path("out.csv").read_text("utf-8").splitlines()[0].startswith("título;cuerpo;label;")
-    for wrong in (["--engine", "spark"], ["--chunk", "0"], ["--encoding", "klingon"], ["--delimiter", "ab"]):
+    for wrong in (
+        ["--engine", "spark"],
+        ["--chunk", "0"],
+        ["--encoding", "klingon"],
+        ["--delimiter", "ab"],
+        ["--threads", "0"],
+        ["--threads", "1025"],
+    ):
         with pytest.raises(SystemExit) as ended:
             main([*arguments, "--overwrite", *wrong])
         assert ended.value.code == 2

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
+from afina.cli import main
 from afina.errors import UserError
 from afina.runtime.lanes import WORTH, side_by_side
 from afina.runtime.text import STEPS
@@ -43,12 +44,39 @@ from toy_artifact import LABELS, toy_metadata, toy_model, write_in_two, write_to
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("port", -1), ("port", 65536), ("token_budget", 0), ("queue_texts", 0), ("max_texts", 0),
-     ("request_seconds", 0.0), ("max_uploads", 0), ("threads", 0), ("shutdown_seconds", -1)],
-)  # fmt: skip
+    [("token_budget", 0), ("max_uploads", 0), ("shutdown_seconds", -1)],
+)
 def test_settings_out_of_range(name: str, value: float) -> None:
     with pytest.raises(UserError, match=f"serve: {name}: expected"):
         ServeSettings(model=Path("m"), **{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--port", "-1", "expected 0 to 65,535, found -1"),
+        ("--port", "65536", "expected 0 to 65,535, found 65,536"),
+        ("--threads", "0", "expected 1 to 1,024, found 0"),
+        ("--queue", "0", "expected 1 to 1,048,576, found 0"),
+        ("--max-texts", "0", "expected 1 to 65,536, found 0"),
+        ("--max-texts", "5000", "5000 is more than the queue holds (4096); lower it or raise --queue"),
+        ("--max-file-mb", "0", "expected 1 to 4,096, found 0"),
+        ("--max-file-mb", "5000", "expected 1 to 4,096, found 5,000"),
+        ("--timeout", "0", "expected 0.01 to 3,600, found 0"),
+        ("--reload-every", "-1", "expected 0 to 3,600, found -1"),
+        ("--cors-origin", "example.org", "'example.org' is no origin; one is such as https://example.org"),
+        ("--allowed-host", "a:80", "'a:80' is no name of a host; give one such as afina.example.org, "
+         "without scheme and port"),
+    ],
+)  # fmt: skip
+def test_an_option_that_is_wrong_is_named_as_it_was_typed(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, expected: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "model.onnx", f"{option}={value}"])
+
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"afina: error: serve: {option}: {expected}\n"
 
 
 def test_settings_that_contradict_each_other() -> None:
@@ -62,7 +90,7 @@ def test_keys_are_not_shown() -> None:
 
 @pytest.mark.parametrize("key", ["", " a", "a\n", "ñ"])
 def test_keys_that_no_header_can_carry(key: str) -> None:
-    with pytest.raises(UserError, match="api_keys"):
+    with pytest.raises(UserError, match="serve: --api-key-file or AFINA_API_KEY: "):
         ServeSettings(model=Path("m"), api_keys=(key,))
 
 

@@ -240,6 +240,74 @@ def test_a_byte_order_mark_is_no_text_though_the_encoding_is_given(tmp_path: Pat
     assert extract(tmp_path, {"path": "e.csv", **BASIC, "encoding": "utf-8"}).table.num_rows == 2
 
 
+@pytest.mark.parametrize("given", [{}, {"delimiter": ";"}, {"delimiter": ";", "quotechar": '"'}])
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;"])
+def test_excels_own_first_line_names_the_delimiter(tmp_path: Path, first: str, given: dict[str, str]) -> None:
+    content = f"{first}\r\ntext;label\r\na, b, c;x\r\nd, e, f\r\n"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        put(tmp_path, "a.csv", content, encoding)
+        got = extract(tmp_path, {"path": "a.csv", **BASIC, **given})
+        assert rows(got) == [("a, b, c", ["x"])]
+        assert rejected(got) == [(4, "1 columns instead of 2")]
+
+
+def test_excels_own_first_line_is_left_out_though_another_delimiter_is_given(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "sep=;\ntext,label\na;b,x\n")
+    assert rows(extract(tmp_path, {"path": "a.csv", **BASIC, "delimiter": ","})) == [("a;b", ["x"])]
+    # Whoever passes over the line already goes on with the header.
+    assert rows(extract(tmp_path, {"path": "a.csv", **BASIC, "skip_rows": 1})) == [("a;b", ["x"])]
+
+
+def test_a_column_that_is_called_like_excels_line_is_a_column(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "sep=a,label\nb,x\n")
+    assert rows(extract(tmp_path, {"path": "a.csv", "text": "sep=a", "label": "label"})) == [("b", ["x"])]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz", "a.jsonl", "a.json"])
+def test_files_that_are_no_text(tmp_path: Path, name: str) -> None:
+    pack = gzip.compress if name.endswith(".gz") else bytes
+    book = (tmp_path / workbook(tmp_path, {"A": [["text", "label"], ["uno", "x"]]})).read_bytes()
+    archive = "an Excel workbook or another archive; name it .xlsx, or save it as CSV$"
+    for content, given, message in (
+        (book, {}, archive),
+        (book, {"encoding": "latin-1"}, archive),
+        (
+            b"text,label\na,x\n\x89PNG\0",
+            {},
+            "line 3: not text, for it holds NUL bytes; save it again as text",
+        ),
+        (b"text,label\na,x\n\x89PNG\0", {"encoding": "cp1252"}, "line 3: not text"),
+        ("text,label".encode("utf-16-le"), {}, "line 1: not text"),
+        (
+            "text,label".encode("utf-16"),
+            {"encoding": "latin-1"},
+            "line 1: not latin-1; set encoding: utf-16$",
+        ),
+    ):
+        put(tmp_path, name, pack(content))
+        with pytest.raises(UserError, match=f"^{name}: {message}") as caught:
+            extract(tmp_path, {"path": name, **BASIC, **given})
+        assert "\n" not in str(caught.value)
+
+
+def test_a_stray_byte_of_zero_in_much_text_is_read(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "text,label\n" + "agua luz,x\n" * 200 + "ag\0ua,x\n")
+    assert rows(extract(tmp_path, {"path": "a.csv", **BASIC}))[-1] == ("ag\0ua", ["x"])
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+@pytest.mark.parametrize(
+    ("encoding", "given"),
+    [("utf-16", {}), ("utf-32", {}), *((name, {"encoding": name}) for name in ("utf-16-le", "utf-32-be"))],
+)
+def test_text_of_wide_characters_is_text(
+    tmp_path: Path, name: str, encoding: str, given: dict[str, str]
+) -> None:
+    content = "text,label\nniño,x\n".encode(encoding)
+    put(tmp_path, name, gzip.compress(content) if name.endswith(".gz") else content)
+    assert rows(extract(tmp_path, {"path": name, **BASIC, **given})) == [("niño", ["x"])]
+
+
 def test_a_backslash_before_a_quote(tmp_path: Path) -> None:
     put(tmp_path, "a.csv", 'text,label\n"dijo \\"hola\\", sí",x\n')
     got = extract(tmp_path, {"path": "a.csv", **BASIC, "escapechar": "\\"})

@@ -195,6 +195,12 @@ def test_dotenv_is_read_and_the_environment_wins(tmp_path: Path, monkeypatch: py
     assert "AFINA_A" not in os.environ
 
 
+def test_dotenv_in_another_encoding_is_said_to_be(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes("AFINA_A=señal\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"\.env: not UTF-8; save it in that encoding"):
+        environment(tmp_path)
+
+
 def run_stage(
     root: Path, repository: Path, extract: Any, **variables: str
 ) -> subprocess.CompletedProcess[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -174,3 +175,36 @@ def test_a_mistake_in_another_section_is_named_before_the_stage_runs(tmp_path: P
         load_section(TrainParams, path)
     path.write_text("train: {epochs: 1}\nexport: {int8: true}\n")
     assert load_section(TrainParams, path).epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("clean: {top_k: 3}\nseed: 1\nclean: {min_count: 2}\n", "'clean' is on line 1 and again on line 3"),
+        ("clean:\n  top_k: 3\n  top_k: 4\n", "'top_k' is on line 2 and again on line 3"),
+        ("extract:\n  sources:\n  - {path: a, path: b}\n", "'path' is on line 3 and again on line 3"),
+        ("clean: {min_count: yes}\n", "clean.min_count: input should be a number, found True"),
+        ("split: {near_duplicates: true}\n", "split.near_duplicates: input should be a number, found True"),
+    ],
+)
+def test_what_yaml_would_pass_over_is_a_users_mistake(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_section(TrainParams, path)
+
+
+def test_numbers_that_are_text_to_yaml_and_merge_keys_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("train: &base\n  learning_rate: 5e-5\n  epochs: 2\nadapt: {epochs: 1}\n")
+    assert load_section(TrainParams, path).learning_rate == 5e-5
+    path.write_text("train:\n  <<: {epochs: 2, batch_size: 4}\n  epochs: 3\n")
+    train = load_section(TrainParams, path)
+    assert (train.epochs, train.batch_size) == (3, 4)
+
+
+def test_params_in_another_encoding_are_said_to_be(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes("# señal\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"params\.yaml: not UTF-8; save it in that encoding"):
+        load_section(TrainParams, path)

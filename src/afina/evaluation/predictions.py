@@ -80,11 +80,14 @@ def write_predictions(table: pa.Table, path: Path) -> None:
         pq.write_table(table, temporary, compression="zstd", row_group_size=65_536, write_statistics=False)
 
 
-def read_predictions(path: Path) -> pa.Table:
+def read_predictions(path: Path, label_set: LabelSet | None = None) -> pa.Table:
     """Read a table written by `write_predictions`.
 
+    Args:
+        label_set: what the predictions have to be of; None: of any labels.
+
     Raises:
-        UserError: the file is missing, is not Parquet or has another schema version.
+        UserError: the file is missing, is not Parquet, has another schema version or is of other labels.
     """
     try:
         table = pq.read_table(path)
@@ -92,9 +95,12 @@ def read_predictions(path: Path) -> pa.Table:
         raise UserError(f"{path}: no such file; run `dvc repro` to make it") from None
     except pa.ArrowInvalid as error:
         raise UserError(f"{path}: not a Parquet file ({error}); run `dvc repro -f evaluate`") from None
-    version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
+    said = table.schema.metadata or {}
+    version = said.get(b"schema_version", b"none").decode()
     if version != SCHEMA_VERSION:
         raise UserError(
             f"{path}: schema version {version}, expected {SCHEMA_VERSION}; run `dvc repro -f evaluate`"
         )
+    if label_set is not None and json.loads(said.get(b"labels", b"[]")) != list(label_set.labels):
+        raise UserError(f"{path}: other labels than data/clean/labels.json; run `dvc repro evaluate`")
     return table

@@ -6,10 +6,10 @@ import difflib
 import importlib
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from afina.errors import UserError
 
@@ -40,6 +40,16 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     section_name: ClassVar[str] = ""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        """True, as YAML reads "yes" and "on", is not the number 1. Text may be one: 5e-5 is text to YAML."""
+        if isinstance(value, bool):
+            kinds = _kinds(cls.model_fields[info.field_name or ""].annotation)
+            if bool not in kinds and not kinds.isdisjoint((int, float)):
+                raise ValueError("input should be a number")
+        return value
 
     @classmethod
     def parse(cls, values: dict[str, Any], where: str = "params.yaml") -> Self:
@@ -75,6 +85,14 @@ def load_section(cls: type[SectionT], path: Path = PARAMS_FILE) -> SectionT:
     return section
 
 
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of, those of literals too."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return {type(part) for part in parts}
+    return set[Any]().union(*map(_kinds, parts)) if parts else {annotation}
+
+
 def _parse_section(cls: type[SectionT], values: dict[str, Any], path: Path) -> SectionT:
     found = values.get(cls.section_name)
     if found is not None and not isinstance(found, dict):
@@ -101,9 +119,11 @@ def load_seed(path: Path = PARAMS_FILE) -> int:
 def load_values(path: Path = PARAMS_FILE) -> dict[str, Any]:
     """Read the params file as it is, checking only its top-level keys."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the repository's root") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; save it in that encoding") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
@@ -112,6 +132,22 @@ def load_values(path: Path = PARAMS_FILE) -> dict[str, Any]:
         if key not in TOP_LEVEL:
             raise UserError(f"{path}: unknown section '{key}'{_nearest(str(key), TOP_LEVEL)}")
     return values
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key given twice is an error, not the first one's silent end."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            # What a merge key brings may be given again.
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in lines:
+                    first = lines[key.value]
+                    raise yaml.YAMLError(f"'{key.value}' is on line {first} and again on line {line}")
+                lines[key.value] = line
+        return super().construct_mapping(node, deep)
 
 
 def _nearest(name: str, known: tuple[str, ...]) -> str:

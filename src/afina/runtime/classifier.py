@@ -80,19 +80,19 @@ class Classifier:
     Args:
         path: a ``model.onnx`` or ``model.int8.onnx`` written by the export stage.
         token_budget: most tokens in one batch, padding included; lower it to use less memory.
-        threads: processor threads; None = as many as the process may use.
+        threads: processor threads, 1 to 1,024; None = as many as the process may use.
 
     Raises:
         UserError: the file is missing, damaged, not a model of afina, or of a newer schema.
-        ValueError: ``token_budget`` or ``threads`` is less than 1.
+        TypeError: ``token_budget`` is no whole number.
+        ValueError: ``token_budget`` is less than 1.
+        ThreadsError: ``threads`` is not 1 to 1,024; a ValueError and a UserError.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], *, token_budget: int = BATCH_TOKENS, threads: int | None = None
     ) -> None:
-        for name, value in {"token_budget": token_budget, "threads": threads}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected at least 1, found {value}")
+        _check_count("token_budget", token_budget)
         self.token_budget = token_budget
         self._model = load_model(Path(path), threads)
         self.metadata = self._model.metadata
@@ -114,7 +114,7 @@ class Classifier:
         """Clean raw texts and turn each into token ids (int64, at most ``max_length`` of them).
 
         Raises:
-            TypeError: ``texts`` is one string, or one of them is not a string.
+            TypeError: ``texts`` is one string, a table or a mapping, or one of them is not a string.
         """
         return self.encoder.encode(
             [clean_text(text, self.metadata.cleaning) for text in checked_texts(texts)]
@@ -141,7 +141,7 @@ class Classifier:
             float32 of shape (n, labels), columns in the order of ``self.labels``. multiclass: rows sum to 1.
 
         Raises:
-            TypeError: ``texts`` is one string, or one of them is not a string.
+            TypeError: ``texts`` is one string, a table or a mapping, or one of them is not a string.
             UserError: a batch cannot be computed.
         """
         known = list(checked_texts(texts))
@@ -157,11 +157,12 @@ class Classifier:
             top_k: how many labels `Prediction.top` lists; more than there are means all.
 
         Raises:
-            TypeError: ``texts`` is one string, or one of them is not a string.
+            TypeError: ``texts`` is one string, a table or a mapping, or one of them is not a string; or
+                ``top_k`` is no whole number.
             ValueError: ``top_k`` is less than 1.
             UserError: a batch cannot be computed.
         """
-        _check_top_k(top_k)
+        _check_count("top_k", top_k)
         return self.decide(self.predict_proba(texts), top_k)
 
     def stream(self, texts: Iterable[str], top_k: int = 1, window: int = WINDOW) -> Iterator[Prediction]:
@@ -181,11 +182,12 @@ class Classifier:
             window: texts in a window.
 
         Raises:
-            TypeError: ``texts`` is one string, or one of them is not a string.
+            TypeError: ``texts`` is one string, a table or a mapping, or one of them is not a string; or
+                ``top_k`` or ``window`` is no whole number.
             ValueError: ``top_k`` or ``window`` is less than 1.
             UserError: a batch cannot be computed.
         """
-        _check_top_k(top_k)
+        _check_count("top_k", top_k)
         blocks = self.stream_proba(texts, window)
         return (prediction for block in blocks for prediction in self.decide(block, top_k))
 
@@ -196,8 +198,7 @@ class Classifier:
             One array (rows, labels) a window, whose rows are the next texts; fewer than ``window`` where
             texts are very long.
         """
-        if window < 1:
-            raise ValueError(f"window: expected at least 1, found {window}")
+        _check_count("window", window)
         prepared = prepared_ahead(windows(checked_texts(texts), window), self.encode)
         return (self._predict_ids(ids) for ids in prepared)
 
@@ -237,7 +238,7 @@ class Classifier:
 
     def decide(self, probabilities: Floats, top_k: int = 1) -> list[Prediction]:
         """Turn probabilities (n, labels) into predictions, as `predict` does."""
-        _check_top_k(top_k)
+        _check_count("top_k", top_k)
         # Stable: labels of equal probability keep the model's order, and the first wins as in argmax.
         orders = np.argsort(-probabilities, axis=1, kind="stable")
         assigned = None if self.thresholds is None else probabilities >= self.thresholds
@@ -254,6 +255,8 @@ class Classifier:
         return predictions
 
 
-def _check_top_k(top_k: int) -> None:
-    if top_k < 1:
-        raise ValueError(f"top_k: expected at least 1, found {top_k}")
+def _check_count(name: str, value: int) -> None:
+    is_whole = isinstance(value, int | np.integer)
+    if not is_whole or value < 1:
+        kind = ValueError if is_whole else TypeError
+        raise kind(f"{name}: expected a whole number of at least 1, found {value!r}")

@@ -60,8 +60,15 @@ _SETTLED = 2.0  # seconds
 # tokenizer, a server and other programs: on two busy cores one text took four times as long.
 SPIN = 20  # microseconds
 
+# More take longer to start than any model to load: with a hundred thousand nothing else happens.
+MOST_THREADS = 1024
+
 # A larger file is held in memory once only.
 _HELD_TWICE = 1 << 28  # bytes
+
+
+class ThreadsError(UserError, ValueError):
+    """A number of threads out of range: a user's on the command line, else the caller's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,11 +127,14 @@ def load_model(file: Path, threads: int | None = None) -> LoadedModel:
 
     Args:
         file: a ``model.onnx`` or ``model.int8.onnx`` written by the export stage.
-        threads: processor threads; None = as many as the process may use.
+        threads: processor threads, 1 to `MOST_THREADS`; None = as many as the process may use.
 
     Raises:
         UserError: the file is missing, damaged, not a model of afina, or of a newer schema.
+        ThreadsError: ``threads`` is out of range.
     """
+    if threads is not None and not (isinstance(threads, int | np.integer) and 1 <= threads <= MOST_THREADS):
+        raise ThreadsError(f"threads: expected a whole number of 1 to {MOST_THREADS:,}, found {threads!r}")
     with _loading:
         key = _key(file, threads)
         model = None if key is None else _loaded.get(key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -29,11 +29,26 @@ def checked_texts(texts: Iterable[str]) -> Iterator[str]:
     """The texts one by one, each of them a string.
 
     Raises:
-        TypeError: ``texts`` is one string (at once), or one of them is not a string (when it is reached).
+        TypeError: ``texts`` is one string, a table or a mapping (at once), or one of them is not a string
+            (when it is reached).
     """
     if isinstance(texts, str | bytes):
         raise TypeError(f"texts: expected several strings, found one {type(texts).__name__}")
+    if _has_columns(texts):
+        raise TypeError(
+            f"texts: expected several strings, found a {type(texts).__name__}; pass one column of it"
+        )
     return _checked(texts)
+
+
+def _has_columns(texts: object) -> bool:
+    """Is it a mapping or a table? Their names, which are strings too, would be classified in place of texts.
+
+    Asked of the class: a pandas Series has the labels of its rows for attributes.
+    """
+    kind = type(texts)
+    is_frame = hasattr(kind, "columns") and hasattr(kind, "iloc")  # pandas and its like
+    return is_frame or hasattr(kind, "column_names") or isinstance(texts, Mapping)  # Arrow has column_names
 
 
 def _checked(texts: Iterable[str]) -> Iterator[str]:

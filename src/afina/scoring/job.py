@@ -25,6 +25,7 @@ from afina import __version__
 from afina.errors import UserError
 from afina.files import UnixLines, sha256
 from afina.progress import Progress
+from afina.runtime.loading import MOST_THREADS
 from afina.scoring.inputs import InputFile, find_inputs
 from afina.scoring.plan import Part, Plan, Planner, Settings, output_format
 from afina.scoring.rows import header, output_schema
@@ -82,7 +83,7 @@ def score(
         settings: what decides the result.
         engine: ``local``: this machine; ``ray``: the cluster at RAY_ADDRESS, else one that is started here.
         workers: processes with a model each; with ``local`` 1 is this process.
-        threads: processor threads of each; None = those of the machine shared out.
+        threads: processor threads of each, 1 to 1,024; None = those of the machine shared out.
         overwrite: replace ``out``, and begin anew where an unfinished run is of another input, model or
             settings.
 
@@ -123,9 +124,11 @@ def score(
 
 def _checked(settings: Settings, workers: int, threads: int | None) -> Settings:
     numbers = {"--top-k": settings.top_k, "--chunk": settings.chunk, "--workers": workers}
-    for name, value in (numbers | ({} if threads is None else {"--threads": threads})).items():
+    for name, value in numbers.items():
         if value < 1:
             raise UserError(f"score: {name}: expected at least 1, found {value}")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"score: --threads: expected 1 to {MOST_THREADS:,}, found {threads}")
     if not settings.columns:
         raise UserError("score: --column: name one at least")
     delimiter = settings.delimiter

@@ -209,12 +209,11 @@ def _write_csv(
 
 
 def _cell(value: Any) -> str:
+    """A value as the text of a cell: JSON, but without the quotes of what JSON has as one string."""
+    value = _plain(value)
     if value is None:
         return ""
-    if isinstance(value, str):
-        return value
-    value = _plain(value)
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _answer_cells(prediction: Prediction, extra: int) -> Iterator[str]:

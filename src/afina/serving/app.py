@@ -301,7 +301,7 @@ async def _read_table(service: Service, upload: UploadFile, column: Column) -> T
         )
         delimiter = ","
     try:
-        return await service.in_file_thread(read_csv, stream, delimiter, column, settings)
+        return await service.in_file_thread(read_csv, stream, delimiter, column, settings, kind == "xlsx")
     except BaseException:
         stream.close()
         raise

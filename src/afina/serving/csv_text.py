@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import IO
 
 from afina.serving.errors import ApiError
@@ -150,11 +151,11 @@ class _Lines:
 
     def __init__(self, text: io.TextIOWrapper, limit: int) -> None:
         self._text, self._limit = text, limit
-        self._first, self._left = 1, limit
+        self._place, self._left = "", limit
 
-    def begin(self, line: int) -> None:
-        """What comes next is a new record, which begins at this line."""
-        self._first, self._left = line, self._limit
+    def begin(self, place: str) -> None:
+        """What comes next is a new record, which begins at this place."""
+        self._place, self._left = place, self._limit
 
     def __iter__(self) -> _Lines:
         return self
@@ -168,14 +169,22 @@ class _Lines:
             raise ApiError(
                 413,
                 "row_too_long",
-                f"line {self._first}: a row of more than {self._limit:,} characters; "
+                f"{self._place}: a row of more than {self._limit:,} characters; "
                 "shorten it, or close an open quote",
             )
         return line
 
 
-def records(text: io.TextIOWrapper, delimiter: str, limit: int) -> Iterator[tuple[int, list[str]]]:
-    """The records of a CSV, each with the line at which it begins; a blank line is an empty record.
+def records(
+    text: io.TextIOWrapper, delimiter: str, limit: int, of_sheet: bool = False
+) -> Iterator[tuple[str, list[str]]]:
+    """The records of a CSV, each with its place, for messages; a blank line is an empty record.
+
+    Args:
+        text: the CSV.
+        delimiter: between its cells.
+        limit: most characters of a record.
+        of_sheet: the places are the rows of the sheet whose rows these records are, else lines.
 
     Raises:
         ApiError: 400 the quotes of a record are wrong, 413 a record has more characters than ``limit``.
@@ -183,16 +192,16 @@ def records(text: io.TextIOWrapper, delimiter: str, limit: int) -> Iterator[tupl
     csv.field_size_limit(2**31 - 1)  # of the process; the limit here is narrower
     lines = _Lines(text, limit)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    while True:
-        first = reader.line_num + 1
-        lines.begin(first)
+    for number in count(1):
+        place = f"row {number}" if of_sheet else f"line {reader.line_num + 1}"
+        lines.begin(place)
         try:
             row = next(reader, None)
         except csv.Error as error:
-            raise ApiError(400, "bad_file", f"line {first}: {_quotes(error)}") from None
+            raise ApiError(400, "bad_file", f"{place}: {_quotes(error)}") from None
         if row is None:
             return
-        yield first, row
+        yield place, row
 
 
 def _quotes(error: csv.Error) -> str:

@@ -39,6 +39,18 @@ _RANGES: dict[str, tuple[float, float]] = {
     "reload_seconds": (0, 3600),
 }
 
+# What a user of `afina serve` types; the other settings have no option.
+_OPTIONS = {
+    "queue_texts": "--queue",
+    "max_file_bytes": "--max-file-mb",
+    "request_seconds": "--timeout",
+    "reload_seconds": "--reload-every",
+    "port": "--port",
+    "threads": "--threads",
+    "max_texts": "--max-texts",
+}
+_UNITS = {"max_file_bytes": MEBIBYTE}  # of an option, where the setting has a smaller one
+
 _HOST_NAME = re.compile(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", re.ASCII)
 _ORIGIN = re.compile(rf"(https?)://({_HOST_NAME.pattern})(?::([0-9]{{1,5}}))?/?", re.ASCII)
 
@@ -115,17 +127,29 @@ class ServeSettings:
                 continue
             low, high = _RANGES[one.name]
             if not low <= value <= high:
-                raise UserError(f"serve: {one.name}: expected {low:g} to {high:g}, found {value:g}")
+                raise UserError(f"serve: {_out_of_range(one.name, value)}")
         if self.max_texts > self.queue_texts:
             raise UserError(
-                f"serve: max_texts: {self.max_texts} is more than the queue holds ({self.queue_texts}); "
-                "raise queue_texts or lower it"
+                f"serve: --max-texts: {self.max_texts} is more than the queue holds ({self.queue_texts}); "
+                "lower it or raise --queue"
             )
         if any(not key or not key.isascii() or key != key.strip() for key in self.api_keys):
-            raise UserError("serve: api_keys: expected ASCII without spaces around it; choose another key")
+            raise UserError(
+                "serve: --api-key-file or AFINA_API_KEY: expected ASCII without spaces around it; "
+                "choose another key"
+            )
         # As browsers send them.
         object.__setattr__(self, "cors_origins", tuple(map(_origin, self.cors_origins)))
         object.__setattr__(self, "allowed_hosts", tuple(map(_host_name, self.allowed_hosts)))
+
+
+def _out_of_range(name: str, value: float) -> str:
+    """What is wrong, by the name and in the unit of the option, where there is one."""
+    unit = _UNITS.get(name, 1)
+    low, high = _RANGES[name]
+    least = max(low / unit, 1) if unit > 1 else low  # the option takes whole numbers
+    expected = f"expected {least:,.10g} to {high / unit:,.10g}"
+    return f"{_OPTIONS.get(name, name)}: {expected}, found {value / unit:,.10g}"
 
 
 def _origin(given: str) -> str:
@@ -133,7 +157,7 @@ def _origin(given: str) -> str:
         return given
     found = _ORIGIN.fullmatch(given.lower())
     if found is None:
-        raise UserError(f"serve: cors_origins: {given!r} is no origin; one is such as https://example.org")
+        raise UserError(f"serve: --cors-origin: {given!r} is no origin; one is such as https://example.org")
     scheme, host, port = found.groups()
     standard = {"http": "80", "https": "443"}[scheme]
     return f"{scheme}://{host}" + (f":{port}" if port and port != standard else "")
@@ -142,7 +166,7 @@ def _origin(given: str) -> str:
 def _host_name(given: str) -> str:
     if not _HOST_NAME.fullmatch(given):
         raise UserError(
-            f"serve: allowed_hosts: {given!r} is no name of a host; give one such as afina.example.org, "
+            f"serve: --allowed-host: {given!r} is no name of a host; give one such as afina.example.org, "
             "without scheme and port"
         )
     return given.lower().rstrip(".")

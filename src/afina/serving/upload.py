@@ -89,7 +89,11 @@ def kind_of(stream: IO[bytes], filename: str) -> str:
 
 
 def read_csv(
-    stream: IO[bytes], delimiter: str | None, column: Column | None, settings: ServeSettings
+    stream: IO[bytes],
+    delimiter: str | None,
+    column: Column | None,
+    settings: ServeSettings,
+    of_sheet: bool = False,
 ) -> Table:
     """Check an uploaded CSV and find its texts; takes seconds for a large one.
 
@@ -97,15 +101,21 @@ def read_csv(
         stream: the file; the table returned owns it.
         delimiter: between cells; None: it is found.
         column: the one with the texts, if it was named.
+        of_sheet: it was made of a worksheet, row by row.
 
     Raises:
         ApiError: 400 the file or the column is wrong, 413 beyond a limit.
     """
-    return _inspect(stream, encoding_of(stream), delimiter, column or Column(), settings)
+    return _inspect(stream, encoding_of(stream), delimiter, column or Column(), settings, of_sheet)
 
 
 def _inspect(
-    stream: IO[bytes], encoding: str, delimiter: str | None, column: Column, settings: ServeSettings
+    stream: IO[bytes],
+    encoding: str,
+    delimiter: str | None,
+    column: Column,
+    settings: ServeSettings,
+    of_sheet: bool,
 ) -> Table:
     """Read a CSV to its end, so that what is wrong with it shows before the first prediction."""
     try:
@@ -113,20 +123,22 @@ def _inspect(
             delimiter = delimiter or delimiter_of(text, column.name)
             text.seek(0)
             limit = max(MAX_ROW_CHARACTERS, 4 * settings.max_characters)
-            header, count, first_rows = _check_rows(records(text, delimiter, limit), settings)
+            rows = records(text, delimiter, limit, of_sheet)
+            # The reader of workbooks bounds blank rows.
+            header, count, first_rows = _check_rows(rows, settings, None if of_sheet else settings.max_rows)
     except UnicodeError:
         raise ApiError(400, "bad_file", "the file is not text in one encoding; save it as UTF-8") from None
     return Table(stream, encoding, delimiter, header, count, _column(header, first_rows, column))
 
 
 def _check_rows(
-    rows: Iterator[tuple[int, list[str]]], settings: ServeSettings
+    rows: Iterator[tuple[str, list[str]]], settings: ServeSettings, most_blank: int | None
 ) -> tuple[list[str], int, list[list[str]]]:
     """The header, the number of rows below it, and the first of them."""
     header: list[str] | None = None
     first_rows: list[list[str]] = []
     count = blank = 0
-    for line, row in rows:
+    for place, row in rows:
         if not row:
             blank += 1
         elif header is None:
@@ -137,10 +149,10 @@ def _check_rows(
                 )
         else:
             count += 1
-            _check_row(line, row, len(header), settings)
+            _check_row(place, row, len(header), settings)
             if count <= _LOOK_ROWS:
                 first_rows.append(row)
-        if max(count, blank) > settings.max_rows:
+        if count > settings.max_rows or (most_blank is not None and blank > most_blank):
             raise ApiError(413, "too_many_rows", f"the file has too many rows; at most {settings.max_rows}")
     if header is None:
         raise ApiError(400, "bad_file", "the file is empty")
@@ -149,14 +161,14 @@ def _check_rows(
     return header, count, first_rows
 
 
-def _check_row(line: int, row: list[str], width: int, settings: ServeSettings) -> None:
+def _check_row(place: str, row: list[str], width: int, settings: ServeSettings) -> None:
     if len(row) != width:
         raise ApiError(
-            400, "bad_file", f"line {line}: {len(row)} cells where the header has {width}; mend the row"
+            400, "bad_file", f"{place}: {len(row)} cells where the header has {width}; mend the row"
         )
     if max(map(len, row)) > settings.max_characters:
         raise ApiError(
-            413, "text_too_long", f"line {line}: a cell of more than {settings.max_characters} characters"
+            413, "text_too_long", f"{place}: a cell of more than {settings.max_characters} characters"
         )
 
 

@@ -28,7 +28,8 @@ async def workbook_to_csv(
 ) -> IO[bytes]:
     """Turn the first visible sheet of a workbook into a temporary CSV file (UTF-8, comma).
 
-    A formula gives the value that Excel last saved; rows without a filled cell are left out.
+    A formula gives the value that Excel last saved. Rows without a filled cell are blank lines, so the
+    records of the CSV are numbered as the rows of the sheet.
 
     Raises:
         ApiError: 400 not a workbook, 413 beyond a limit.

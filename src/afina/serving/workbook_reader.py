@@ -74,7 +74,7 @@ class _Target:
 
 
 def write_rows(stream: IO[bytes], target: IO[bytes], max_bytes: int, max_rows: int, max_columns: int) -> None:
-    """Write the rows of the first visible sheet of a checked workbook as CSV."""
+    """Write the rows of the first visible sheet of a checked workbook as CSV, empty ones as blank lines."""
     from openpyxl import load_workbook
 
     workbook = load_workbook(stream, read_only=True, data_only=True, keep_links=False)
@@ -86,8 +86,9 @@ def write_rows(stream: IO[bytes], target: IO[bytes], max_bytes: int, max_rows: i
     sheet.reset_dimensions()
     lines = _Target(target, max_bytes)
     writer = csv.writer(lines, lineterminator="\r\n")
-    for number, row in enumerate(_filled(sheet.iter_rows(values_only=True))):
-        if number > max_rows:
+    written = 0
+    for count, (number, row) in enumerate(_filled(sheet.iter_rows(values_only=True))):
+        if count > max_rows:
             raise RefusedError(413, "too_many_rows", f"the file has too many rows; at most {max_rows}")
         if len(row) > max_columns:
             raise RefusedError(
@@ -96,21 +97,24 @@ def write_rows(stream: IO[bytes], target: IO[bytes], max_bytes: int, max_rows: i
         # One string may stand in all cells: see before they are put together.
         if sum(map(len, row)) > lines.left:
             raise RefusedError(*TOO_MUCH)
+        # What is wrong with a row is told by its number in the sheet.
+        writer.writerows([] for _ in range(written + 1, number))
         writer.writerow(row)
+        written = number
 
 
-def _filled(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[str]]:
-    """Rows that hold something, all as wide as the first of them, cells as text."""
+def _filled(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, list[str]]]:
+    """Rows that hold something with their numbers, all as wide as the first of them, cells as text."""
     width = 0
-    for number, row in enumerate(rows):
-        if number >= MAX_SHEET_ROWS:
+    for number, row in enumerate(rows, 1):
+        if number > MAX_SHEET_ROWS:
             raise RefusedError(*TOO_MUCH)
         cells = ["" if cell is None else _text(cell) for cell in row]
         while len(cells) > width and not cells[-1]:
             cells.pop()
         if any(cells):
             width = width or len(cells)
-            yield cells + [""] * (width - len(cells))
+            yield number, cells + [""] * (width - len(cells))
 
 
 def _text(cell: Any) -> str:

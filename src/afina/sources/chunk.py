@@ -19,13 +19,21 @@ Column: TypeAlias = pa.Array | list[Any]
 CHUNK_ROWS = 50_000
 _DETAIL = 200
 
+# Why a row is rejected that some reader gave with lone surrogates in place of its bytes.
+NOT_TEXT = "bytes that are not text in this encoding"
+
 
 @dataclass
 class Chunk:
-    """Some consecutive rows: ``rows`` are their line or row numbers, ``columns`` the values by name."""
+    """Some consecutive rows: ``rows`` are their line or row numbers, ``columns`` the values by name.
+
+    ``repeated`` are names that several columns of the source have, and how many; the first one's values are
+    those given.
+    """
 
     rows: list[int]
     columns: dict[str, Column]
+    repeated: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -73,6 +81,11 @@ def check_unique(wanted: Iterable[str], available: Iterable[str], where: str, fi
     for name in wanted:
         if counts[name] > 1:
             raise UserError(f"{where}: {counts[name]} columns are called '{name}'; {fix}")
+
+
+def repeated_names(names: Iterable[str]) -> dict[str, int]:
+    """The names that are there more than once, and how often."""
+    return {name: count for name, count in Counter(names).items() if name and count > 1}
 
 
 def _short(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,22 +13,35 @@ from typing import Any
 
 from afina.errors import UserError
 from afina.params.extract import Source
-from afina.sources.chunk import CHUNK_ROWS, Chunk, Rejects, check_columns, check_unique
-from afina.sources.encodings import open_text, resolve_encoding
+from afina.sources.chunk import (
+    CHUNK_ROWS,
+    Chunk,
+    Column,
+    Rejects,
+    check_columns,
+    check_unique,
+    repeated_names,
+)
+from afina.sources.encodings import check_is_text, open_text, resolve_encoding
 
 _SAMPLE_CHARACTERS = 1 << 20
 _BLOCK_LINES = 10_000
 _DELIMITERS = (",", ";", "\t", "|")
+_EXCELS_LINE = re.compile(r'\ufeff?("?)sep=([^\w"\r\n])\1[\r\n]*', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a delimited file is written; ``quotechar`` is empty where quotes mean nothing."""
+    """How a delimited file is written; ``quotechar`` is empty where quotes mean nothing.
+
+    ``skip_rows`` are the lines above the first row, among them Excel's own first line, as ``sep=;``.
+    """
 
     encoding: str
     delimiter: str
     quotechar: str = '"'
     escapechar: str | None = None
+    skip_rows: int = 0
 
     def options(self) -> dict[str, Any]:
         """Arguments for `csv.reader`."""
@@ -44,18 +58,23 @@ def detect_dialect(path: Path, source: Source, where: str) -> Dialect:
     """The dialect of a file: what ``source`` says, the rest from the bytes and the first million characters.
 
     The delimiter is the one that cuts most rows into as many cells as the first row; quotes count as quoting
-    unless cells that open with one more often break the rules than keep them.
+    unless cells that open with one more often break the rules than keep them. A first line ``sep=;``, which
+    Excel writes for itself, names the delimiter and is no row.
 
     Raises:
-        UserError: the file is empty, not in the given encoding, or compressed and damaged.
+        UserError: the file is empty, not text, not in the given encoding, or compressed and damaged.
     """
     if path.stat().st_size == 0:
         raise UserError(f"{where}: the file is empty; put rows in it or remove the source")
+    check_is_text(path, source.encoding, where)
     encoding = resolve_encoding(path, source.encoding, where)
-    if source.delimiter is not None and source.quotechar is not None:
-        return Dialect(encoding, source.delimiter, source.quotechar, source.escapechar)
-    lines = _sample(path, encoding, where, source.skip_rows)
-    tried = (source.delimiter,) if source.delimiter else _preferred(path)
+    told = None if source.skip_rows else _told_delimiter(path, encoding, where)
+    skip_rows = source.skip_rows if told is None else 1
+    given = source.delimiter or told
+    if given is not None and source.quotechar is not None:
+        return Dialect(encoding, given, source.quotechar, source.escapechar, skip_rows)
+    lines = _sample(path, encoding, where, skip_rows)
+    tried = (given,) if given else _preferred(path)
     quotes = (source.quotechar,) if source.quotechar is not None else ('"', "")
     best, best_score = tried[0], -1.0
     for delimiter in tried:
@@ -66,7 +85,14 @@ def detect_dialect(path: Path, source: Source, where: str) -> Dialect:
     quotechar = source.quotechar
     if quotechar is None:
         quotechar = '"' if _is_quoted(lines, best, encoding, source.escapechar) else ""
-    return Dialect(encoding, best, quotechar, source.escapechar)
+    return Dialect(encoding, best, quotechar, source.escapechar, skip_rows)
+
+
+def _told_delimiter(path: Path, encoding: str, where: str) -> str | None:
+    """The delimiter that a first line ``sep=;`` names; None where there is no such line."""
+    with open_text(path, encoding, where) as stream:
+        match = _EXCELS_LINE.fullmatch(stream.readline(16))
+    return match[2] if match else None
 
 
 def _preferred(path: Path) -> tuple[str, ...]:
@@ -181,7 +207,7 @@ def _chunks(
     rejects: Rejects,
 ) -> Iterator[Chunk]:
     csv.field_size_limit(sys.maxsize)
-    lines = _Lines(itertools.islice(stream, source.skip_rows, None), source.skip_rows)
+    lines = _Lines(itertools.islice(stream, dialect.skip_rows, None), dialect.skip_rows)
     records = _read_records(lines, dialect)
     first = next(records, None)
     if first is None:
@@ -190,12 +216,14 @@ def _chunks(
     positions = column_positions(
         source, names, len(first[1]), wanted, where, f" (delimiter {dialect.delimiter!r})"
     )
+    repeated = repeated_names(names)
     width = len(names)
     rows: list[int] = []
     cells: list[list[str]] = []
 
     def flush() -> Chunk:
-        chunk = Chunk(list(rows), {name: [row[at] for row in cells] for name, at in positions.items()})
+        columns: dict[str, Column] = {name: [row[at] for row in cells] for name, at in positions.items()}
+        chunk = Chunk(list(rows), columns, repeated)
         rows.clear()
         cells.clear()
         return chunk
@@ -267,7 +295,9 @@ def _is_sound(record: Sequence[str], options: dict[str, Any]) -> bool:
 def column_names(source: Source, first: Sequence[Any]) -> list[str]:
     """Names of the columns, from the first row or, without a header, from the source or by number."""
     if source.header:
-        return ["" if cell is None else str(cell).strip().removeprefix("\ufeff") for cell in first]
+        names = ("" if cell is None else str(cell).strip().removeprefix("\ufeff") for cell in first)
+        # No one can write a name that is not text: bytes of another encoding in it become "?".
+        return [name.encode("utf-8", "replace").decode() for name in names]
     if source.columns is None:
         return [str(at) for at in range(len(first))]
     unnamed = ["" if cell is None or cell == "" else str(at) for at, cell in enumerate(first)]

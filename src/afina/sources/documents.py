@@ -10,7 +10,7 @@ from typing import Any
 from afina.errors import UserError
 from afina.params.extract import Source
 from afina.sources.chunk import Chunk, Rejects, document_chunks, lookup
-from afina.sources.encodings import open_text, resolve_encoding
+from afina.sources.encodings import check_is_text, open_text, resolve_encoding
 
 
 def read_json_lines(
@@ -77,6 +77,7 @@ def read_json(
 def _encoding(source: Source, path: Path, where: str) -> str:
     if path.stat().st_size == 0:
         raise UserError(f"{where}: the file is empty; put rows in it or remove the source")
+    check_is_text(path, source.encoding, where)
     return resolve_encoding(path, source.encoding, where)
 
 

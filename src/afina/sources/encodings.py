@@ -18,6 +18,9 @@ _BLOCK = 1 << 20
 _ESCAPED = re.compile("[\udc80-\udcff]")
 _NON_ASCII = re.compile("[^\x00-\x7f]")
 _C1 = re.compile(rb"[\x80-\x9f]")
+_ARCHIVE = b"PK\x03\x04"
+_BYTES_A_ZERO = 1_000  # in text there are at least so many bytes for one of zero; in random ones 256
+_WIDE = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _NOT_CP1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 
 
@@ -87,6 +90,30 @@ def first_break(path: Path, encoding: str, where: str = "") -> str | None:
     return None
 
 
+def check_is_text(path: Path, given: str | None, where: str) -> None:
+    """Raise `UserError` if the first block of a file shows that it is no text in any encoding it can be in.
+
+    Only UTF-16 and UTF-32, known by their mark or ``given``, have bytes of zero in text. Now and then one
+    gets into an exported cell all the same, so a few are no proof; cleaning drops them.
+    """
+    with open_binary(path, where) as stream:
+        block = stream.read(_BLOCK)
+    if block.startswith(_ARCHIVE):
+        raise UserError(f"{where}: an Excel workbook or another archive; name it .xlsx, or save it as CSV")
+    marked = block.startswith(_WIDE)
+    wide = marked if given is None else decoding(given)[1] == "strict"
+    if wide:
+        return
+    if marked:
+        raise UserError(f"{where}: line 1: not {given}; set encoding: {detect_encoding(path, where)}")
+    if block.count(b"\0") * _BYTES_A_ZERO > len(block):
+        line = block.count(b"\n", 0, block.index(b"\0")) + 1
+        raise UserError(
+            f"{where}: line {line}: not text, for it holds NUL bytes; save it again as text, or set "
+            "encoding: if it is in UTF-16"
+        )
+
+
 def detect_encoding(path: Path, where: str = "") -> str:
     """The encoding of a text file, from all of its bytes.
 
@@ -103,8 +130,8 @@ def detect_encoding(path: Path, where: str = "") -> str:
         block = stream.read(_BLOCK)
         if block.startswith(codecs.BOM_UTF8):
             return "utf-8-sig"
-        if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return "utf-16"
+        if block.startswith(_WIDE):
+            return "utf-32" if block.startswith(_WIDE[:2]) else "utf-16"
         decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         while block:
             if not block.isascii() or decoder.getstate()[0]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from afina.errors import UserError
 from afina.params.extract import Source
-from afina.sources.chunk import CHUNK_ROWS, Chunk
+from afina.sources.chunk import CHUNK_ROWS, Chunk, repeated_names
 from afina.sources.delimited import column_names, column_positions
 
 
@@ -109,6 +109,7 @@ def _chunks(source: Source, sheet: Any, where: str, wanted: Sequence[str] | None
         raise UserError(f"{where}: the sheet is empty; put rows in it or name another sheet")
     names = column_names(source, first[1])
     positions = column_positions(source, names, len(first[1]), wanted, where)
+    repeated = repeated_names(names)
     rows: list[int] = []
     columns: dict[str, list[Any]] = {name: [] for name in positions}
 
@@ -122,9 +123,9 @@ def _chunks(source: Source, sheet: Any, where: str, wanted: Sequence[str] | None
     for number, row in numbered:
         add(number, row)
         if len(rows) == CHUNK_ROWS:
-            yield Chunk(list(rows), {name: list(values) for name, values in columns.items()})
+            yield Chunk(list(rows), {name: list(values) for name, values in columns.items()}, repeated)
             rows.clear()
             for values in columns.values():
                 values.clear()
     if rows:
-        yield Chunk(rows, dict(columns))
+        yield Chunk(rows, dict(columns), repeated)

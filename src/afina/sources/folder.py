@@ -7,7 +7,7 @@ from pathlib import Path
 
 from afina.errors import UserError
 from afina.params.extract import Source
-from afina.sources.chunk import CHUNK_ROWS, Chunk, Column, Rejects, check_columns
+from afina.sources.chunk import CHUNK_ROWS, NOT_TEXT, Chunk, Column, Rejects, check_columns
 from afina.sources.encodings import decoding, open_binary, resolve_encoding
 
 COLUMNS = ("text", "label", "file", "folder")
@@ -47,7 +47,7 @@ def read_folder(
         try:
             text = _text(source, path / file, f"{where}/{file.as_posix()}")
         except UnicodeDecodeError:
-            rejects.add(number, "bytes that are not text in this encoding", file.as_posix())
+            rejects.add(number, NOT_TEXT, file.as_posix())
             continue
         if text is None:
             rejects.add(number, "not a text file", file.as_posix())

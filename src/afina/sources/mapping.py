@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from afina.params.extract import Source
-from afina.sources.chunk import Chunk, Column, Rejects
+from afina.sources.chunk import NOT_TEXT, Chunk, Column, Rejects
 from afina.sources.values import (
     ONES,
     SPLITS,
@@ -51,7 +51,7 @@ def map_chunk(source: Source, chunk: Chunk, where: str, rejects: Rejects) -> pa.
         for position in sorted(bad):
             shown = (_cell(values, position) for values in chunk.columns.values())
             cells = [cell for cell in shown if cell is not None]
-            rejects.add(chunk.rows[position], "bytes that are not text in this encoding", " | ".join(cells))
+            rejects.add(chunk.rows[position], NOT_TEXT, " | ".join(cells))
         return _map(source, _without(chunk, bad), where, rejects)
 
 

@@ -16,10 +16,18 @@ _SECRET_NAME = re.compile(r"(?i)pass|pwd|secret|token|key|uri|url|dsn|conn")
 
 
 def environment(root: Path) -> dict[str, str]:
-    """The process's variables over those of ``root/.env``; the process's own are not changed."""
+    """The process's variables over those of ``root/.env``; the process's own are not changed.
+
+    Raises:
+        UserError: the file is not UTF-8.
+    """
     from dotenv import dotenv_values
 
-    values = dotenv_values(root / ".env") if (root / ".env").is_file() else {}
+    file = root / ".env"
+    try:
+        values = dotenv_values(file) if file.is_file() else {}
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: not UTF-8; save it in that encoding") from None
     return {**{name: value for name, value in values.items() if value is not None}, **os.environ}
 
 
