@@ -375,7 +375,7 @@ def test_predictions_have_the_probabilities_that_the_decision_gives(task: Task) 
     assert np.array([found[name] for name in test.ids]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_predictions_of_another_version_are_refused(tmp_path: Path) -> None:
+def test_predictions_of_another_version_or_other_labels_are_refused(tmp_path: Path) -> None:
     result = evaluate(
         scored("multiclass", 30, 1), scored("multiclass", 30, 2), label_set("multiclass"),
         baseline("multiclass"), QUICK, 42,
@@ -384,14 +384,6 @@ def test_predictions_of_another_version_are_refused(tmp_path: Path) -> None:
     write_predictions(result.predictions.replace_schema_metadata({"schema_version": "0"}), path)
     with pytest.raises(UserError, match="schema version 0"):
         read_predictions(path)
-
-
-def test_predictions_of_other_labels_are_refused(tmp_path: Path) -> None:
-    result = evaluate(
-        scored("multiclass", 30, 1), scored("multiclass", 30, 2), label_set("multiclass"),
-        baseline("multiclass"), QUICK, 42,
-    )  # fmt: skip
-    path = tmp_path / "predictions.parquet"
     write_predictions(result.predictions, path)
     assert read_predictions(path, label_set("multiclass")).equals(result.predictions)
     with pytest.raises(

@@ -318,20 +318,24 @@ def test_a_first_row_of_values_is_no_header(tmp_path: Path, first: str, row: str
     assert not any("header" in note for note in found.notes)
 
 
+def write_rows(path: Path, rows: list[list[Any]]) -> None:
+    """A CSV or a workbook, by the suffix."""
+    if path.suffix == ".csv":
+        path.write_text("\n".join(",".join(map(str, row)) for row in rows), encoding="utf-8")
+        return
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    book.save(path)
+
+
 @pytest.mark.parametrize("suffix", ["csv", "xlsx"])
 def test_a_header_that_repeats_is_a_header_and_is_told(tmp_path: Path, suffix: str) -> None:
     header = ["nro", "mensaje", "tema"]
     rows: list[list[Any]] = [[n, text, TOPICS[n % 2]] for n, text in enumerate(phrases(30))]
     rows[20:20] = [header]
     rows[10:10] = [header]
-    if suffix == "csv":
-        lines = [",".join(map(str, row)) for row in [header, *rows]]
-        (tmp_path / "a.csv").write_text("\n".join(lines), encoding="utf-8")
-    else:
-        book = openpyxl.Workbook()
-        for row in [header, *rows]:
-            book.active.append(row)
-        book.save(tmp_path / "a.xlsx")
+    write_rows(tmp_path / f"a.{suffix}", [header, *rows])
     found = inspect_file(tmp_path / f"a.{suffix}", tmp_path)
     assert (found.text, found.label, found.source["id"]) == (("mensaje",), ("tema",), "nro")
     assert found.rows == paste(found, tmp_path).table.num_rows == 32
@@ -343,13 +347,7 @@ def test_a_header_that_repeats_is_a_header_and_is_told(tmp_path: Path, suffix: s
 def test_columns_of_one_name_are_told_and_not_proposed(tmp_path: Path, suffix: str) -> None:
     header = ["Mensaje", "Tema", "Tema", "Motivo", "", ""]
     rows = [[text, TOPICS[n % 2], TOPICS[n % 3], "ab"[n % 2], "", ""] for n, text in enumerate(phrases(30))]
-    if suffix == "csv":
-        (tmp_path / "a.csv").write_text("\n".join(map(",".join, [header, *rows])), encoding="utf-8")
-    else:
-        book = openpyxl.Workbook()
-        for row in [header, *rows]:
-            book.active.append(row)
-        book.save(tmp_path / "a.xlsx")
+    write_rows(tmp_path / f"a.{suffix}", [header, *rows])
     found = inspect_file(tmp_path / f"a.{suffix}", tmp_path)
     assert found.label == ("Motivo",)
     refused = "which extract refuses where it is to use one; rename the others"
