@@ -286,7 +286,7 @@ def test_a_wrong_start_is_one_line_and_status_2(model: Path, tmp_path: Path) -> 
     cases = {
         (str(tmp_path / "no.onnx"),): "no such file",
         (str(bad),): "not one that afina wrote",
-        (str(model), "--port", "99999"): "port: expected 0 to 65535",
+        (str(model), "--port", "99999"): "serve: --port: expected 0 to 65535, found 99999",
         (str(model), "--host", "203.0.113.7"): "cannot listen on 203.0.113.7",
         (str(model), "--api-key-file", str(tmp_path / "keys")): "holds no key",
         (str(model), "--api-key-file", str(tmp_path / "none")): "cannot read",

@@ -54,8 +54,8 @@ def test_settings_out_of_range(name: str, value: float) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "expected"),
     [
-        ("--port", "-1", "expected 0 to 65,535, found -1"),
-        ("--port", "65536", "expected 0 to 65,535, found 65,536"),
+        ("--port", "-1", "expected 0 to 65535, found -1"),
+        ("--port", "65536", "expected 0 to 65535, found 65536"),
         ("--threads", "0", "expected 1 to 1,024, found 0"),
         ("--queue", "0", "expected 1 to 1,048,576, found 0"),
         ("--max-texts", "0", "expected 1 to 65,536, found 0"),

@@ -148,8 +148,9 @@ def _out_of_range(name: str, value: float) -> str:
     unit = _UNITS.get(name, 1)
     low, high = _RANGES[name]
     least = max(low / unit, 1) if unit > 1 else low  # the option takes whole numbers
-    expected = f"expected {least:,.10g} to {high / unit:,.10g}"
-    return f"{_OPTIONS.get(name, name)}: {expected}, found {value / unit:,.10g}"
+    style = ".10g" if name == "port" else ",.10g"  # a port is a name, not a quantity
+    expected = f"expected {least:{style}} to {high / unit:{style}}"
+    return f"{_OPTIONS.get(name, name)}: {expected}, found {value / unit:{style}}"
 
 
 def _origin(given: str) -> str:
