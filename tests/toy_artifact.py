@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from afina.runtime.container import GRAPH_SHA256
+from afina.runtime.container import GRAPH_SHA256, in_order
 from afina.runtime.metadata import ArtifactMetadata
 
 LABELS = ("agua", "luz", "pagos")
@@ -109,7 +109,7 @@ def write_toy(
     values = properties
     if values is None:
         values = toy_metadata(task, **changes).to_properties() | graph_hash(model)
-    helper.set_model_props(model, values)
+    helper.set_model_props(model, {key: values[key] for key in in_order(values)})
     path.write_bytes(model.SerializeToString())
     return path
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from afina.errors import UserError
+from afina.export.graph import Graph, write
 from afina.runtime import container, loading
 from afina.runtime.classifier import Classifier
 from afina.runtime.container import read_properties
@@ -229,6 +230,21 @@ def test_a_file_cut_off_is_said_to_be(tmp_path: Path, part: float) -> None:
     content = write_toy(tmp_path / "whole.onnx").read_bytes()
     (tmp_path / "cut.onnx").write_bytes(content[: int(part * len(content))])
     assert refusal(tmp_path / "cut.onnx")
+
+
+def test_a_file_cut_off_between_two_entries_is_said_to_be(tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "whole.onnx")
+    model = onnx.load(path)
+    write(Graph(model, fused=False), read_properties(path), path)
+    whole = onnx.load(path)
+    for left in range(len(whole.metadata_props)):
+        cut = onnx.ModelProto()
+        cut.CopyFrom(whole)
+        del cut.metadata_props[left:]
+        content = cut.SerializeToString()
+        assert path.read_bytes().startswith(content)
+        (tmp_path / "cut.onnx").write_bytes(content)
+        assert refusal(tmp_path / "cut.onnx")
 
 
 def flipped(content: bytes, bits: list[int]) -> bytes:

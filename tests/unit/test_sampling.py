@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from afina.labels import Task
@@ -127,6 +127,7 @@ def test_multiclass_laws(targets: npt.NDArray[np.int64], sampler: Sampler, seed:
     total=st.integers(0, 500),
     offset=st.floats(0, 1, exclude_max=True),
 )
+@example(shares=[1.0], total=2, offset=np.nextafter(1, 0))
 def test_rounding_laws(shares: list[float], total: int, offset: float) -> None:
     expected = np.array(shares) / np.sum(shares) * total
     for rounded in (largest_remainder(expected, total), systematic(expected, total, offset)):

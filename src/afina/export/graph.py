@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from afina.evaluation.probabilities import Calibration
-from afina.runtime.container import GRAPH_SHA256
+from afina.runtime.container import GRAPH_SHA256, in_order
 from afina.runtime.encoding import Ids
 from afina.runtime.external import PROPERTY, DataFile
 from afina.runtime.loading import INPUTS, OUTPUTS
@@ -310,8 +310,8 @@ def write(
     properties = {**properties, GRAPH_SHA256: hashlib.sha256(content).hexdigest()}
     del content  # or there would be two copies of the weights beside the model
     del model.metadata_props[:]
-    for key, value in properties.items():
-        model.metadata_props.add(key=key, value=value)
+    for key in in_order(properties):
+        model.metadata_props.add(key=key, value=properties[key])
     path.write_bytes(model.SerializeToString(deterministic=True))
     return None if data is None else path.parent / data.location
 

@@ -18,6 +18,7 @@ from typing import BinaryIO
 from afina.errors import UserError
 
 GRAPH_SHA256 = "graph_sha256"  # of the metadata; files of older versions have none
+LAST = "schema_version"
 
 _GRAPH, _METADATA = 7, 14  # fields of ModelProto
 _KEY, _VALUE = 1, 2  # fields of StringStringEntryProto
@@ -33,6 +34,14 @@ def read_properties(file: Path) -> dict[str, str]:
     """
     with _opened(file) as (stream, size):
         return _properties(stream, size)
+
+
+def in_order(properties: Mapping[str, str]) -> list[str]:
+    """Keys in the order in which they are written: last the one that no file of ours is without.
+
+    So a file that was cut off between two entries, which is sound to every reader, is known to be.
+    """
+    return sorted(properties, key=LAST.__eq__)
 
 
 def check_graph(file: Path, properties: Mapping[str, str]) -> None:

@@ -96,8 +96,8 @@ class ArtifactMetadata:
         """
         if "schema_version" not in properties:
             raise UserError(
-                f"{where}: an ONNX model, but not one that afina wrote (its metadata has no schema_version); "
-                "give the model.onnx of the export stage"
+                f"{where}: an ONNX model, but not one that afina wrote (its metadata has no schema_version), "
+                "or cut off; give the model.onnx of the export stage, or copy it again"
             )
         read = _Reader(properties, where)
         version = read.integer("schema_version", 1)

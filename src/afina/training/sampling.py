@@ -136,7 +136,8 @@ def systematic(expected: Floats, total: int, offset: float) -> Ints:
     """
     ends = np.cumsum(expected)
     ends[-1] = total
-    whole: Ints = np.diff(np.floor(ends + offset), prepend=0.0).astype(np.int64)
+    # An offset next to 1 is rounded to 1 in the sum.
+    whole: Ints = np.diff(np.minimum(np.floor(ends + offset), total), prepend=0.0).astype(np.int64)
     return whole
 
 
