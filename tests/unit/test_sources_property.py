@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from afina.params.extract import ExtractParams
 from afina.sources import read_sources
 
-# A file with a byte of zero in it is no text, but in UTF-16.
+# Many bytes of zero, as one in a small file is, make a file no text, but in UTF-16.
 ENCODABLE = {
     "utf-8": st.characters(codec="utf-8", exclude_characters="\0"),
     "utf-8-sig": st.characters(codec="utf-8", exclude_characters="\0"),
