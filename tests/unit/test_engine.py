@@ -28,6 +28,7 @@ from afina.modeling.classifier import TextClassifier, load_pretrained
 from afina.params.train import TrainParams
 from afina.runtime.encoding import Encoder
 from afina.training import checkpoint, loop
+from afina.training import weights as training_weights
 from afina.training.batches import epoch_batches
 from afina.training.checkpoint import CHECKPOINT
 from afina.training.engine import (
@@ -111,6 +112,14 @@ def assert_close(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: fl
         torch.testing.assert_close(tensor, other[name], atol=tolerance, rtol=0, msg=name)
 
 
+@pytest.fixture
+def even(monkeypatch: pytest.MonkeyPatch) -> float:
+    """A larger epsilon of AdamW: with 1e-8 a gradient that is zero but for rounding moves its weight."""
+    epsilon = 1e-5
+    monkeypatch.setattr(training_weights, "EPSILON", epsilon)
+    return epsilon
+
+
 def parts(*sizes: int) -> list[npt.NDArray[np.int64]]:
     """Consecutive batches of given sizes."""
     return list(np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1]))
@@ -119,6 +128,7 @@ def parts(*sizes: int) -> list[npt.NDArray[np.int64]]:
 # ---------------------------------------------------------------------------------------------- adding up
 
 
+@pytest.mark.usefixtures("even")
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])
 def test_two_batches_are_one_batch_of_both(
@@ -135,10 +145,10 @@ def test_two_batches_are_one_batch_of_both(
         torch.testing.assert_close(one.logits, other.logits, atol=1e-5, rtol=0)
         assert one.loss_sum == pytest.approx(other.loss_sum, rel=1e-5)
         assert one.weight_sum == pytest.approx(float(examples.weights[:19].sum()), rel=1e-6)
-    assert_close(weights_of(apart, 4), weights_of(together, 4), 1e-5)
+    assert_close(weights_of(apart, 4), weights_of(together, 4))
 
 
-def test_an_update_by_hand(bert: Path) -> None:
+def test_an_update_by_hand(bert: Path, even: float) -> None:
     """Autograd through transformers, torch's clipping and AdamW, against three updates of the engine."""
     examples = make_examples(bert)
     made = make_engine(bert, learning_rate=1e-3, weight_decay=0.1, max_grad_norm=0.3, layer_decay=0.5)
@@ -150,7 +160,7 @@ def test_an_update_by_hand(bert: Path) -> None:
         inner = name.removeprefix("backbone.")
         rate = 1e-2 if head else 1e-3 * layer_factor(inner, reference, 0.5)
         groups.append({"params": [weight], "peak": rate, "weight_decay": 0.1 if weight.ndim > 1 else 0.0})
-    optimizer = torch.optim.AdamW(groups, lr=1.0)
+    optimizer = torch.optim.AdamW(groups, lr=1.0, eps=even)
     rows = np.arange(10)
     norms = []
     for number in range(3):
@@ -169,7 +179,7 @@ def test_an_update_by_hand(bert: Path) -> None:
         norms.append(float(torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.3)))
         optimizer.step()
     assert max(norms) > 0.3
-    assert_close(weights_of(made, 3), dict(reference.state_dict()), 2e-5)
+    assert_close(weights_of(made, 3), dict(reference.state_dict()), 5e-6)
 
 
 def test_a_gradient_that_is_no_number_leaves_the_weights_alone(bert: Path) -> None:
@@ -236,6 +246,7 @@ def limit_memory(
         monkeypatch.setattr(kind, "logits", logits)
 
 
+@pytest.mark.usefixtures("even")
 @pytest.mark.parametrize("error", MEMORY_ERRORS)
 def test_a_batch_that_does_not_fit_is_cut(
     error: Callable[[], Exception], bert: Path, monkeypatch: pytest.MonkeyPatch
@@ -251,9 +262,10 @@ def test_a_batch_that_does_not_fit_is_cut(
         assert updated.loss_sum == pytest.approx(expected[number].loss_sum, rel=1e-5)
         torch.testing.assert_close(updated.logits, expected[number].logits, atol=1e-5, rtol=0)
         assert cut.split == 4
-    assert_close(weights_of(cut, 4), weights_of(whole, 4), 1e-5)
+    assert_close(weights_of(cut, 4), weights_of(whole, 4))
 
 
+@pytest.mark.usefixtures("even")
 def test_what_had_been_computed_before_memory_ran_out_is_dropped(
     bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,7 +285,7 @@ def test_what_had_been_computed_before_memory_ran_out_is_dropped(
         updated = cut.update(examples, parts(6, 7), 0)
     assert calls == 2 + 4
     assert updated.rows.tolist() == list(range(13))
-    assert_close(weights_of(cut, 1), weights_of(whole, 1), 1e-5)
+    assert_close(weights_of(cut, 1), weights_of(whole, 1))
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
