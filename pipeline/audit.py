@@ -86,8 +86,8 @@ def main() -> str:
 
     known = None
     if not params.fine_tuned_folds:
-        predictions = read_predictions(PREDICTIONS)
-        known = align_predictions(every["id"].to_pylist(), predictions, label_set)[drawn]
+        predictions = read_predictions(PREDICTIONS, label_set)
+        known = align_predictions(every["id"].to_pylist(), predictions)[drawn]
     units = find_units(rows, split)
     held = out_of_fold(texts, y, label_set, linear, params.folds, seed, units)
     if known is None:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from afina.delimiters import DELIMITERS, told_delimiter
 from afina.errors import UserError
 from afina.params.clean import CleanParams
 from afina.progress import Progress
@@ -185,10 +186,10 @@ def _csv_lines(content: bytes) -> Iterator[tuple[int, list[str]]]:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError:
             text = content.decode("cp1252", errors="replace")
-    skipped = int(text[:4].lower() == "sep=")  # Excel's own first line, which names the delimiter
-    if skipped:
-        text = text.partition("\n")[2]
-    delimiter = max(",;\t|", key=text.split("\n", 1)[0].count)
+    first, _, rest = text.partition("\n")
+    told = told_delimiter(first)
+    skipped, text = (0, text) if told is None else (1, rest)
+    delimiter = told or max(DELIMITERS, key=text.split("\n", 1)[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     for row in reader:
         yield reader.line_num + skipped, row

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 import typer
 
 from afina import __version__
+from afina.delimiters import DELIMITERS, told_delimiter
 from afina.errors import UserError
 from afina.files import UnixLines, atomic_path
 from afina.progress import Progress
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CHUNK = 1024  # texts held in memory at a time
-DELIMITERS = (",", ";", "\t", "|")
 SEPARATOR = "|"  # between the labels of a multilabel prediction
 _OTHER_KINDS = {
     ".json": "JSON", ".jsonl": "JSON Lines", ".ndjson": "JSON Lines", ".parquet": "Parquet", ".xlsx": "Excel",
@@ -537,6 +537,7 @@ class _Csv:
     header: list[str]
     text_index: int
     rows: int
+    skipped: int  # lines before the header
 
 
 def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str | None) -> _Csv:
@@ -553,11 +554,18 @@ def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str |
     with _known_encoding(encoding), path.open(encoding=encoding, newline="") as stream:
         try:
             first = stream.readline()
+            told = told_delimiter(first)
+            delimiter = delimiter or told
+            skipped = 0 if told is None else 1
+            if skipped:
+                first = stream.readline()
             if not first.strip():
-                raise UserError(f"{path}: line 1: expected a header with column names, found an empty line")
+                raise UserError(
+                    f"{path}: line {1 + skipped}: expected a header with column names, found an empty line"
+                )
             delimiter = delimiter or _detect_delimiter(first, column)
             stream.seek(0)
-            reader = sound_rows(stream, delimiter)
+            reader = sound_rows(stream, delimiter, skipped)
             line, header = next(reader)
             if column not in header:
                 raise UserError(
@@ -588,7 +596,7 @@ def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str |
             ) from None
         except csv.Error as error:
             raise UserError(f"{path}: after line {line}: not valid CSV ({error}); mend it") from None
-    return _Csv(path, encoding, delimiter, header, header.index(column), rows)
+    return _Csv(path, encoding, delimiter, header, header.index(column), rows, skipped)
 
 
 def _detect_encoding(path: Path) -> str:
@@ -664,7 +672,7 @@ def _predict_csv(classifier: Classifier, table: _Csv, out: Path | None, prefix: 
             target = stack.enter_context(_open_out(out, "utf-8-sig" if marked else "utf-8"))
         source = stack.enter_context(table.path.open(encoding=table.encoding, newline=""))
         progress = stack.enter_context(Progress("predict", table.rows, "texts"))
-        reader = csv.reader(source, delimiter=table.delimiter)
+        reader = csv.reader(islice(source, table.skipped, None), delimiter=table.delimiter)
         writer = csv.writer(UnixLines(target), delimiter=table.delimiter, lineterminator="\r\n")
         next(reader)
         writer.writerow([escape_formula(cell) for cell in (*table.header, *added)])

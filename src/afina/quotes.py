@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 
 def is_sound(lines: Sequence[str], delimiter: str) -> bool:
@@ -46,18 +47,18 @@ class _Lines:
         return line
 
 
-def sound_rows(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV, each with the number of its last line.
+def sound_rows(lines: Iterable[str], delimiter: str, skip: int = 0) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV after ``skip`` lines, each with the number of its last line.
 
     Raises:
         UnsoundQuotesError: a row that goes on over lines, or to the end, because of a quote out of place.
         csv.Error: as the csv module.
     """
-    source = _Lines(lines)
+    source = _Lines(islice(lines, skip, None))
     reader = csv.reader(source, delimiter=delimiter)
     for row in reader:
         # A row is given after the end only where it asked for more lines.
         if (len(source.record) > 1 or source.ended) and not is_sound(source.record, delimiter):
-            raise UnsoundQuotesError(reader.line_num - len(source.record) + 1)
+            raise UnsoundQuotesError(skip + reader.line_num - len(source.record) + 1)
         source.record.clear()
-        yield reader.line_num, row
+        yield skip + reader.line_num, row

@@ -93,6 +93,8 @@ def table(delimiter: str = ",", end: str = "\r\n") -> str:
         ("a.csv", table("\t").encode("utf-16")),
         ("a.tsv", table("\t").encode()),
         ("a.csv", table("|", "\n\n").encode()),
+        ("a.csv", b"sep=;\r\n" + table(";").encode("cp1252")),
+        ("a.csv", f'"sep=\t"\n{table(chr(9))}'.encode("utf-16")),
         ("a.xlsx", workbook([line.split(",") for line in table().splitlines()])),
     ],
 )
@@ -157,6 +159,18 @@ def test_the_delimiter_is_the_one_that_rows_agree_on(delimiter: str, head: str, 
     assert table.delimiter == delimiter
     assert table.header[table.column].startswith("texto")
     assert table.rows == 2
+
+
+def test_excels_first_line_names_the_delimiter_and_counts_as_a_line(running: Live) -> None:
+    wrong = send(running, b'sep=;\ntexto;n\n"agua;1\n')
+    assert code_of(wrong) == (400, "bad_file")
+    assert "line 3: a quote opens a cell and is never closed" in wrong.text
+    # By the header it would be a comma.
+    (row,) = rows_of(send(running, b"sep=;\na,texto,b;texto\nx,luz,y;agua agua\n", column="texto"))
+    assert (row["a,texto,b"], row["label"]) == ("x,luz,y", "agua")
+    # In a worksheet it is a cell like others.
+    sheet = rows_of(send(running, workbook([["sep=;"], ["agua agua"]]), "a.xlsx"))
+    assert [(row["sep=;"], row["label"]) for row in sheet] == [("agua agua", "agua")]
 
 
 LATIN = "n,texto\n1,El camión dijo «PERÚ» y mañana también ñandú, sí, qué más, año\n".replace(

@@ -187,12 +187,10 @@ def test_predictions_are_put_in_the_order_of_the_rows() -> None:
             "test": (["t2", "t1"], truth[1:], truth[1:], probabilities[1:]),
         },
     )
-    aligned = out_of_fold.align_predictions(["t1", "train", "v", "t2"], predictions, labels)
+    aligned = out_of_fold.align_predictions(["t1", "train", "v", "t2"], predictions)
     np.testing.assert_array_equal(aligned, [[1, 0], [np.nan, np.nan], [0.25, 0.75], [0.5, 0.5]])
     with pytest.raises(UserError, match="id t2 is in no split"):
-        out_of_fold.align_predictions(["t1", "v"], predictions, labels)
-    with pytest.raises(UserError, match="other labels"):
-        out_of_fold.align_predictions(["t1"], predictions, LabelSet("multiclass", ("b", "a")))
+        out_of_fold.align_predictions(["t1", "v"], predictions)
 
 
 # -------------------------------------------------------------------------------- likely label errors

@@ -190,6 +190,9 @@ def test_a_label_map_as_spreadsheets_save_it(tmp_path: Path) -> None:
     lines = [";".join("" if cell is None else str(cell) for cell in row) for row in rows]
     (tmp_path / "sep.csv").write_text("sep=;\n" + "\n".join(lines), encoding="utf-8")
     assert read_label_map(tmp_path / "sep.csv") == expected
+    # The line decides, not what is frequent in the header.
+    (tmp_path / "sep.csv").write_text('"sep=;"\nraw;label;a, b, c, d\nx;y;1\n', encoding="utf-8")
+    assert read_label_map(tmp_path / "sep.csv") == {"x": "y"}
     (tmp_path / "unicode.txt").write_text("\n".join(lines).replace(";", "\t"), encoding="utf-16")
     assert read_label_map(tmp_path / "unicode.txt") == expected
 

@@ -252,6 +252,20 @@ def test_the_delimiter_is_found_by_the_column(run: Run, model: str, tmp_path: Pa
     assert (row["a,b"], row["text"], row["label"]) == ("1", "luz", "luz")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_excels_first_line_names_the_delimiter(run: Run, model: str, tmp_path: Path, encoding: str) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("sep=;\na,text;text;ñ\n1,2;luz;x\n", encoding=encoding)
+    run("predict", model, "--file", source, "--out", out)
+    (row,) = read_rows(out, "utf-8-sig", delimiter=";")
+    assert (row["a,text"], row["text"], row["ñ"], row["label"]) == ("1,2", "luz", "x", "luz")
+    # Whoever names another delimiter gets it; the line is no row all the same.
+    source.write_text("sep=;\nid:text\n1:luz;luz\n", encoding=encoding)
+    run("predict", model, "--file", source, "--out", out, "--delimiter", ":")
+    (row,) = read_rows(out, "utf-8-sig", delimiter=":")
+    assert (row["id"], row["text"], row["label"]) == ("1", "luz;luz", "luz")
+
+
 def test_the_delimiter_can_be_given(run: Run, model: str, tmp_path: Path) -> None:
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_text("id:text\n1:luz\n", encoding="utf-8")
@@ -382,6 +396,9 @@ def test_what_was_in_the_csv_comes_out_of_it(
         ("text,text\n1,2\n", [], "2 columns are named 'text'"),
         ("text,b\n1,2\n1,2,3\n", [], "line 3: 3 cells where the header has 2"),
         ("", [], "line 1: expected a header"),
+        ("sep=;\n", [], "line 2: expected a header"),
+        ("sep=;\ntext;b\n1;2\n1;2;3\n", [], "line 4: 3 cells where the header has 2"),
+        ('sep=;\ntext;b\n1;2\n3;"4\n', [], "in.csv: line 4: a quote opens and does not close"),
         ("text,label\n1,2\n", [], "has a column 'label' already; tell the new ones apart with --prefix"),
         ('text,b\n1,2\n3,"4\n5,6\n7,8\n', [], "in.csv: line 3: a quote opens and does not close"),
         ('text,b\n"1,2\n3,"4\n5,6\n', [], "in.csv: line 2: a quote opens and does not close"),

@@ -56,6 +56,27 @@ def test_csv_cells_lines_and_places(tmp_path: Path) -> None:
     assert data[records[1].start : records[1].end].decode() == "2;ñandú\r\n"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_excels_first_line_names_the_delimiter(tmp_path: Path, encoding: str, suffix: str) -> None:
+    path = tmp_path / f"a.csv{suffix}"
+    data = 'sep=;\r\nn,text;text\r\n1,2;"ñandú\r\nuno"\r\n\r\n3;dos\r\n4;5;6\r\n'.encode(encoding)
+    path.write_bytes(gzip.compress(data) if suffix else data)
+    file, records = read_csv(path)
+    assert (file.delimiter, file.names, file.line) == (";", ("n,text", "text"), 3)
+    assert [record.value for record in records[:2]] == [["1,2", "ñandú\r\nuno"], ["3", "dos"]]
+    assert [record.line for record in records] == [3, 6, 7]
+    assert problems(records) == [(7, "3 columns instead of 2")]
+    assert read_from(file, records[1].start, records[1].line) == records[1:]
+    file, _ = read_csv(path, delimiter=",", column="text;text")  # whoever names another one gets it
+    assert file.names == ("n", "text;text")
+
+
+def test_a_file_with_excels_first_line_alone_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("sep=;\n", encoding="utf-8")
+    assert examine_csv(HERE, str(tmp_path / "a.csv"), None, None, ["text"]) is None
+
+
 def test_csv_rows_that_fail(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes('id,text,\n1,ñá,\n2,a,b,c\n3\n4,"open\n5,fine,\n6,x\xff,\n7,y,,,\n'.encode("latin-1"))

@@ -290,9 +290,19 @@ def test_files_that_are_no_text(tmp_path: Path, name: str) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_stray_byte_of_zero_in_much_text_is_read(tmp_path: Path) -> None:
-    put(tmp_path, "a.csv", "text,label\n" + "agua luz,x\n" * 200 + "ag\0ua,x\n")
-    assert rows(extract(tmp_path, {"path": "a.csv", **BASIC}))[-1] == ("ag\0ua", ["x"])
+@pytest.mark.parametrize(
+    ("before", "encoding"),
+    [
+        ("", {}),  # few bytes, but sound UTF-8
+        ("señal,x\n", {"encoding": "utf-8"}),
+        ("señal,x\n" * 200, {"encoding": "latin-1"}),  # many bytes
+        ("a,x\n" + "ñ\0ñ,x\n" * 150_000, {}),  # what is looked at ends within a character
+    ],
+)
+def test_a_stray_byte_of_zero_is_read(tmp_path: Path, before: str, encoding: dict[str, str]) -> None:
+    content = f"text,label\n{before}ag\0ua,x\n"
+    put(tmp_path, "a.csv", content.encode(encoding.get("encoding", "utf-8")))
+    assert rows(extract(tmp_path, {"path": "a.csv", **BASIC, **encoding}))[-1] == ("ag\0ua", ["x"])
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])

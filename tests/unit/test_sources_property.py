@@ -8,22 +8,27 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from afina.params.extract import ExtractParams
 from afina.sources import read_sources
 
-# Many bytes of zero, as one in a small file is, make a file no text, but in UTF-16.
+# In a file of one byte a character a byte of zero tells that it is no text.
 ENCODABLE = {
-    "utf-8": st.characters(codec="utf-8", exclude_characters="\0"),
-    "utf-8-sig": st.characters(codec="utf-8", exclude_characters="\0"),
+    "utf-8": st.characters(codec="utf-8"),
+    "utf-8-sig": st.characters(codec="utf-8"),
     "utf-16": st.characters(codec="utf-8"),
     "latin-1": st.characters(codec="latin-1", exclude_characters="\0"),
     "cp1252": st.characters(codec="cp1252", exclude_characters="\0"),
 }
 # Where quotes, delimiters and line ends meet is where readers go wrong: draw them often.
 TRICKY = st.sampled_from([*"\",;\t|\r\n '\\\ufeffñ", "\r\n", '""', '"\n'])
+
+
+def is_text(content: bytes) -> bool:
+    """Whether at most a quarter of the bytes are zero: with more a file passes for UTF-16 without a mark."""
+    return content.count(0) * 4 <= len(content)
 
 
 def cells(encoding: str) -> st.SearchStrategy[str]:
@@ -44,9 +49,10 @@ def test_csv_round_trip(encoding: str, data: st.DataObject) -> None:
     writer = csv.writer(stream, delimiter=delimiter, quoting=quoting, lineterminator=line_end)
     writer.writerow(["text", "label"])
     writer.writerows(table)
+    content = stream.getvalue().encode(encoding)
+    assume(encoding == "utf-16" or is_text(content))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "a.csv"
-        path.write_bytes(stream.getvalue().encode(encoding))
+        (Path(folder) / "a.csv").write_bytes(content)
         source = {
             "path": "a.csv", "text": "text", "label": "label", "delimiter": delimiter,
             "encoding": encoding, "quotechar": '"',
@@ -64,8 +70,10 @@ def test_a_file_with_every_cell_quoted_needs_no_options(table: list[tuple[str, s
     writer = csv.writer(stream, quoting=csv.QUOTE_ALL)
     writer.writerow(["text", "label"])
     writer.writerows(table)
+    content = stream.getvalue().encode()
+    assume(is_text(content))
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "a.csv").write_bytes(stream.getvalue().encode())
+        (Path(folder) / "a.csv").write_bytes(content)
         params = ExtractParams.parse({"sources": [{"path": "a.csv", "text": "text", "label": "label"}]})
         got = read_sources(params, Path(folder))
     assert got.table["text"].to_pylist() == [text for text, _ in table]

@@ -184,6 +184,10 @@ def test_a_mistake_in_another_section_is_named_before_the_stage_runs(tmp_path: P
         ("clean:\n  top_k: 3\n  top_k: 4\n", "'top_k' is on line 2 and again on line 3"),
         ("extract:\n  sources:\n  - {path: a, path: b}\n", "'path' is on line 3 and again on line 3"),
         ("clean: {min_count: yes}\n", "clean.min_count: input should be a number, found True"),
+        (
+            "extract: {sources: [{path: a.csv, text: t, label: l, skip_rows: yes}]}\n",
+            "extract.sources.0.skip_rows: input should be a number, found True",
+        ),
         ("split: {near_duplicates: true}\n", "split.near_duplicates: input should be a number, found True"),
     ],
 )

@@ -189,20 +189,16 @@ def out_of_fold(
     return cross_validate(y, label_set, folds, seed, judge, units)
 
 
-def align_predictions(ids: Sequence[str], predictions: pa.Table, label_set: LabelSet) -> FloatArray:
+def align_predictions(ids: Sequence[str], predictions: pa.Table) -> FloatArray:
     """The fine-tuned model's probabilities (n, L) in the order of ``ids``; NaN for rows it was trained on.
 
     Args:
         predictions: as `afina.evaluation.predictions.read_predictions` gives it.
 
     Raises:
-        UserError: the predictions are of other labels or of rows that are not among ``ids``.
+        UserError: the predictions are of rows that are not among ``ids``.
     """
-    labels = json.loads((predictions.schema.metadata or {}).get(b"labels", b"[]"))
-    if labels != list(label_set.labels):
-        raise UserError(
-            "reports/predictions.parquet: other labels than labels.json; run `dvc repro evaluate`"
-        )
+    width = len(json.loads(predictions.schema.metadata[b"labels"]))
     rows = pc.index_in(predictions["id"].combine_chunks(), value_set=pa.array(ids, pa.string()))
     if rows.null_count:
         unknown = predictions["id"].combine_chunks().filter(pc.is_null(rows))[0]
@@ -210,6 +206,6 @@ def align_predictions(ids: Sequence[str], predictions: pa.Table, label_set: Labe
             f"reports/predictions.parquet: id {unknown} is in no split any more; run `dvc repro evaluate`"
         )
     values = np.asarray(pc.list_flatten(predictions["probabilities"].combine_chunks()))
-    aligned = np.full((len(ids), len(labels)), np.nan, dtype=np.float32)
-    aligned[np.asarray(rows)] = values.reshape(-1, len(labels))
+    aligned = np.full((len(ids), width), np.nan, dtype=np.float32)
+    aligned[np.asarray(rows)] = values.reshape(-1, width)
     return aligned

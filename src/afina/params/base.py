@@ -34,12 +34,10 @@ TOP_LEVEL = ("seed", *SECTIONS)
 PARAMS_FILE = Path("params.yaml")
 
 
-class Section(BaseModel):
-    """One section of params.yaml: typed, immutable, and an unknown key is an error."""
+class Parameters(BaseModel):
+    """A mapping of params.yaml: typed, immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    section_name: ClassVar[str] = ""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -50,6 +48,12 @@ class Section(BaseModel):
             if bool not in kinds and not kinds.isdisjoint((int, float)):
                 raise ValueError("input should be a number")
         return value
+
+
+class Section(Parameters):
+    """One section of params.yaml."""
+
+    section_name: ClassVar[str] = ""
 
     @classmethod
     def parse(cls, values: dict[str, Any], where: str = "params.yaml") -> Self:

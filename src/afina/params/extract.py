@@ -8,9 +8,9 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from afina.params.base import Section
+from afina.params.base import Parameters, Section
 
 Format = Literal["csv", "excel", "json", "jsonl", "parquet", "folder", "sql", "mongo"]
 
@@ -79,15 +79,13 @@ _Name = Annotated[str, Field(min_length=1)]
 Slices = Annotated[dict[_Name, _Name], BeforeValidator(_as_mapping)]
 
 
-class Source(BaseModel):
+class Source(Parameters):
     """One source: where the rows are, and which columns hold the text, the labels and the rest.
 
     Exactly one of `path` and `url` is given. Columns are named as in the source; a dotted path reaches into
     nested objects and lists (`cuerpo.partes.0.texto`) of JSON, Parquet and MongoDB; a CSV or Excel file
     without a header names its columns by number from "0".
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str | None = Field(default=None, description="A file or folder, relative to the repository's root")
     url: str | None = Field(

@@ -18,12 +18,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, NamedTuple, cast
 
+from afina.delimiters import DELIMITERS, told_delimiter
 from afina.errors import UserError
 from afina.quotes import is_sound
 from afina.scoring.storage import Storage
 
 MAX_RECORD = 4 << 20  # bytes of a record; a longer one is a failure, and never in memory
-DELIMITERS = (",", ";", "\t", "|")
 
 _BLOCK = 1 << 20
 _SAMPLE = 64 << 20  # most bytes read to find out an encoding
@@ -347,12 +347,15 @@ def examine_csv(
 ) -> TextFile | None:
     """Encoding, delimiter and columns of a CSV; None for an empty file.
 
-    The delimiter is the first with which the header has all ``columns``.
+    The delimiter is the first with which the header has all ``columns``, unless a first line ``sep=;`` tells.
 
     Raises:
         UserError: the header cannot be read, or lacks a column.
     """
     encoding = encoding or _detect(storage, location)
+    told, start = _told_delimiter(storage, location, encoding)
+    delimiter = delimiter or told
+    line = 1 if told is None else 2
     tried: tuple[str, ...] = (delimiter,) if delimiter else DELIMITERS
     if location.lower().removesuffix(".gz").endswith((".tsv", ".tab")) and delimiter is None:
         tried = ("\t", *(other for other in tried if other != "\t"))
@@ -360,7 +363,7 @@ def examine_csv(
     for one in tried:
         cursor = Cursor(storage, TextFile(location, encoding, one))
         try:
-            header = next(read_records(cursor, 0, 1), None)
+            header = next(read_records(cursor, start, line), None)
         finally:
             cursor.close()
         if header is None:
@@ -383,6 +386,18 @@ def examine_csv(
                 f"{location}: {names.count(column)} columns are named {column!r}; rename all but one"
             )
     return found[-1]
+
+
+def _told_delimiter(storage: Storage, location: str, encoding: str) -> tuple[str | None, int]:
+    """The delimiter that Excel's first line names, and where that line ends; None and 0: there is none."""
+    cursor = Cursor(storage, TextFile(location, encoding))
+    try:
+        first = next(cursor.lines(0, 1), None)
+    finally:
+        cursor.close()
+    codec = "utf-8" if is_wide(encoding) else encoding
+    told = None if first is None else told_delimiter(first.data.decode(codec, "replace"))
+    return (None, 0) if first is None or told is None else (told, first.end)
 
 
 def _unique(names: Sequence[str]) -> tuple[str, ...]:

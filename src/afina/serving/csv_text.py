@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from itertools import count
 from typing import IO
 
+from afina.delimiters import DELIMITERS, EXCELS_LINE_LENGTH, told_delimiter
 from afina.serving.errors import ApiError
-
-DELIMITERS = (",", ";", "\t", "|")
 
 # What one row may take: the csv module parses a row at a stretch, and nothing else runs meanwhile.
 MAX_ROW_CHARACTERS = 2_000_000
@@ -99,12 +98,23 @@ def _decodes(stream: IO[bytes], encoding: str) -> bool:
     return True
 
 
+def excels_line(text: io.TextIOWrapper) -> str | None:
+    """The delimiter that a first line ``sep=;`` names; the text is at its end, or at the beginning again."""
+    told = told_delimiter(text.readline(EXCELS_LINE_LENGTH))
+    if told is None:
+        text.seek(0)
+    return told
+
+
 def delimiter_of(text: io.TextIOWrapper, column: str | None) -> str:
     """What stands between the cells: of what gives the header several, what gives the first rows as many.
 
-    Delimiters inside quotes do not count. A header that has ``column`` with one of them decides at once.
+    Delimiters inside quotes do not count. A header that has ``column`` with one of them decides at once. The
+    text is read from its beginning, and is there again afterwards.
     """
+    text.seek(0)
     sample = text.read(_SAMPLE_CHARACTERS)
+    text.seek(0)
     if column is not None:
         for delimiter in DELIMITERS:
             header = next(filter(None, csv.reader(_lines(sample), delimiter=delimiter)), [])
@@ -176,7 +186,7 @@ class _Lines:
 
 
 def records(
-    text: io.TextIOWrapper, delimiter: str, limit: int, of_sheet: bool = False
+    text: io.TextIOWrapper, delimiter: str, limit: int, of_sheet: bool = False, first_line: int = 1
 ) -> Iterator[tuple[str, list[str]]]:
     """The records of a CSV, each with its place, for messages; a blank line is an empty record.
 
@@ -185,6 +195,7 @@ def records(
         delimiter: between its cells.
         limit: most characters of a record.
         of_sheet: the places are the rows of the sheet whose rows these records are, else lines.
+        first_line: number of the line at which the text is.
 
     Raises:
         ApiError: 400 the quotes of a record are wrong, 413 a record has more characters than ``limit``.
@@ -193,7 +204,7 @@ def records(
     lines = _Lines(text, limit)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     for number in count(1):
-        place = f"row {number}" if of_sheet else f"line {reader.line_num + 1}"
+        place = f"row {number}" if of_sheet else f"line {reader.line_num + first_line}"
         lines.begin(place)
         try:
             row = next(reader, None)

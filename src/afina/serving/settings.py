@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from afina.errors import UserError
+from afina.runtime.loading import MOST_THREADS
 
 MEBIBYTE = 1 << 20
 
@@ -18,7 +19,7 @@ BATCH_TOKENS = 256
 
 _RANGES: dict[str, tuple[float, float]] = {
     "port": (0, 65535),
-    "threads": (1, 1024),
+    "threads": (1, MOST_THREADS),
     "token_budget": (1, 1 << 20),
     "queue_texts": (1, 1 << 20),
     "max_texts": (1, 1 << 16),

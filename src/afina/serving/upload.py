@@ -12,6 +12,7 @@ from afina.serving.csv_text import (
     MAX_ROW_CHARACTERS,
     delimiter_of,
     encoding_of,
+    excels_line,
     plain_name,
     records,
     text_of,
@@ -50,6 +51,7 @@ class Table:
         header: names of the columns.
         rows: how many there are below the header; blank lines do not count.
         column: position of the text.
+        skipped: lines before the header.
     """
 
     stream: IO[bytes]
@@ -58,11 +60,13 @@ class Table:
     header: list[str]
     rows: int
     column: int
+    skipped: int = 0
 
     def chunks(self, size: int) -> Iterator[list[list[str]]]:
         """The rows below the header, ``size`` at a time."""
         with text_of(self.stream, self.encoding) as text:
-            rows = filter(None, csv.reader(text, delimiter=self.delimiter, strict=True))
+            lines = islice(text, self.skipped, None)
+            rows = filter(None, csv.reader(lines, delimiter=self.delimiter, strict=True))
             next(rows)
             while chunk := list(islice(rows, size)):
                 yield chunk
@@ -120,15 +124,16 @@ def _inspect(
     """Read a CSV to its end, so that what is wrong with it shows before the first prediction."""
     try:
         with text_of(stream, encoding) as text:
-            delimiter = delimiter or delimiter_of(text, column.name)
-            text.seek(0)
+            told = None if of_sheet else excels_line(text)
+            skipped = 0 if told is None else 1
+            delimiter = delimiter or told or delimiter_of(text, column.name)
             limit = max(MAX_ROW_CHARACTERS, 4 * settings.max_characters)
-            rows = records(text, delimiter, limit, of_sheet)
+            rows = records(text, delimiter, limit, of_sheet, 1 + skipped)
             # The reader of workbooks bounds blank rows.
             header, count, first_rows = _check_rows(rows, settings, None if of_sheet else settings.max_rows)
     except UnicodeError:
         raise ApiError(400, "bad_file", "the file is not text in one encoding; save it as UTF-8") from None
-    return Table(stream, encoding, delimiter, header, count, _column(header, first_rows, column))
+    return Table(stream, encoding, delimiter, header, count, _column(header, first_rows, column), skipped)
 
 
 def _check_rows(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import itertools
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from afina.delimiters import DELIMITERS, EXCELS_LINE_LENGTH, told_delimiter
 from afina.errors import UserError
 from afina.params.extract import Source
 from afina.sources.chunk import (
@@ -26,8 +26,6 @@ from afina.sources.encodings import check_is_text, open_text, resolve_encoding
 
 _SAMPLE_CHARACTERS = 1 << 20
 _BLOCK_LINES = 10_000
-_DELIMITERS = (",", ";", "\t", "|")
-_EXCELS_LINE = re.compile(r'\ufeff?("?)sep=([^\w"\r\n])\1[\r\n]*', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -91,15 +89,14 @@ def detect_dialect(path: Path, source: Source, where: str) -> Dialect:
 def _told_delimiter(path: Path, encoding: str, where: str) -> str | None:
     """The delimiter that a first line ``sep=;`` names; None where there is no such line."""
     with open_text(path, encoding, where) as stream:
-        match = _EXCELS_LINE.fullmatch(stream.readline(16))
-    return match[2] if match else None
+        return told_delimiter(stream.readline(EXCELS_LINE_LENGTH))
 
 
 def _preferred(path: Path) -> tuple[str, ...]:
     """Candidate delimiters; of two that fit equally well the first is taken."""
     if PurePosixPath(path.name.lower().removesuffix(".gz")).suffix in (".tsv", ".tab"):
-        return ("\t", *(delimiter for delimiter in _DELIMITERS if delimiter != "\t"))
-    return _DELIMITERS
+        return ("\t", *(delimiter for delimiter in DELIMITERS if delimiter != "\t"))
+    return DELIMITERS
 
 
 def _sample(path: Path, encoding: str, where: str, skip: int) -> list[str]:
