@@ -186,11 +186,11 @@ def _csv_lines(content: bytes) -> Iterator[tuple[int, list[str]]]:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError:
             text = content.decode("cp1252", errors="replace")
-    first, _, rest = text.partition("\n")
-    told = told_delimiter(first)
-    skipped, text = (0, text) if told is None else (1, rest)
-    delimiter = told or max(DELIMITERS, key=text.split("\n", 1)[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    lines = list(io.StringIO(text, newline=""))
+    told = told_delimiter(lines[0]) if lines else None
+    skipped = 0 if told is None else 1
+    delimiter = told or max(DELIMITERS, key="".join(lines[:1]).count)
+    reader = csv.reader(lines[skipped:], delimiter=delimiter)
     for row in reader:
         yield reader.line_num + skipped, row
 

@@ -6,13 +6,14 @@ import re
 
 DELIMITERS = (",", ";", "\t", "|")
 
-#: Enough characters of a first line to tell whether it is Excel's.
-EXCELS_LINE_LENGTH = 16
+#: Characters of a first line, at most, of which Excel's can be.
+EXCELS_LINE_LENGTH = 1024
 
-_EXCELS_LINE = re.compile(r'\ufeff?("?)sep=([^\w"\r\n])\1[\r\n]*', re.IGNORECASE)
+# Programs that fill every line up to the table's width leave delimiters behind it.
+_EXCELS_LINE = re.compile(r'\ufeff?("?)sep=([\t -!#-/:-@\[-`{-~])\1(?:\2|[ \t])*[\r\n]*', re.IGNORECASE)
 
 
 def told_delimiter(first_line: str) -> str | None:
-    """The delimiter that a first line ``sep=;``, which Excel writes for itself, names; None: another line."""
+    """The delimiter that a first line ``sep=;``, as Excel knows it, names; None: the line is another one."""
     match = _EXCELS_LINE.fullmatch(first_line)
     return match[2] if match else None

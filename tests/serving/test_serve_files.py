@@ -94,6 +94,7 @@ def table(delimiter: str = ",", end: str = "\r\n") -> str:
         ("a.tsv", table("\t").encode()),
         ("a.csv", table("|", "\n\n").encode()),
         ("a.csv", b"sep=;\r\n" + table(";").encode("cp1252")),
+        ("a.tsv", b"sep=;;;\r\n" + table(";").encode()),
         ("a.csv", f'"sep=\t"\n{table(chr(9))}'.encode("utf-16")),
         ("a.xlsx", workbook([line.split(",") for line in table().splitlines()])),
     ],

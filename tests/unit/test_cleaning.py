@@ -193,6 +193,8 @@ def test_a_label_map_as_spreadsheets_save_it(tmp_path: Path) -> None:
     # The line decides, not what is frequent in the header.
     (tmp_path / "sep.csv").write_text('"sep=;"\nraw;label;a, b, c, d\nx;y;1\n', encoding="utf-8")
     assert read_label_map(tmp_path / "sep.csv") == {"x": "y"}
+    (tmp_path / "sep.csv").write_bytes(b"sep=;;\rraw;label;\rx;y;\r")
+    assert read_label_map(tmp_path / "sep.csv") == {"x": "y"}
     (tmp_path / "unicode.txt").write_text("\n".join(lines).replace(";", "\t"), encoding="utf-16")
     assert read_label_map(tmp_path / "unicode.txt") == expected
 

@@ -396,7 +396,7 @@ def _told_delimiter(storage: Storage, location: str, encoding: str) -> tuple[str
     finally:
         cursor.close()
     codec = "utf-8" if is_wide(encoding) else encoding
-    told = None if first is None else told_delimiter(first.data.decode(codec, "replace"))
+    told = None if first is None else told_delimiter(first.data.decode(codec, "surrogateescape"))
     return (None, 0) if first is None or told is None else (told, first.end)
 
 

@@ -103,7 +103,7 @@ def read_csv(
 
     Args:
         stream: the file; the table returned owns it.
-        delimiter: between cells; None: it is found.
+        delimiter: between cells, unless a first line ``sep=;`` names another; None: it is found.
         column: the one with the texts, if it was named.
         of_sheet: it was made of a worksheet, row by row.
 
@@ -126,7 +126,7 @@ def _inspect(
         with text_of(stream, encoding) as text:
             told = None if of_sheet else excels_line(text)
             skipped = 0 if told is None else 1
-            delimiter = delimiter or told or delimiter_of(text, column.name)
+            delimiter = told or delimiter or delimiter_of(text, column.name)
             limit = max(MAX_ROW_CHARACTERS, 4 * settings.max_characters)
             rows = records(text, delimiter, limit, of_sheet, 1 + skipped)
             # The reader of workbooks bounds blank rows.

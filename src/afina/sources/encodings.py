@@ -20,7 +20,7 @@ _NON_ASCII = re.compile("[^\x00-\x7f]")
 _C1 = re.compile(rb"[\x80-\x9f]")
 _ARCHIVE = b"PK\x03\x04"
 _BYTES_A_ZERO = 1_000  # in text there are at least so many bytes for one of zero; in random ones 256
-_MOST_ZEROS = 0.25  # share of them in UTF-8; UTF-16 without a mark, which passes for it, has twice as many
+_FEW_ZEROS = 8  # in a file of any size; UTF-16 without a mark has more of them in the header alone
 _WIDE = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _NOT_CP1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 
@@ -95,8 +95,8 @@ def check_is_text(path: Path, given: str | None, where: str) -> None:
     """Raise `UserError` if the first block of a file shows that it is no text in any encoding it can be in.
 
     Only UTF-16 and UTF-32, known by their mark or ``given``, have bytes of zero in text. Now and then one
-    gets into an exported cell all the same, so a few are no proof, nor are many where all is sound UTF-8,
-    as no other kind of file is; cleaning drops them.
+    gets into an exported cell all the same, so a few are no proof where the rest is sound UTF-8, or where
+    there is much text for each; cleaning drops them.
     """
     with open_binary(path, where) as stream:
         block = stream.read(_BLOCK)
@@ -109,7 +109,7 @@ def check_is_text(path: Path, given: str | None, where: str) -> None:
     if marked:
         raise UserError(f"{where}: line 1: not {given}; set encoding: {detect_encoding(path, where)}")
     zeros = block.count(b"\0")
-    if zeros * _BYTES_A_ZERO > len(block) and not (zeros <= _MOST_ZEROS * len(block) and _is_utf8(block)):
+    if zeros * _BYTES_A_ZERO > len(block) and not (zeros <= _FEW_ZEROS and _is_utf8(block)):
         line = block.count(b"\n", 0, block.index(b"\0")) + 1
         raise UserError(
             f"{where}: line {line}: not text, for it holds NUL bytes; save it again as text, or set "
@@ -118,9 +118,8 @@ def check_is_text(path: Path, given: str | None, where: str) -> None:
 
 
 def _is_utf8(block: bytes) -> bool:
-    """Whether a file that begins with the block can be UTF-8; its last character may be cut."""
     try:
-        codecs.getincrementaldecoder("utf-8")("strict").decode(block)
+        block.decode()
     except UnicodeDecodeError:
         return False
     return True
