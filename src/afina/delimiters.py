@@ -10,7 +10,7 @@ DELIMITERS = (",", ";", "\t", "|")
 EXCELS_LINE_LENGTH = 1024
 
 # Programs that fill every line up to the table's width leave delimiters behind it.
-_EXCELS_LINE = re.compile(r'\ufeff?("?)sep=([\t -!#-/:-@\[-`{-~])\1(?:\2|[ \t])*[\r\n]*', re.IGNORECASE)
+_EXCELS_LINE = re.compile(r'\ufeff?("?)sep=([\t -!#-/:-@\[-`{-~])\1(?:\2|[ \t])*+[\r\n]*', re.IGNORECASE)
 
 
 def told_delimiter(first_line: str) -> str | None:
