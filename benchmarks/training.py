@@ -66,7 +66,7 @@ BASE_SIZES = {
     "num_attention_heads": 12,
     "intermediate_size": 3072,
 }
-BASE_TEXTS = 128
+BASE_TEXTS, BASE_ROUNDS = 128, 3
 VALIDATION_ROWS = 1000
 OURS = "afina"
 DEFAULT_ROUNDS = 3  # of the Trainer's default, the slowest by far
@@ -774,7 +774,12 @@ def main() -> None:
     speed = {backbone: measure_speed(job, sample(training, arguments.texts), arguments.rounds, literal)}
     if arguments.backbone == BASE:
         base, _ = make_job(BASE, labels, device)
-        speed[BASE] = measure_speed(base, sample(training, min(BASE_TEXTS, arguments.texts)), 1, literal)
+        speed[BASE] = measure_speed(
+            base,
+            sample(training, min(BASE_TEXTS, arguments.texts)),
+            min(BASE_ROUNDS, arguments.rounds),
+            literal,
+        )
     quality = None
     if not arguments.no_quality:
         best = next(setting for setting in SETTINGS if setting.name == speed[backbone]["best"])
