@@ -32,6 +32,7 @@ from afina.params.audit import AuditParams
 from afina.params.baseline import BaselineParams
 from afina.params.train import TrainParams
 from afina.training.loop import TrainingResult
+from stage_script import load_stage
 from tiny import LABELS, build_tiny_backbone, tiny_messages
 
 Ints = npt.NDArray[np.int64]
@@ -321,6 +322,20 @@ def test_the_stage_asks_fine_tuned_models_about_all_rows(
     both = {row["id"] for row in rows if row["doubted_by"] == "linear|fine-tuned"}
     assert len(both & wrong) >= 3
     assert {path.name for path in Path("models").iterdir()} == {"adapted"}
+
+
+def test_predictions_of_other_labels_stop_the_stage(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_inputs("multiclass", bert)
+    labels = {"task": "multiclass", "labels": LABELS[::-1]}
+    Path("data/clean/labels.json").write_text(json.dumps(labels), encoding="utf-8")
+    with pytest.raises(SystemExit) as caught:
+        load_stage("audit").main()
+    assert caught.value.code == 2
+    assert "reports/predictions.parquet: other labels than data/clean/labels.json" in capsys.readouterr().err
+    assert [path.name for path in Path("reports").iterdir()] == ["predictions.parquet"]
 
 
 def test_the_stage_does_without_torch_where_nothing_is_fine_tuned(

@@ -110,9 +110,8 @@ def delimiter_of(text: io.TextIOWrapper, column: str | None) -> str:
     """What stands between the cells: of what gives the header several, what gives the first rows as many.
 
     Delimiters inside quotes do not count. A header that has ``column`` with one of them decides at once. The
-    text is read from its beginning, and is there again afterwards.
+    text is at its beginning, before and afterwards.
     """
-    text.seek(0)
     sample = text.read(_SAMPLE_CHARACTERS)
     text.seek(0)
     if column is not None:

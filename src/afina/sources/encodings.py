@@ -109,20 +109,13 @@ def check_is_text(path: Path, given: str | None, where: str) -> None:
     if marked:
         raise UserError(f"{where}: line 1: not {given}; set encoding: {detect_encoding(path, where)}")
     zeros = block.count(b"\0")
-    if zeros * _BYTES_A_ZERO > len(block) and not (zeros <= _FEW_ZEROS and _is_utf8(block)):
+    many = zeros * _BYTES_A_ZERO > len(block)
+    if many and not (zeros <= _FEW_ZEROS and first_break(path, "utf-8", where) is None):
         line = block.count(b"\n", 0, block.index(b"\0")) + 1
         raise UserError(
             f"{where}: line {line}: not text, for it holds NUL bytes; save it again as text, or set "
             "encoding: if it is in UTF-16"
         )
-
-
-def _is_utf8(block: bytes) -> bool:
-    try:
-        block.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def detect_encoding(path: Path, where: str = "") -> str:
