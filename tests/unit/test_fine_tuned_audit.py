@@ -33,7 +33,7 @@ from afina.params.baseline import BaselineParams
 from afina.params.train import TrainParams
 from afina.training.loop import TrainingResult
 from stage_script import load_stage
-from tiny import LABELS, build_tiny_backbone, tiny_messages
+from tiny import KEYWORDS, LABELS, build_tiny_backbone, tiny_messages
 
 Ints = npt.NDArray[np.int64]
 
@@ -264,16 +264,15 @@ def write_inputs(task: Task, backbone: Path) -> set[str]:
     )
     wrong: set[str] = set()
     parts = {}
-    for seed, (name, n) in enumerate({"train": 90, "validation": 24, "test": 24}.items()):
-        rows = tiny_messages(task, n, seed=seed)
-        labels = rows["labels"].to_pylist()
+    for seed, (name, n) in enumerate({"train": 240, "validation": 24, "test": 24}.items()):
+        rows = tiny_messages(task, n, seed=seed).to_pylist()
         if name == "train":
-            for row in (10, 31, 52, 73):
-                labels[row] = [LABELS[(LABELS.index(labels[row][0]) + 1) % 3]] if labels[row] else ["luz"]
-                wrong.add(rows["id"][row].as_py())
-        at = rows.schema.get_field_index("labels")
-        rows = rows.set_column(at, rows.schema.field("labels"), [labels])
-        table.write(rows.select(table.SCHEMA.names), Path(f"data/splits/{name}.parquet"))
+            # Clear cases: confident learning asks for more certainty than these models' mean.
+            for row, label in ((10, 0), (31, 1), (52, 2)):
+                rows[row] |= {"text": f"{KEYWORDS[label]} " * 3, "labels": [LABELS[(label + 1) % 3]]}
+                wrong.add(rows[row]["id"])
+        rows = pa.Table.from_pylist(rows, schema=table.SCHEMA)
+        table.write(rows, Path(f"data/splits/{name}.parquet"))
         y = encode_labels(rows["labels"], LABELS, task)
         certain = np.asarray(y if y.ndim == 2 else np.eye(3)[y], dtype=np.float32) * 0.8 + 0.1
         parts[name] = (rows["id"].to_pylist(), y, y, certain)
@@ -320,7 +319,7 @@ def test_the_stage_asks_fine_tuned_models_about_all_rows(
     assert {row["id"] for row in rows if row["split"] == "train"}
     assert all(asked(row) == {"linear", "fine-tuned"} for row in rows)
     both = {row["id"] for row in rows if row["doubted_by"] == "linear|fine-tuned"}
-    assert len(both & wrong) >= 3
+    assert wrong <= both
     assert {path.name for path in Path("models").iterdir()} == {"adapted"}
 
 
