@@ -28,7 +28,7 @@ from afina.labels import LabelSet, Task, encode_labels
 from afina.modeling.inference import predict_logits
 from afina.modeling.store import load_classifier
 from afina.params.train import TrainParams
-from afina.training import loop
+from afina.training import forward, loop
 from afina.training.checkpoint import CHECKPOINT, clear_checkpoints
 from afina.training.loop import TrainingResult, train
 from afina.training.loss import Objective
@@ -500,21 +500,42 @@ def test_a_gpu_that_is_not_there(bert: Path, tmp_path: Path) -> None:
 
 def test_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    for tiles, vectors, expected in (
-        (True, True, "bf16"),
-        (True, False, "bf16"),
-        (False, True, "bf16"),
-        (False, False, "fp32"),
+    for tiles, vectors, speedup, expected in (
+        (True, True, 0.5, "bf16"),
+        (True, False, 0.5, "bf16"),
+        (False, True, 2.0, "bf16"),
+        (False, True, 1.1, "fp32"),
+        (False, True, 0.5, "fp32"),
+        (False, False, 2.0, "fp32"),
     ):
         monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda tiles=tiles: tiles)
         monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda vectors=vectors: vectors)
+        monkeypatch.setattr("afina.training.forward.bf16_speedup", lambda speedup=speedup: speedup)
         assert loop.choose_precision("auto", cpu) == expected
-        if expected == "fp32":  # as older versions of torch are
-            monkeypatch.delattr("torch.cpu._is_avx512_bf16_supported")
-            monkeypatch.delattr("torch.cpu._is_amx_tile_supported")
-            assert loop.choose_precision("auto", cpu) == "fp32"
-    assert loop.choose_precision("bf16", cpu) == "bf16"
-    assert loop.choose_precision("fp32", cpu) == "fp32"
+        assert loop.choose_precision("bf16", cpu) == "bf16"
+        assert loop.choose_precision("fp32", cpu) == "fp32"
+    monkeypatch.delattr("torch.cpu._is_avx512_bf16_supported")  # as older versions of torch are
+    monkeypatch.delattr("torch.cpu._is_amx_tile_supported")
+    assert loop.choose_precision("auto", cpu) == "fp32"
+
+
+def test_the_speed_of_bfloat16_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(rows: torch.Tensor, weight: torch.Tensor) -> float:
+        assert torch.get_num_threads() == 1
+        assert rows.shape[1] == weight.shape[1]
+        calls.append(rows.dtype)
+        noise = 0.0 if len(calls) in (21, 22) else 5.0
+        return noise + (3.0 if rows.dtype == torch.float32 else 2.0)
+
+    calls: list[torch.dtype] = []
+    monkeypatch.setattr(forward, "_seconds", seconds)
+    threads = torch.get_num_threads()
+    assert forward.bf16_speedup.__wrapped__() == 1.5
+    assert torch.get_num_threads() == threads
+    assert calls.count(torch.float32) == calls.count(torch.bfloat16)
+    monkeypatch.undo()
+    assert 0.01 < forward.bf16_speedup.__wrapped__() < 100
+    assert forward.bf16_speedup() == forward.bf16_speedup()
 
 
 CALM = {
@@ -541,7 +562,7 @@ import json, os, signal, sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
 import test_training as tests
-from afina.training import loop
+from afina.training import forward, loop
 
 folder, bert, rank = Path({folder!r}), Path({bert!r}), os.environ["RANK"]
 kill_at = {kill_at!r}

@@ -164,7 +164,8 @@ def train(
     world = accelerator.num_processes
     if params.batch_size < world:
         raise UserError(f"train.batch_size: {params.batch_size} is less than the {world} processes; raise it")
-    precision = choose_precision(params.precision, accelerator.device)
+    chosen = choose_precision(params.precision, accelerator.device)
+    precision: Literal["fp32", "bf16"] = "bf16" if _on_main(accelerator, chosen == "bf16") else "fp32"
     peft_version(params)  # that it is not there is better known before the data is encoded than after
     data = _prepare(params, train_table, validation_table, label_set, class_weights, adapted_folder)
     if params.freeze != "none" and data.backbone.first_new_token is not None:
