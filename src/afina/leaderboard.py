@@ -40,9 +40,10 @@ class Place:
 def rank(entries: Sequence[Entry], metric: str, alpha: float) -> list[Place]:
     """Order entries by a score of their test rows, the best first; equal ones keep their order.
 
-    ``tied`` says that the paired tests of `afina.comparison`, with no tolerance, find no drop from the best.
-    That is not to say that the two are equal: with few test rows much is tied. The best of many is also in
-    part the luckiest, so those tied with it are all candidates.
+    ``tied`` says that the paired tests of `afina.comparison`, with no tolerance, find no drop from the best,
+    or that the interval of the difference reaches zero. That is not to say that the two are equal: with few
+    test rows much is tied. The best of many is also in part the luckiest, so those tied with it are all
+    candidates.
 
     Args:
         entries: at least one; of one task.
@@ -136,4 +137,7 @@ def table(places: Sequence[Place], metric: str, alpha: float, as_markdown: bool)
 def _standing(comparison: Comparison) -> Standing:
     if comparison.verdict == "data changed":
         return "other data"
-    return "worse" if comparison.verdict == "worse" else "tied"
+    # The verdict is one-sided, and the interval next to it two-sided: where this reaches zero, nobody is told
+    # that the difference is sure.
+    sure = comparison.verdict == "worse" and comparison.gated.high < 0
+    return "worse" if sure else "tied"

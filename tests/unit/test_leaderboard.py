@@ -37,6 +37,16 @@ def test_the_best_comes_first_and_ties_are_marked() -> None:
     assert places[1].low <= places[1].difference <= places[1].high
 
 
+def test_no_drop_is_sure_whose_interval_reaches_zero() -> None:
+    """24 rows lost and 13 won: more than chance to a one-sided test, not to the interval that is shown."""
+    _, place = rank([entry("best", 60), entry("other", 71, first=13)], "accuracy", 0.05)
+    assert place.low < place.difference < 0 <= place.high
+    assert place.standing == "tied"
+    _, place = rank([entry("best", 60), entry("other", 77, first=13)], "accuracy", 0.05)
+    assert place.high < 0
+    assert place.standing == "worse"
+
+
 def test_equal_scores_keep_their_order() -> None:
     places = rank([entry("one", 60), entry("other", 60), entry("third", 60, first=300)], "macro_f1", 0.05)
     assert [place.entry.name for place in places] == ["one", "other", "third"]
