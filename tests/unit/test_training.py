@@ -601,6 +601,8 @@ if __name__ == "__main__":
     assert not kill_at
     assert result.is_main_process == (rank == "0")
     assert loop._largest(loop.Accelerator(cpu=True), 1 + int(rank)) == 2
+    loop.choose_precision = lambda *_: ("fp32", "bf16")[int(rank)]  # measured differently
+    assert tests.run_imbalanced(folder / "agreed", bert, tests.ALONE, 43).precision == "fp32"
     Path({logs!r}, "resumed" + rank + ".json").write_text(json.dumps([{{"parts": seen}}, opened]))
 """
 
