@@ -123,6 +123,7 @@ def prepare(recipe: str, variant: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """The recipe's parameters with the variant's changes, and the backbone that can be had here."""
     from afina.errors import UserError
     from afina.modeling.backbone import resolve_backbone
+    from afina.params.train import TrainParams
 
     params = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())
     for key, value in variant.items():
@@ -132,9 +133,9 @@ def prepare(recipe: str, variant: dict[str, Any]) -> tuple[dict[str, Any], str]:
         resolve_backbone(params["train"]["backbone"])
     except UserError as error:
         print(f"{recipe}: {error}\n{recipe}: running with the default backbone instead", file=sys.stderr)
-        default = yaml.safe_load((ROOT / "params.yaml").read_text())["train"]
+        default = TrainParams()
         for name in ("backbone", "revision", "learning_rate"):
-            params["train"][name] = default[name]
+            params["train"][name] = getattr(default, name)
         params["train"].update(SMALL.get(recipe, {}))
     return params, params["train"]["backbone"].rpartition("/")[2]
 
