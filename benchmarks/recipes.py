@@ -156,8 +156,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         test, interval, baseline = metrics["test"], metrics["interval"], metrics["baseline"]
         # With one label a message micro-F1 is the accuracy, and metrics.json says it once.
         second = "micro_f1" if "micro_f1" in test else "accuracy"
+        name = f"{row['recipe']} {row['variant']}".strip()
         lines.append(
-            f"| {row['recipe']} {row['variant']} | {row['rows']:,} | {row['classes']} | {row['backbone']} "
+            f"| {name} | {row['rows']:,} | {row['classes']} | {row['backbone']} "
             f"| {test['macro_f1']:.3f} [{interval['macro_f1_low']:.3f}, {interval['macro_f1_high']:.3f}] "
             f"| {test[second]:.3f} | {baseline['tfidf_macro_f1']:.3f} | {baseline[f'tfidf_{second}']:.3f} "
             f"| {row['minutes']} |"
