@@ -562,7 +562,7 @@ import json, os, signal, sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
 import test_training as tests
-from afina.training import forward, loop
+from afina.training import loop
 
 folder, bert, rank = Path({folder!r}), Path({bert!r}), os.environ["RANK"]
 kill_at = {kill_at!r}

@@ -34,7 +34,7 @@ from afina.runtime.encoding import TOKEN_BUDGET, Ids, pad_batch
 # Widths of padded batches are multiples of this: on a processor every new shape costs the compilation of its
 # kernels, more than a few columns of padding do.
 WIDTH_MULTIPLE = 16
-# Products in bfloat16 that gain less than this do not make up for what turning weights into it costs.
+# A smaller gain in matrix products is taken for none, as weights have to be turned into bfloat16 as well.
 LEAST_SPEEDUP = 1.2
 
 Pair = tuple[nn.Parameter, tuple[nn.Parameter, ...]]
@@ -147,8 +147,8 @@ def choose_precision(asked: str, device: torch.device) -> Literal["fp32", "bf16"
 def bf16_speedup() -> float:
     """How many times as fast as in float32 this processor multiplies matrices in bfloat16.
 
-    With AVX512-BF16 that is anything from half to twice as fast. Measured on one thread in turns, the best of
-    each, so that it is the same on a busy machine; some 50 ms, once a process.
+    AVX512-BF16 does not say: there are processors with it that are half as fast. Measured on one thread in
+    turns, the best of each, so that it is the same on a busy machine; some 50 ms, once a process.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
