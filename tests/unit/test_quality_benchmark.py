@@ -76,6 +76,13 @@ def test_variants_do_not_change_each_other(quality: Any) -> None:
     assert yaml.safe_dump(quality.params_of("sib200", {}, 42)) == before
 
 
+def test_the_trainer_gets_the_rows_lengths_and_epochs_of_the_defaults(quality: Any) -> None:
+    arguments = argparse.Namespace(seeds=1, variants=["Trainer", "together"])
+    trainer, together = quality.plans_of("medical", arguments)
+    assert trainer["variant"] == "Trainer"
+    assert trainer["params"] == together["params"]
+
+
 def test_a_run_with_other_parameters_is_made_again(quality: Any) -> None:
     runs = [run("sib200", "plain", 42, 0.7)]
     assert quality.done(runs, {"set": "sib200", "variant": "plain", "seed": 42, "params": {"seed": 42}})
@@ -87,14 +94,15 @@ def test_table_and_closing_line(quality: Any) -> None:
     runs = [run("sib200", "plain", seed, 0.6 + seed / 100) for seed in (1, 2, 3)]
     runs += [run("sib200", "together", seed, 0.8, minutes=seed) for seed in (1, 2, 3)]
     runs += [run("medical", "plain", 1, 0.9), run("medical", "together", 1, 0.69)]
+    runs += [run("sib200", "Trainer", 1, 0.5)]
     lines = quality.table(runs).splitlines()
     assert "medical" in lines[2]  # in the order of the sets
     cells = [cell.strip() for cell in lines[3].split("|")[1:-1]]
-    assert cells[:4] == ["sib200", "1,204", "0.700", "0.620 ± 0.025"]
+    assert cells[:5] == ["sib200", "1,204", "0.700", "0.500", "0.620 ± 0.025"]
     assert cells[-2:] == ["0.800 ± 0.000", "3"]
-    assert cells[4:-2] == ["–"] * 4
+    assert cells[5:-2] == ["–"] * 4
     assert quality.closing(runs) == (
-        "quality: sets=2 above_linear=1 above_plain=1 of 2 minutes_max=3 (limit 20)"
+        "quality: sets=2 above_linear=1 above_trainer=1/1 above_plain=1/2 minutes_max=3 (limit 20)"
     )
 
 
