@@ -18,6 +18,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 _BATCH = 1024  # rows decoded at a time
+_BUFFER = 1 << 20  # bytes of a column read at a time; without it all that a row group has of the column
 
 
 def open_parquet(storage: Storage, location: str) -> Any:
@@ -27,7 +28,7 @@ def open_parquet(storage: Storage, location: str) -> Any:
         UserError: it is not Parquet.
     """
     try:
-        return pq.ParquetFile(storage.open(location), pre_buffer=False)
+        return pq.ParquetFile(storage.open(location), buffer_size=_BUFFER, pre_buffer=False)
     except pa.ArrowInvalid:
         raise UserError(f"{location}: not a Parquet file, or cut off; write it again") from None
 
