@@ -20,7 +20,7 @@ import typer
 from afina import __version__
 from afina.delimiters import DELIMITERS, told_delimiter
 from afina.errors import UserError
-from afina.files import UnixLines, atomic_path
+from afina.files import FULL, UnixLines, atomic_path
 from afina.progress import Progress
 from afina.quotes import UnsoundQuotesError, sound_rows
 from afina.spreadsheets import escape_formula
@@ -405,8 +405,9 @@ def _check_options(
         raise UserError("predict: --json goes with --text or stdin; a CSV is answered by a CSV")
     if out is not None:
         _check_out(out)
-    if delimiter is not None and len(delimiter) != 1:
-        raise UserError(f"predict: --delimiter: expected one character, found {delimiter!r}")
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        hint = "; a tab is $'\\t' in a shell, and is found without the option" if delimiter == "\\t" else ""
+        raise UserError(f"predict: --delimiter: expected one character, found {delimiter!r}{hint}")
 
 
 def _check_out(out: Path) -> None:
@@ -707,9 +708,8 @@ def _writing(out: Path | None) -> Iterator[None]:
             # What could not be written would be tried again, with a traceback, when Python ends.
             with suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        what = (
-            f"cannot write {out or 'to stdout'}" if error.filename is None else f"{error.filename}: no access"
-        )
+        written = error.filename is None or error.errno in FULL  # the error of a write names no file
+        what = f"cannot write {out or 'to stdout'}" if written else f"{error.filename}: no access"
         raise UserError(f"predict: {what} ({error.strerror or error}); check it and run again") from None
 
 

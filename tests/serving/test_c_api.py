@@ -105,6 +105,7 @@ def test_a_toy_model_gives_the_same_probabilities(
     assert len(set(found[:, 0].tolist())) > 1
 
 
+@pytest.mark.demo
 @pytest.mark.parametrize("name", ["model.onnx", "model.int8.onnx"])
 def test_the_demo_gives_the_same_probabilities(name: str, api: CApi) -> None:
     model = ROOT / "models" / "onnx" / name

@@ -112,6 +112,7 @@ def test_a_toy_model_gives_the_same_probabilities(task: str, node: Path, tmp_pat
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.demo
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_the_demo_model_gives_the_same_probabilities(precision: str, node: Path) -> None:
     model = demo_model("model.onnx" if precision == "fp32" else "model.int8.onnx")
@@ -124,6 +125,7 @@ def test_the_demo_model_gives_the_same_probabilities(precision: str, node: Path)
     np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-5)
 
 
+@pytest.mark.demo
 def test_from_the_file_alone_to_probabilities_in_javascript(node: Path, tmp_path: Path) -> None:
     """tokenizer.json from the metadata, ids and probabilities from JavaScript; Python cleans the texts."""
     model = demo_model("model.onnx")

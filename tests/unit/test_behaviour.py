@@ -547,6 +547,7 @@ def test_the_demo_has_cases_for_each_label() -> None:
     assert not texts & {case.text for case in cases}
 
 
+@pytest.mark.demo
 @pytest.mark.skipif(not DEMO_MODEL.exists(), reason="the demo's model has not been trained here")
 def test_the_demos_model() -> None:
     model = Classifier(DEMO_MODEL, threads=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -274,9 +275,10 @@ def test_the_delimiter_can_be_given(run: Run, model: str, tmp_path: Path) -> Non
         out.read_text(encoding="utf-8")
         == "id:text:label:probability:confidence:needs_person\n1:luz:luz:0.576117:0.576117:no\n"
     )
-    assert "expected one character, found '::'" in run.error(
-        "predict", model, "--file", source, "--out", out, "--delimiter", "::"
-    )
+    for wrong in ("::", "", '"', "\n", "\r", "\\t"):
+        error = run.error("predict", model, "--file", source, "--out", out, "--delimiter", wrong)
+        assert f"expected one character, found {wrong!r}" in error
+        assert ("a tab is $'\\t' in a shell" in error) == (wrong == "\\t")
 
 
 @pytest.mark.parametrize(
@@ -550,6 +552,22 @@ def test_a_full_disk_is_one_line(model: str, tmp_path: Path, options: list[str])
         f"afina: error: predict: cannot write {where} (No space left on device); check it and run again\n"
     )
     assert (result.returncode, result.stderr.decode()) == (2, expected)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_up_while_the_answer_is_written_is_one_line(
+    run: Run, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("text\nagua\n", encoding="utf-8")
+
+    def replace(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "replace", replace)
+    error = run.error("predict", model, "--file", source, "--out", out)
+    assert f"predict: cannot write {out} ({os.strerror(number)})" in error
+    assert list(tmp_path.iterdir()) == [source]
 
 
 def test_a_reader_that_went_away_is_no_error(model: str, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ ODD = [
 TEXTS = st.lists(st.sampled_from(ODD) | st.text(max_size=60) | st.sampled_from(["agua luz", "no hay luz"]))
 
 
-@pytest.fixture(scope="module", params=["toy", "demo"])
+@pytest.fixture(scope="module", params=["toy", pytest.param("demo", marks=pytest.mark.demo)])
 def classifier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     if request.param == "toy":
         return Classifier(write_toy(tmp_path_factory.mktemp("toy") / "model.onnx"))

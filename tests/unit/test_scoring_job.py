@@ -990,6 +990,7 @@ def test_command_line(here: Path, model: str, capsys: pytest.CaptureFixture[str]
         ["--engine", "spark"],
         ["--chunk", "0"],
         ["--encoding", "klingon"],
+        ["--encoding", "idna"],
         ["--delimiter", "ab"],
         ["--threads", "0"],
         ["--threads", "1025"],

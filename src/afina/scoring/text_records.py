@@ -425,6 +425,8 @@ def known_encoding(encoding: str) -> str:
     try:
         "\n,".encode(encoding)
         name = codecs.lookup(encoding).name
+        if name in ("idna", "punycode"):  # of the names of hosts
+            raise LookupError
         return "utf-8" if name == "utf-8-sig" else name
     except (LookupError, UnicodeError):
         raise UserError(
