@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import astuple
 from pathlib import Path
@@ -24,8 +25,9 @@ def main() -> str | None:
     params = load_section(TrainParams)
     balance = read_json(Path("data/balanced/balance.json"))
     augmented = balance.get("augmented_rows", 0) > 0
-    for line in double_corrections(params, balance["strategy"], balance["class_weights"], augmented):
-        print(f"train: warning: {line}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # under torchrun once, not by every process
+        for line in double_corrections(params, balance["strategy"], balance["class_weights"], augmented):
+            print(f"train: warning: {line}", file=sys.stderr)
     result = train(
         params,
         train_table=read(Path("data/balanced/train.parquet")),

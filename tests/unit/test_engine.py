@@ -205,6 +205,10 @@ def test_a_gradient_that_is_no_number_leaves_the_weights_alone(bert: Path) -> No
     with pytest.raises(NotFiniteError, match="loss") as caught:
         made.update(examples, parts(3, 4), 1)
     assert caught.value.rows.tolist() == [0, 1, 2]
+    made.loss = lambda logits, *others: original(logits, *others) / (torch.arange(len(logits)) != 1)
+    with pytest.raises(NotFiniteError, match="loss") as caught:
+        made.update(examples, parts(3, 4), 1)
+    assert caught.value.rows.tolist() == [1, 0, 2]  # the one to blame first
     assert_close(weights_of(made, 1), before, 0)
     # Nothing of it is left behind.
     made.loss = original
@@ -221,6 +225,10 @@ MEMORY_ERRORS = (
     lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     lambda: RuntimeError(
         "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+    ),
+    lambda: RuntimeError("could not create a primitive"),
+    lambda: RuntimeError(
+        "unable to mmap 91 bytes from file <best-1.safetensors>: Cannot allocate memory (12)"
     ),
     MemoryError,
 )
@@ -548,7 +556,10 @@ def test_r_drop_without_any_dropout_is_a_mistake() -> None:
     none: dict[str, Any] = {"dropout": 0, "backbone_dropout": 0}
     with pytest.raises(UserError, match=r"train\.r_drop: .*the two passes are the same"):
         TrainParams.parse(none | {"r_drop": 1})
-    for some in ({"dropout": 0.1}, {"backbone_dropout": None}, {"lora_dropout": 0.1}, {"r_drop": 0}):
+    with pytest.raises(UserError, match=r"the two passes are the same"):
+        TrainParams.parse(none | {"r_drop": 1, "lora_dropout": 0.1})  # of adapters that are not there
+    adapted = {"lora_rank": 4, "lora_dropout": 0.1}
+    for some in ({"dropout": 0.1}, {"backbone_dropout": None}, adapted, {"r_drop": 0}):
         TrainParams.parse(none | {"r_drop": 1} | some)
 
 

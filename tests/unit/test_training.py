@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -612,7 +613,10 @@ def run_imbalanced(folder: Path, bert: Path, params: dict[str, Any], rows: int) 
     table = tiny_messages(n=rows)
     few = [["agua"] if number % 3 == 2 and number > 8 else None for number in range(rows)]
     labels = [new or old for new, old in zip(few, table["labels"].to_pylist(), strict=True)]
-    result = run(folder, params_for(bert, **params), table=change_column(table, "labels", labels))
+    device = "cpu" if torch.cuda.is_available() else "auto"  # as nobody would set it who has no GPU
+    result = run(
+        folder, params_for(bert, device=device, **params), table=change_column(table, "labels", labels)
+    )
     if result.is_main_process:
         (folder / "history.json").write_text(json.dumps([asdict(record) for record in result.history]))
     return result
@@ -696,6 +700,18 @@ def test_two_processes_share_the_work(bert: Path, tmp_path: Path) -> None:
     assert json.loads((logs / "resumed1.json").read_text())[1] == []
     for name in (*SHARED, "whole", "parts"):
         assert {path.name for path in (two / name).iterdir()} == {"classifier", "checkpoints", "history.json"}
+
+
+def test_processes_that_do_not_find_each_other_are_an_error(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = types.SimpleNamespace(num_processes=1)
+    monkeypatch.setattr(loop, "Accelerator", lambda **_: alone)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(UserError, match="train: started as one of 2 processes that do not find each other"):
+        run(tmp_path, params_for(bert))
+    assert not list(tmp_path.iterdir())
 
 
 def test_table_hash_sees_content_not_layout() -> None:

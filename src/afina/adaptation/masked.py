@@ -359,7 +359,10 @@ class MaskedTrainer:
         self.flat.gather_gradients()
         norm = torch.dot(self.flat.gradients, self.flat.gradients).sqrt()
         if not (np.isfinite(value) and bool(torch.isfinite(norm))):
-            raise UserError("adapt: the masked loss is not a number any more; lower adapt.learning_rate")
+            raise UserError(
+                "adapt: the masked loss is not a number any more; lower adapt.learning_rate. "
+                "The last checkpoint, where there is one, is kept"
+            )
         share = schedule(number, self.updates, self.params.warmup)
         self.flat.step(share, (norm / MAX_GRADIENT_NORM).clamp(min=1.0))
         return value, count

@@ -229,8 +229,8 @@ class TrainParams(Section):
     @field_validator("r_drop")
     @classmethod
     def _has_passes_that_differ(cls, weight: float, info: ValidationInfo) -> float:
-        rates = [info.data.get(name) for name in ("dropout", "backbone_dropout", "lora_dropout")]
-        if weight and rates == [0, 0, 0]:
+        names = ["dropout", "backbone_dropout", *(["lora_dropout"] if info.data.get("lora_rank") else [])]
+        if weight and all(info.data.get(name) == 0 for name in names):
             raise ValueError(
                 "without dropout the two passes are the same; set train.dropout or train.backbone_dropout"
             )

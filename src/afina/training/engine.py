@@ -385,6 +385,17 @@ def freeze(model: TextClassifier, what: str | int) -> None:
             weight.requires_grad_(False)
 
 
+# As torch's allocators, C++, the system and oneDNN say it, the last where a product cannot be set up.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "Cannot allocate memory",
+    "could not create a primitive",
+    "could not create a memory",
+)
+
+
 @contextmanager
 def fitting(what: str, remedy: str) -> Iterator[None]:
     """Say in one line that something which cannot be halved does not fit in the memory.
@@ -405,4 +416,4 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error)
-    return "can't allocate memory" in text or "out of memory" in text or "bad_alloc" in text
+    return any(words in text for words in _NO_MEMORY)

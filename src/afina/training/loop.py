@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -436,9 +437,8 @@ def _judge(run: _Run, state: State, seen: Tensor, rows: npt.NDArray[np.int64]) -
     sums = _total(run.accelerator, torch.tensor([state.loss_sum, state.factor_sum], dtype=torch.float64))
     drawn = np.unique(rows)
     targets, predicted = run.data.training.targets[drawn], _total(run.accelerator, seen).numpy()[drawn]
-    with run.engine.finished(done):
-        with fitting("scoring the validation texts", "lower train.max_length"):
-            scores = _validate(run.accelerator, run.engine, run.data.validation, run.objective, run.label_set)
+    with fitting("scoring the validation texts", "lower train.max_length"), run.engine.finished(done):
+        scores = _validate(run.accelerator, run.engine, run.data.validation, run.objective, run.label_set)
         record = EpochRecord(
             epoch=state.epoch + 1,
             train_loss=round(float(sums[0] / sums[1]), 6),
@@ -472,7 +472,8 @@ def _end_epoch(params: TrainParams, state: State, seen: Tensor) -> None:
 def _save(run: _Run, state: State, train_data: str, folder: Path) -> None:
     """Write the classifier with the best epoch's weights."""
     params, label_set, data, model = run.params, run.label_set, run.data, run.model
-    model.load_state_dict(load_best(run.checkpoint_folder, state.best_epoch))
+    with fitting("reading the best epoch's weights", "let other processes end, and run again"):
+        model.load_state_dict(load_best(run.checkpoint_folder, state.best_epoch))
     if params.lora_rank:
         merge_adapters(model)
     if data.lexical is not None and state.mixture is not None:
@@ -562,7 +563,7 @@ def _update(
         shown = ", ".join(names[:SHOWN_IDS]) + more
         raise UserError(
             f"train: the {error.what} is not a number any more (batch of ids {shown}); lower "
-            "train.learning_rate or train.max_grad_norm. The last checkpoint is kept"
+            "train.learning_rate or train.max_grad_norm. The last checkpoint, where there is one, is kept"
         ) from None
     if engine.split > split:
         print(
@@ -680,8 +681,15 @@ def _on_main(accelerator: Accelerator, answer: bool) -> bool:
 
 
 def _accelerator(device: Literal["auto", "cpu", "cuda"]) -> Accelerator:
-    choose_device(device)  # one that is not there is an error; which GPU is a process's own, accelerate knows
-    return Accelerator(cpu=device == "cpu", mixed_precision="no")
+    # Which GPU is a process's own, accelerate knows; that processors are to share the work, it must be told.
+    accelerator = Accelerator(cpu=choose_device(device).type == "cpu", mixed_precision="no")
+    started = os.environ.get("WORLD_SIZE", "1")
+    if accelerator.num_processes == 1 and started != "1" and "LOCAL_RANK" in os.environ:
+        raise UserError(
+            f"train: started as one of {started} processes that do not find each other; "
+            "run `torchrun --standalone --nproc_per_node 2 pipeline/train.py`, or one process"
+        )
+    return accelerator
 
 
 def _encode(split: str, table: pa.Table, label_set: LabelSet, encoder: Encoder) -> Examples:
