@@ -341,6 +341,18 @@ def test_several_labels_in_a_cell_are_counted_each(browser: Any, multilabel: Pag
         ]
 
 
+def test_a_message_that_was_taken_for_the_header_is_seen(browser: Any, multiclass: PageServer) -> None:
+    with visiting(browser, multiclass) as visit:
+        visit.give("mayo.csv", f"{EVIL} no hay   agua desde ayer, ¿ñ?\nluz luz\n".replace(",", " ").encode())
+        shown = visit.shown("#summary .column")
+        assert shown.startswith("Column: <img src=x onerror=")
+        assert len(shown) == len("Column: ") + 61
+        visit.give("junio.csv", table(3, "id,año"))
+        visit.page.get_by_text("junio.csv").first.wait_for()
+        assert visit.shown("#summary .column") == "Column: año"
+        assert visit.page.locator("#summary img").count() == 0
+
+
 def test_the_column_is_asked_for_where_it_cannot_be_told(browser: Any, multiclass: PageServer) -> None:
     content = b"agua mala,otra cosa\nagua agua agua aqui,luz luz luz otra vez\n"
     with visiting(browser, multiclass, expected=(400,)) as visit:

@@ -229,6 +229,28 @@ def test_names_may_be_long_and_have_line_ends(running: Live, name: str) -> None:
         assert send(running, stream.getvalue().encode(), column=name).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("content", "form", "name"),
+    [
+        (b"luz en la casa por favor\nagua agua\n", {}, "luz%20en%20la%20casa%20por%20favor"),
+        (table().encode(), {}, "texto"),
+        (table().encode(), {"column": "región"}, "regi%C3%B3n"),
+        (table().encode(), {"column_index": "0"}, "id"),
+        (b"n,\n1,luz\n", {"column_index": "1"}, ""),
+        (("\U0001f600" * 1000 + "\nluz\n").encode(), {}, "%F0%9F%98%80" * 100),
+        (b'"a\r\nx-evil: 1"\nluz\n', {}, "a%0D%0Ax-evil%3A%201"),
+    ],
+)
+def test_the_answer_names_the_column_that_was_read(
+    running: Live, content: bytes, form: dict[str, str], name: str
+) -> None:
+    answer = send(running, content, **form)
+
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-column"] == name
+    assert "x-evil" not in answer.headers
+
+
 def test_many_rows_keep_their_order(running: Live) -> None:
     words = [LABELS[(7 * n) % 3] for n in range(997)]
     content = "n,texto\n" + "".join(f'{n},"{word} por favor, {n}"\n' for n, word in enumerate(words))

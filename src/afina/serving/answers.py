@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -21,6 +22,8 @@ from afina.spreadsheets import escape_row
 
 CHUNK_ROWS = 128
 SEPARATOR = "|"  # between the labels of a multilabel prediction
+# Of a column's name; clients and proxies refuse long headers, and it may be a message of 50,000 characters.
+_NAME_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,9 @@ class CsvForm:
 class TableAnswer(Response):
     """The rows of a table with their predictions added, in their order, as CSV in UTF-8.
 
-    The header ``X-Rows`` says how many there will be. If something fails on the way, the connection is
-    closed without the final chunk of the transfer coding, which every HTTP client takes for an error.
+    The header ``X-Rows`` says how many there will be, ``X-Column`` which column was read. If something
+    fails on the way, the connection is closed without the final chunk of the transfer coding, which every
+    HTTP client takes for an error.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class TableAnswer(Response):
         super().__init__(media_type="text/csv; charset=utf-8")
         del self.headers["content-length"]
         self.headers["X-Rows"] = str(table.rows)
+        self.headers["X-Column"] = _header_value(table.header[table.column])
         self.headers["Content-Disposition"] = 'attachment; filename="predictions.csv"'
         self.service, self.model, self.table, self.form = service, model, table, form
         self.close = close
@@ -99,6 +104,11 @@ class TableAnswer(Response):
             _answer_csv, rows, predictions, top_k, self.form.delimiter
         )
         return made
+
+
+def _header_value(name: str) -> str:
+    """A column's name as a header can carry it: cut off, percent-encoded UTF-8."""
+    return quote(name[:_NAME_CHARACTERS], safe="", errors="replace")
 
 
 def added_columns(header: Sequence[str], top_k: int) -> list[str]:

@@ -117,7 +117,7 @@ def create_app(settings: ServeSettings, store: ModelStore | None = None) -> ASGI
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key"],
-            expose_headers=["Retry-After", "X-Rows"],
+            expose_headers=["Retry-After", "X-Column", "X-Rows"],
         )
     return Observe(inner, service.metrics)
 
@@ -254,7 +254,8 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         needs_person (with top_k above 1 also label_1, probability_1 …). Where the file has one of these
         names, all of them begin with predicted_. Cells that a spreadsheet would run as a formula begin with
         an apostrophe. The header X-Rows says how many rows there will be; an answer that breaks off was
-        not finished.
+        not finished. X-Column names the column whose texts were read: the first 100 characters of its
+        name, percent-encoded UTF-8.
         """
         _expect_content(request, "multipart/form-data")
         try:

@@ -17,7 +17,7 @@ export class Upload {
   #call = null; // the request under way
   #columns = null; // to choose from
   #going = null; // {done, rows}: how far the answer is; rows is null where it is not known
-  #result = null; // {name, summary, url}
+  #result = null; // {name, column, summary, url}
   #failure = null; // a function that gives the words of what is wrong
 
   constructor({ facts, onKey }) {
@@ -113,7 +113,8 @@ export class Upload {
       const parts = await this.#read(response, found, rows === null ? null : Number(rows), call);
       if (call !== this.#call) return;
       const result = new Blob(parts, { type: "text/csv;charset=utf-8" });
-      this.#result = { name: file.name, summary: found, url: URL.createObjectURL(result) };
+      const named = oneLine(decodeURIComponent(response.headers.get("X-Column") ?? ""));
+      this.#result = { name: file.name, column: named, summary: found, url: URL.createObjectURL(result) };
     } catch (error) {
       if (call !== this.#call || error.name === "AbortError") return;
       this.#wrong(error, found, column !== null);
@@ -205,12 +206,16 @@ const LONGEST = 60; // characters of a column's name
 
 /** What a column is called where one is chosen: its name, and its number where the name is not enough. */
 function title(name, at, names) {
-  const line = name.replace(/\s+/g, " ").trim();
+  const whole = oneLine(name);
   const number = t("column_number", { n: integer(at + 1) });
-  if (!line) return number;
-  const short = line.length > LONGEST ? `${line.slice(0, LONGEST)}…` : line;
-  return names.filter((other) => other === name).length > 1 || short !== line ? `${short} (${number})` : short;
+  if (!whole) return number;
+  const short = cut(whole);
+  return names.filter((other) => other === name).length > 1 || short !== whole ? `${short} (${number})` : short;
 }
+
+const oneLine = (name) => name.replace(/\s+/g, " ").trim();
+
+const cut = (name) => (name.length > LONGEST ? `${name.slice(0, LONGEST)}…` : name);
 
 /** The answer ended before its end. */
 class Broken extends Error {}
@@ -220,7 +225,7 @@ function headline({ name, summary: { rows } }) {
 }
 
 function summary(result, facts) {
-  const { name, url, summary: found } = result;
+  const { name, column, url, summary: found } = result;
   const title = el("h3", "", headline(result));
   title.id = "summary-title";
   const link = el("a", "main", t("download"));
@@ -231,7 +236,9 @@ function summary(result, facts) {
     : facts?.abstention && found.rows
       ? el("p", "good", t("for_nobody"))
       : null;
-  return [title, ...(people ? [people] : []), el("p", "", link), ...(found.rows ? chart(found, facts) : [])];
+  // Without a header the first message is taken for the column's name: seen here, it is noticed.
+  const read = column ? [el("p", "column hint", t("column_read", { name: cut(column) }))] : [];
+  return [title, ...read, ...(people ? [people] : []), el("p", "", link), ...(found.rows ? chart(found, facts) : [])];
 }
 
 function chart(found, facts) {

@@ -61,8 +61,9 @@ export const WORDS = {
     // A file
     file: "Un archivo con muchos mensajes",
     file_hint:
-      "CSV, TSV o Excel (.xlsx) con un mensaje por fila. El resultado es el mismo archivo, en CSV, con la clase, su " +
-      "probabilidad, la confianza y si necesita una persona.",
+      "CSV, TSV o Excel (.xlsx, la primera hoja): la primera fila nombra las columnas y cada fila siguiente tiene un " +
+      "mensaje. El resultado es el mismo archivo, en CSV, con la clase, su probabilidad, la confianza y si necesita " +
+      "una persona.",
     choose: "Elegir un archivo",
     or_drop: "o soltarlo aquí",
     delimiter: "El resultado separa las columnas con",
@@ -70,6 +71,7 @@ export const WORDS = {
     semicolon: "punto y coma (Excel con coma decimal)",
     columns: "¿Qué columna de «{name}» tiene el texto de los mensajes?",
     column_number: "columna {n}",
+    column_read: "Columna: {name}",
     continue: "Continuar",
     cancel: "Cancelar",
     canceled: "Se canceló. No hay resultado.",
@@ -195,8 +197,9 @@ export const WORDS = {
     spoken: "{label}, {probability}.",
     file: "A file with many messages",
     file_hint:
-      "CSV, TSV or Excel (.xlsx) with one message a row. The result is the same file, as CSV, with the class, its " +
-      "probability, the confidence and whether it needs a person.",
+      "CSV, TSV or Excel (.xlsx, the first sheet): the first row names the columns, each row below it has one " +
+      "message. The result is the same file, as CSV, with the class, its probability, the confidence and whether it " +
+      "needs a person.",
     choose: "Choose a file",
     or_drop: "or drop it here",
     delimiter: "The result separates columns by",
@@ -204,6 +207,7 @@ export const WORDS = {
     semicolon: "semicolon (Excel with a decimal comma)",
     columns: "Which column of “{name}” has the text of the messages?",
     column_number: "column {n}",
+    column_read: "Column: {name}",
     continue: "Continue",
     cancel: "Cancel",
     canceled: "Canceled. There is no result.",
