@@ -307,6 +307,68 @@ def test_a_row_of_a_workbook_is_named_as_excel_does(
     assert error["message"].startswith(message)
 
 
+UNSAVED = "the formula's result is not saved; open the file in Excel or LibreOffice and save it"
+JOINED = '="luz"&" "&"luz"'
+
+
+@pytest.mark.parametrize(
+    ("rows", "form", "place"),
+    [
+        ([["n", "texto"], [1, "luz"], [], [2, JOINED], [3, JOINED]], {"column": "texto"}, "B4"),
+        ([["n", "texto"], [1, "luz en la casa"], [2, JOINED]], {}, "B3"),
+        ([["n", "texto"], [1, JOINED], [2, JOINED]], {"column_index": "1"}, "B2"),
+        ([["texto"], [JOINED], ["luz"]], {}, "A2"),
+        ([["texto"], [JOINED], [JOINED]], {}, "A2"),
+    ],
+)
+def test_a_formula_without_a_result_among_the_texts_is_named(
+    running: Live, rows: list[list[Any]], form: dict[str, str], place: str
+) -> None:
+    answer = send(running, workbook(rows), "a.xlsx", **form)
+
+    assert code_of(answer) == (400, "bad_file")
+    assert answer.json()["error"]["message"] == f"sheet Sheet, cell {place}: {UNSAVED}"
+
+
+def test_a_formula_without_a_result_elsewhere_is_an_empty_cell(running: Live) -> None:
+    content = workbook(
+        [["n", "texto"], ["=1+1", "luz en la casa"], [2, None], [None, "agua de la casa"], ["=3"]]
+    )
+
+    rows = rows_of(send(running, content, "a.xlsx"))
+
+    assert [(row["n"], row["texto"]) for row in rows] == [
+        ("", "luz en la casa"), ("2", ""), ("", "agua de la casa"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        (b'<c r="A3" t="str"><f>B1</f><v>luz</v></c>', "luz"),
+        (b'<c r="A3" t="str"><f>B1</f><v></v></c>', ""),
+        (b'<c r="A3"><f>B1</f><v>0</v></c>', "0"),
+        (b'<c r="A3"/>', ""),
+        (b'<c r="A3"><f>B1</f></c>', None),
+        (b'<c r="A3" t="str"><f>B1</f></c>', None),
+    ],
+)
+def test_a_saved_result_may_be_empty(running: Live, cell: bytes, text: str | None) -> None:
+    head = b"".join(
+        b'<row r="%d"><c r="A%d" t="inlineStr"><is><t>%b</t></is></c><c r="B%d"><v>1</v></c></row>'
+        % (n, n, text, n)
+        for n, text in [(1, b"texto"), (2, b"agua")]
+    )
+    content = sheet(head + b'<row r="3">' + cell + b'<c r="B3"><v>1</v></c></row>')
+
+    answer = send(running, content, "a.xlsx", column="texto")
+
+    if text is None:
+        assert answer.json()["error"]["message"] == f"sheet Sheet, cell A3: {UNSAVED}"
+    else:
+        assert [row["texto"] for row in rows_of(answer)] == ["agua", text]
+
+
 def test_blank_rows_of_a_workbook_are_no_rows(running: Live) -> None:
     content = sheet(CELL % (1001, 1001, b"texto") + CELL % (3001, 3001, b"luz en casa"))
 

@@ -296,13 +296,16 @@ async def _read_table(service: Service, upload: UploadFile, column: Column) -> T
     kind = kind_of(upload.file, upload.filename or "")
     stream: IO[bytes] = upload.file
     delimiter = "\t" if kind == "tsv" else None
+    unsaved: dict[int, str] = {}
     if kind == "xlsx":
-        stream = await workbook_to_csv(
+        stream, unsaved = await workbook_to_csv(
             upload.file, settings.max_inflated_bytes, settings.max_rows, MAX_COLUMNS
         )
         delimiter = ","
     try:
-        return await service.in_file_thread(read_csv, stream, delimiter, column, settings, kind == "xlsx")
+        return await service.in_file_thread(
+            read_csv, stream, delimiter, column, settings, kind == "xlsx", unsaved
+        )
     except BaseException:
         stream.close()
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import IO
@@ -19,6 +19,7 @@ from afina.serving.csv_text import (
 )
 from afina.serving.errors import ApiError
 from afina.serving.settings import ServeSettings
+from afina.serving.workbook_reader import unsaved_formula
 
 MAX_COLUMNS = 500
 
@@ -98,6 +99,7 @@ def read_csv(
     column: Column | None,
     settings: ServeSettings,
     of_sheet: bool = False,
+    unsaved: Mapping[int, str] | None = None,
 ) -> Table:
     """Check an uploaded CSV and find its texts; takes seconds for a large one.
 
@@ -106,11 +108,15 @@ def read_csv(
         delimiter: between cells, unless a first line ``sep=;`` names another; None: it is found.
         column: the one with the texts, if it was named.
         of_sheet: it was made of a worksheet, row by row.
+        unsaved: columns of the worksheet with a formula whose result is missing, and where one is.
 
     Raises:
         ApiError: 400 the file or the column is wrong, 413 beyond a limit.
     """
-    return _inspect(stream, encoding_of(stream), delimiter, column or Column(), settings, of_sheet)
+    table = _inspect(stream, encoding_of(stream), delimiter, column or Column(), settings, of_sheet)
+    if unsaved and (place := unsaved.get(table.column)) is not None:
+        raise ApiError(400, "bad_file", unsaved_formula(place))
+    return table
 
 
 def _inspect(

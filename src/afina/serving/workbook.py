@@ -25,11 +25,12 @@ MEMORY_BYTES = 1 << 30
 
 async def workbook_to_csv(
     stream: IO[bytes], max_inflated_bytes: int, max_rows: int, max_columns: int
-) -> IO[bytes]:
+) -> tuple[IO[bytes], dict[int, str]]:
     """Turn the first visible sheet of a workbook into a temporary CSV file (UTF-8, comma).
 
-    A formula gives the value that Excel last saved. Rows without a filled cell are blank lines, so the
-    records of the CSV are numbered as the rows of the sheet.
+    A formula gives the value that Excel last saved; where there is none, an empty cell, and the place of a
+    column's first such formula is given by the column's position. Rows without a filled cell are blank lines,
+    so the records of the CSV are numbered as the rows of the sheet.
 
     Raises:
         ApiError: 400 not a workbook, 413 beyond a limit.
@@ -42,11 +43,12 @@ async def workbook_to_csv(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if status != 0:
             raise ApiError(*_reason(status, errors))
+        unsaved = {int(column): str(place) for column, place in json.loads(errors.splitlines()[-1]).items()}
     except BaseException:
         target.close()
         raise
     target.seek(0)
-    return target
+    return target, unsaved
 
 
 async def _run(stream: IO[bytes], target: IO[bytes], limits: tuple[int, ...]) -> tuple[int, bytes]:

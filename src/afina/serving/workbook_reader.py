@@ -19,6 +19,7 @@ MAX_ENTRIES = 2000
 # Excel's own limit; between two rows that a file names there may be so many that it does not.
 MAX_SHEET_ROWS = 1 << 20
 _BLOCK = 1 << 20
+_TITLE_CHARACTERS = 31  # as Excel allows
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 REFUSED, DISK_FULL = 2, 3  # exit statuses
@@ -26,6 +27,18 @@ _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 NOT_A_WORKBOOK = (400, "bad_file", "the file is not a readable Excel workbook; save it again as .xlsx or CSV")
 TOO_MUCH = (413, "workbook_too_large", "the workbook takes too much to unpack; save it as CSV")
+
+
+class _Unsaved:
+    """Stands for a formula whose result the file does not hold."""
+
+
+_UNSAVED = _Unsaved()
+
+
+def unsaved_formula(place: str) -> str:
+    """What is said of a formula without a saved result."""
+    return f"{place}: the formula's result is not saved; open the file in Excel or LibreOffice and save it"
 
 
 class RefusedError(Exception):
@@ -73,10 +86,18 @@ class _Target:
         self._stream.write(data)
 
 
-def write_rows(stream: IO[bytes], target: IO[bytes], max_bytes: int, max_rows: int, max_columns: int) -> None:
-    """Write the rows of the first visible sheet of a checked workbook as CSV, empty ones as blank lines."""
-    from openpyxl import load_workbook
+def write_rows(
+    stream: IO[bytes], target: IO[bytes], max_bytes: int, max_rows: int, max_columns: int
+) -> dict[int, str]:
+    """Write the rows of the first visible sheet of a checked workbook as CSV, empty ones as blank lines.
 
+    Returns:
+        Where the first formula without a saved result is, by the position of its column.
+    """
+    from openpyxl import load_workbook
+    from openpyxl.utils import get_column_letter
+
+    _tell_unsaved()
     workbook = load_workbook(stream, read_only=True, data_only=True, keep_links=False)
     if not workbook.worksheets:
         raise RefusedError(400, "bad_file", "the workbook has no sheet with cells; put the rows in one")
@@ -86,8 +107,9 @@ def write_rows(stream: IO[bytes], target: IO[bytes], max_bytes: int, max_rows: i
     sheet.reset_dimensions()
     lines = _Target(target, max_bytes)
     writer = csv.writer(lines, lineterminator="\r\n")
-    written = 0
-    for count, (number, row) in enumerate(_filled(sheet.iter_rows(values_only=True))):
+    written = count = 0
+    unsaved: dict[int, int] = {}
+    for count, (number, row) in enumerate(_filled(sheet.iter_rows(values_only=True), unsaved)):
         if count > max_rows:
             raise RefusedError(413, "too_many_rows", f"the file has too many rows; at most {max_rows}")
         if len(row) > max_columns:
@@ -101,15 +123,52 @@ def write_rows(stream: IO[bytes], target: IO[bytes], max_bytes: int, max_rows: i
         writer.writerows([] for _ in range(written + 1, number))
         writer.writerow(row)
         written = number
+    title = sheet.title[:_TITLE_CHARACTERS]
+    places = {
+        column: f"sheet {title}, cell {get_column_letter(column + 1)}{number}"
+        for column, number in unsaved.items()
+        if column < max_columns
+    }
+    # Without those formulas no row is left.
+    if places and not count:
+        raise RefusedError(400, "bad_file", unsaved_formula(next(iter(places.values()))))
+    return places
 
 
-def _filled(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, list[str]]]:
-    """Rows that hold something with their numbers, all as wide as the first of them, cells as text."""
+def _tell_unsaved() -> None:
+    """Let openpyxl give `_UNSAVED` for a formula without a saved result, which to it is a blank cell.
+
+    It has no way to tell them apart but a second reading without any results.
+    """
+    from openpyxl.worksheet import _reader
+
+    plain = _reader.WorkSheetParser.parse_cell
+
+    def parse_cell(parser: Any, element: Any) -> dict[str, Any]:
+        cell: dict[str, Any] = plain(parser, element)
+        if cell["value"] is None and element.find(_reader.FORMULA_TAG) is not None:
+            # A saved result may be the empty text.
+            is_text = element.get("t") == "str" and element.find(_reader.VALUE_TAG) is not None
+            cell["value"] = None if is_text else _UNSAVED
+        return cell
+
+    _reader.WorkSheetParser.parse_cell = parse_cell
+
+
+def _filled(rows: Iterable[tuple[Any, ...]], unsaved: dict[int, int]) -> Iterator[tuple[int, list[str]]]:
+    """Rows that hold something with their numbers, all as wide as the first of them, cells as text.
+
+    In ``unsaved`` it notes the first row with a formula without a result, by the position of its column.
+    """
     width = 0
     for number, row in enumerate(rows, 1):
         if number > MAX_SHEET_ROWS:
             raise RefusedError(*TOO_MUCH)
-        cells = ["" if cell is None else _text(cell) for cell in row]
+        cells = ["" if cell is None or cell is _UNSAVED else _text(cell) for cell in row]
+        if _UNSAVED in row:
+            for column, cell in enumerate(row):
+                if cell is _UNSAVED:
+                    unsaved.setdefault(column, number)
         while len(cells) > width and not cells[-1]:
             cells.pop()
         if any(cells):
@@ -131,7 +190,7 @@ def _text(cell: Any) -> str:
 
 
 def main() -> None:
-    """Read a workbook on stdin, write CSV on stdout.
+    """Read a workbook on stdin, write CSV on stdout and, as JSON on stderr, where results are missing.
 
     Status 2 with a line of JSON on stderr: refused; 3: there is no room for the CSV.
     """
@@ -140,7 +199,8 @@ def main() -> None:
     try:
         with open(0, "rb", closefd=False) as stream, open(1, "wb", closefd=False) as target:
             check_archive(stream, max_inflated_bytes)
-            write_rows(stream, target, max_inflated_bytes, max_rows, max_columns)
+            unsaved = write_rows(stream, target, max_inflated_bytes, max_rows, max_columns)
+        print(json.dumps(unsaved), file=sys.stderr)
         return
     except RefusedError as error:
         reason = error.args
