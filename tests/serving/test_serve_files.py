@@ -450,6 +450,18 @@ def test_wrong_files_are_told_so(running: Live, case: str) -> None:
     assert code_of(answer) == (status, code), answer.text
 
 
+def test_an_encrypted_workbook_is_said_to_be_one(running: Live) -> None:
+    content = bytes.fromhex("d0cf11e0a1b11ae1") + b"\0" * 1000
+
+    answer = send(running, content, "a.xlsx")
+
+    assert code_of(answer) == (400, "bad_file")
+    assert answer.json()["error"]["message"] == (
+        "the workbook is protected by a password or is an old .xls; save it as .xlsx without a password"
+    )
+    assert code_of(send(running, content, "a.xls")) == (415, "unsupported_file")
+
+
 @pytest.mark.parametrize("tail", ["4,x y z\n5,x y z\n", '4,x y z\n5,"x y z"\n'])
 def test_an_unclosed_quote_is_named_and_swallows_no_row(running: Live, tail: str) -> None:
     content = 'n,texto\n1,"una\ncosa"\n2,"sin cierre\n3,x y z\n' + tail

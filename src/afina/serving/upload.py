@@ -26,6 +26,8 @@ MAX_COLUMNS = 500
 # A column holds texts if its filled cells have so many words on average: names and codes have fewer.
 _TEXT_WORDS = 3.0
 _LOOK_ROWS = 200
+# The container of an encrypted workbook, and of Excel's format before .xlsx.
+_OLE = b"\xd0\xcf\x11\xe0"
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,21 @@ def kind_of(stream: IO[bytes], filename: str) -> str:
     """csv, tsv or xlsx, by the ending of a file's name; its first bytes must not say otherwise.
 
     Raises:
-        ApiError: 415 another kind of file.
+        ApiError: 400 a workbook with a password, 415 another kind of file.
     """
     ending = filename.lower().rpartition(".")[2] if "." in filename else ""
     stream.seek(0)
-    is_zip = stream.read(4) == b"PK\x03\x04"
+    start = stream.read(4)
+    is_zip = start == b"PK\x03\x04"
     if ending not in ("csv", "tsv", "xlsx") or (is_zip and ending != "xlsx"):
         raise ApiError(
             415, "unsupported_file", "the file is none of .csv, .tsv, .xlsx; save it as one of them"
+        )
+    if ending == "xlsx" and start == _OLE:
+        raise ApiError(
+            400,
+            "bad_file",
+            "the workbook is protected by a password or is an old .xls; save it as .xlsx without a password",
         )
     return ending
 
