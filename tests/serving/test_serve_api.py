@@ -193,7 +193,15 @@ WRONG = {
     "not UTF-8": (b'{"text": "\xff\xfe ' + SECRET.encode() + b'"}', 400, "invalid_json"),
     "deep": (b'{"texts": ' + b"[" * 9000 + b"]" * 9000 + b"}", 400, "invalid_json"),
     "deeper in an object": (b'{"a":' * 3000 + b"1" + b"}" * 3000, 400, "invalid_json"),
-    "lone surrogate": (b'{"text": "\\ud800"}', 400, "invalid_json"),
+    "half a character in UTF-8": (b'{"text": "\xed\xa0\xbd \\ud83d"}', 400, "invalid_json"),
+    "half a character cut off": (b'{"text": "\\ud83d', 400, "invalid_json"),
+    "half a character as a number": (b'{"texts": [["\\ud83d"]]}', 422, "invalid_request"),
+    "half a character as a key": (b'{"text": "a", "\\ud83d": 1}', 422, "invalid_request"),
+    "deep, with half a character": (b'["\\ud83d", ' + b"[" * 9000 + b"]" * 9001, 400, "invalid_json"),
+    "half a character and too many": (
+        b'{"texts": ["\\ud83d"' + b', "\\ud83d"' * 20 + b"]}", 413, "too_many_texts",
+    ),
+    "UTF-16": ('{"text": "\\ud83d"}'.encode("utf-16"), 400, "invalid_json"),
     "a list": (b'["secreto-de-juana"]', 422, "invalid_request"),
     "neither": (b"{}", 422, "invalid_request"),
     "both": (b'{"text": "a", "texts": ["b"]}', 422, "invalid_request"),
@@ -219,6 +227,40 @@ def test_a_wrong_request_is_told_so(running: Live, case: str) -> None:
     answer = running.client.post("/v1/predict", content=body, headers=JSON)
 
     assert (answer.status_code, error_of(answer)["code"]) == (status, code), answer.text
+
+
+@pytest.mark.parametrize(
+    ("texts", "read"),
+    [
+        (r'"a", "luz luz \ud83d"', ["a", "luz luz \ufffd"]),
+        (r'"\uDE00\ud83d\ud83d\ude00"', ["\ufffd\ufffd\U0001f600"]),
+        (r'"\\ud83d\ude00"', ["\\ud83d\ufffd"]),
+    ],
+)
+def test_half_a_character_is_read_as_a_mark(running: Live, texts: str, read: list[str]) -> None:
+    body = f'{{"texts": [{texts}]}}'
+    answer = running.client.post("/v1/predict", content=body, headers=JSON)
+
+    asked = read_predict_request(body.encode(), running.settings, running.store.current)
+    assert asked.all_texts() == read
+    # In bulk the runtime reads them alike.
+    expected = Classifier(running.settings.model).predict(json.loads(f"[{texts}]"))
+    found = [one["labels"][0] for one in answer.json()["predictions"]]
+    assert [one["label"] for one in found] == [one.label for one in expected]
+    assert [one["probability"] for one in found] == pytest.approx(
+        [one.confidence for one in expected], abs=1e-5
+    )
+    alone = running.client.post("/v1/predict", content=r'{"text": "luz luz \ud83d"}', headers=JSON)
+    assert alone.json()["predictions"][0]["labels"][0]["label"] == "luz"
+
+
+def test_a_byte_order_mark_before_json_is_no_part_of_it(running: Live) -> None:
+    body = b"\xef\xbb\xbf" + json.dumps({"text": "luz luz"}).encode()
+
+    answer = running.client.post("/v1/predict", content=body, headers=JSON)
+
+    assert answer.json()["predictions"] == running.predict("luz luz")
+    assert running.client.post("/v1/predict", content=body[1:], headers=JSON).status_code == 400
 
 
 MANY = {

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -10,11 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic_core import from_json
 
 from afina.runtime.classifier import Prediction, Score
+from afina.runtime.text import clean_text
 from afina.serving.errors import ApiError
 from afina.serving.model import Served
 from afina.serving.settings import ServeSettings
 
 MAX_TOP_K = 10_000
+
+# Of the two escapes that make up a character beyond U+FFFF.
+_ESCAPED_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 Text = Annotated[str, StringConstraints(strict=True)]
 
@@ -113,9 +120,8 @@ def read_predict_request(body: bytes, settings: ServeSettings, model: Served) ->
         ApiError: 400 no JSON, 413 beyond a limit, 422 anything else that is wrong with it.
     """
     try:
-        # Nothing of a text stays in a cache.
-        value = from_json(body, cache_strings="none")
-    except ValueError:
+        value = _parsed(body.removeprefix(codecs.BOM_UTF8), settings)
+    except (ValueError, RecursionError):
         raise ApiError(400, "invalid_json", "the body is not valid JSON in UTF-8") from None
     _check_keys(value, model)
     try:
@@ -125,10 +131,7 @@ def read_predict_request(body: bytes, settings: ServeSettings, model: Served) ->
     if (request.text is None) == (request.texts is None):
         raise ApiError(422, "invalid_request", "give either text or texts")
     texts = request.all_texts()
-    if len(texts) > settings.max_texts:
-        raise ApiError(
-            413, "too_many_texts", f"texts: {len(texts)} in one request; at most {settings.max_texts}"
-        )
+    _check_count(len(texts), settings)
     for position, text in enumerate(texts):
         if len(text) > settings.max_characters:
             raise ApiError(
@@ -138,6 +141,40 @@ def read_predict_request(body: bytes, settings: ServeSettings, model: Served) ->
             )
     _check_thresholds(request)
     return request
+
+
+def _parsed(body: bytes, settings: ServeSettings) -> Any:
+    """The value of a JSON; in its texts halves of characters become U+FFFD, as in all that the model reads.
+
+    Raises:
+        ValueError: it is no JSON in UTF-8.
+        RecursionError: it is too deep.
+    """
+    try:
+        # Nothing of a text stays in a cache.
+        return from_json(body, cache_strings="none")
+    except ValueError:
+        # JavaScript cuts strings amid a character and sends the half as an escape; no other parser takes it.
+        if not _ESCAPED_HALF.search(body):
+            raise
+    value = json.loads(body.decode())
+    if isinstance(value, dict):
+        texts = value.get("texts")
+        if isinstance(texts, list):
+            _check_count(len(texts), settings)
+            value["texts"] = [_whole(text) for text in texts]
+        if "text" in value:
+            value["text"] = _whole(value["text"])
+    return value
+
+
+def _whole(text: Any) -> Any:
+    return clean_text(text, ()) if isinstance(text, str) else text
+
+
+def _check_count(texts: int, settings: ServeSettings) -> None:
+    if texts > settings.max_texts:
+        raise ApiError(413, "too_many_texts", f"texts: {texts} in one request; at most {settings.max_texts}")
 
 
 def _check_keys(value: Any, model: Served) -> None:
