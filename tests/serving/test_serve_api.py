@@ -172,6 +172,28 @@ def test_metrics(model: Path) -> None:
     assert re.search(r'afina_model_info\{.*name="model.onnx".*\} 1.0', text)
 
 
+def test_what_is_refused_before_its_route_is_counted_there(model: Path) -> None:
+    with live(model, api_keys=("llave",), max_file_bytes=300_000) as one:
+        post, key = one.client.post, {"x-api-key": "llave"}
+        large = post("/v1/predict/file", files={"file": ("a.csv", b"a" * 500_000)}, headers=key)
+        foreign = post("/v1/predict", headers={**key, "sec-fetch-site": "cross-site"})
+        with httpx.Client(base_url=one.client.base_url) as stranger:
+            unknown = [stranger.get(path) for path in ("/v1/model", "/no/such", "/v1/model/", "/static/a")]
+        text = one.client.get("/metrics", headers=key).text
+
+    assert [large.status_code, foreign.status_code] == [413, 403]
+    assert [answer.status_code for answer in unknown] == [401, 401, 401, 404]
+    for route, method, status, count in [
+        ("/v1/predict/file", "POST", 413, 1),
+        ("/v1/predict", "POST", 403, 1),
+        ("/v1/model", "GET", 401, 1),
+        ("other", "GET", 401, 2),
+        ("/static", "GET", 404, 1),
+    ]:
+        line = f'afina_requests_total{{method="{method}",route="{route}",status="{status}"}} {count}.0'
+        assert line in text
+
+
 def test_the_description_names_every_route_and_no_other_server(running: Live) -> None:
     schema = running.client.get("/openapi.json").json()
     docs = running.client.get("/docs")

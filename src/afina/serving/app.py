@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
@@ -119,7 +120,7 @@ def create_app(settings: ServeSettings, store: ModelStore | None = None) -> ASGI
             allow_headers=["Authorization", "Content-Type", "X-API-Key"],
             expose_headers=["Retry-After", "X-Column", "X-Rows"],
         )
-    return Observe(inner, service.metrics)
+    return Observe(inner, service.metrics, [route.path for route in app.routes if isinstance(route, Route)])
 
 
 # ------------------------------------------------------------------------------- start and end

@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -51,10 +51,14 @@ class Observe:
 
     Nothing of a request is logged that its sender wrote freely: no body, no query, no path but that of a
     route. Of an unforeseen exception the type and the place are logged, its message could quote a text.
+
+    Args:
+        paths: those of the routes.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str]) -> None:
         self.app, self.metrics = app, metrics
+        self._paths = frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -87,7 +91,7 @@ class Observe:
         finally:
             seconds = time.perf_counter() - start
             method = scope["method"] if scope["method"] in METHODS else "other"
-            route = _route(scope)
+            route = _route(scope, self._paths)
             # 499: the client closed the connection before there was an answer (the number is nginx's).
             self.metrics.request(method, route, status or 499, seconds)
             fields: dict[str, object] = {
@@ -106,11 +110,14 @@ class Observe:
                 log.log(level, "request", extra={"fields": fields})
 
 
-def _route(scope: Scope) -> str:
-    """The path of the route that answered, not the one asked for, which could be anything."""
+def _route(scope: Scope, paths: frozenset[str]) -> str:
+    """The path of the route that was asked, not just any path: that could be anything."""
     path: str | None = getattr(scope.get("route"), "path", None)
     if path is not None:
         return path
+    # Refused before a route was looked for.
+    if scope["path"] in paths:
+        return str(scope["path"])
     return "/static" if scope["path"].startswith(OPEN_PREFIX) else "other"
 
 
