@@ -575,6 +575,12 @@ def test_errors_name_what_is_wrong(here: Path, model: str, source: str, out: str
     assert not list(here.glob("out*"))
 
 
+def test_line_ends_of_old_macs_are_named(here: Path, model: str) -> None:
+    (here / "in.csv").write_bytes(b"id,text\r1,luz\r2,agua\r")
+    with pytest.raises(UserError, match=r"in\.csv: line 1: .*ends in a lone carriage return"):
+        score("in.csv", "out.csv", model)
+
+
 def test_header_alone(here: Path, model: str) -> None:
     (here / "in.csv").write_text("id,text\n")
     assert score("in.csv", "out.csv", model).rows == 0

@@ -316,6 +316,8 @@ def _csv_records(source: _CsvLines, encoding: str, delimiter: str, width: int) -
                 return
         except csv.Error as error:
             problem = f"not valid CSV: {error}"
+            if "new-line character" in str(error):
+                problem = "a line ends in a lone carriage return; save the file with the line ends of today"
         first = source.taken[0]
         if cells == []:
             continue
