@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -26,7 +26,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from afina.serving import arrivals
 from afina.serving.errors import ApiError
+from afina.serving.giving_way import Room
 from afina.serving.settings import ServeSettings
 from afina.serving.upload import read_csv
 from live_server import Gate, Live, live
@@ -832,6 +834,75 @@ def test_no_more_files_arrive_than_allowed(tmp_path: Path) -> None:
 
         assert code_of(answer) == (429, "too_many_files")
         assert taken(one)
+
+
+def room_of(one: Live) -> Room:
+    """What the files of a server take."""
+    app: Any = one.server.config.app
+    while not hasattr(app, "state"):
+        app = app.app
+    found: Room = app.state.service.arrivals.room
+    return found
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
+
+
+def read_all(client: socket.socket) -> bytes:
+    data = b""
+    while part := client.recv(65536):
+        data += part
+    return data
+
+
+def test_slow_files_give_their_places_to_others(
+    tmp_path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "FILE_PATIENCE", 1.5)
+    form = FORM % (b"texto\n" + b"luz en la casa\n" * 5000)
+    path = write_toy(tmp_path / "model.onnx")
+    with live(path, max_uploads=2, max_arriving=2, body_seconds=60) as one, ExitStack() as stack:
+        room = room_of(one)
+        slow, steady = stack.enter_context(one.connect()), stack.enter_context(one.connect())
+        with worked_on(one, pool):
+            for client in (steady, slow):
+                begin(client, len(form))
+                client.sendall(form[:1000])
+            refused = send(one, table().encode())
+            time.sleep(1.6)
+            wait_for(lambda: room.taken == 2)
+            steady.sendall(form[1000:40_000])
+            held = room.held
+            wait_for(lambda: room.held >= held + 39_000)
+            # It is answered once the model goes on.
+            newer = pool.submit(send, one, table().encode())
+            told = read_all(slow)
+            steady.sendall(form[40_000:])
+
+        assert code_of(refused) == (429, "too_many_files")
+        assert told.startswith(b"HTTP/1.1 408")
+        assert b"connection: close" in told
+        assert b"request_timeout" in told
+        assert len(rows_of(newer.result())) == 3
+        assert steady.recv(4096).startswith(b"HTTP/1.1 200")
+        stack.close()
+        wait_for(lambda: (room.held, room.taken) == (0, 0))
+
+
+def test_slow_files_give_their_bytes_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "FILE_PATIENCE", 0.5)
+    path = write_toy(tmp_path / "model.onnx")
+    with live(path, max_uploads=1, max_file_bytes=200_000, body_seconds=60) as one:
+        with arriving(one, 2, 130_000):
+            wait_for(lambda: room_of(one).held == 260_000)
+            time.sleep(0.6)
+            assert len(rows_of(send(one, b"texto\n" + b"luz\n" * 5000))) == 5000
+            assert room_of(one).held == 130_000
+        wait_for(lambda: (room_of(one).held, room_of(one).taken) == (0, 0))
 
 
 def test_the_bytes_of_all_files_are_bounded(tmp_path: Path) -> None:

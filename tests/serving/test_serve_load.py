@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from afina.runtime.classifier import Classifier
+from afina.serving import service
 from afina.serving.settings import ServeSettings
 from live_server import Gate, Live, Process, live
 from toy_artifact import LABELS, WORDS, write_toy
@@ -162,6 +163,49 @@ def test_requests_together_hold_a_bounded_number_of_bytes(model: Path) -> None:
             slow.sendall(POST % 4000 + b" " * 2500)
             eventually(lambda: post(one, "luz" * 400).status_code == 503)
         eventually(lambda: post(one, "luz" * 400).status_code == 200)
+
+
+def service_of(one: Live) -> service.Service:
+    """What the application of a server counts with."""
+    app: Any = one.server.config.app
+    while not hasattr(app, "state"):
+        app = app.app
+    found: service.Service = app.state.service
+    return found
+
+
+def test_slow_bodies_give_their_bytes_to_others(
+    model: Path, loop: str, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "BODY_PATIENCE", 0.5)
+    whole = b'{"text": "luz"}' + b" " * 4985
+    size = len(httpx.Request("POST", "http://localhost", json={"texts": ["luz" * 1000]}).content)
+    with live(model, loop, max_held_bytes=20_000, body_seconds=60) as one, ExitStack() as stack:
+        bodies = service_of(one).bodies
+        gate = Gate(one.store)
+        complete, *slow = (stack.enter_context(one.connect()) for _ in range(4))
+        complete.sendall(POST % len(whole) + whole)
+        assert gate.entered.wait(10)
+        for count, client in enumerate(slow, 2):
+            client.sendall(POST % 5001 + b" " * 5000)
+            eventually(lambda count=count: bodies.held == 5000 * count)  # type: ignore[misc]
+        time.sleep(0.6)
+        answers = [pool.submit(post, one, "luz" * 1000)]
+        eventually(lambda: bodies.held == 15_000 + size)
+        told = read_all(slow[0])
+        open_still = [is_open(client) for client in slow[1:]]
+        answers += [pool.submit(post, one, "luz" * 1000) for _ in range(3)]
+        eventually(lambda: bodies.held == 5000 + 4 * size)
+        gate.opened.set()
+
+        assert [answer.result().status_code for answer in answers] == [200] * 4
+        assert complete.recv(65536).startswith(b"HTTP/1.1 200")
+        assert told.startswith(b"HTTP/1.1 408")
+        assert b"connection: close" in told
+        assert b"request_timeout" in told
+        assert open_still == [True, True]
+        stack.close()
+        eventually(lambda: (bodies.held, bodies.taken) == (0, 0))
 
 
 def test_a_request_that_waits_too_long_is_told_so(model: Path) -> None:

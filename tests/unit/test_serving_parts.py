@@ -30,6 +30,7 @@ from afina.serving import logs
 from afina.serving.answers import added_columns
 from afina.serving.batching import QUANTUM, WINDOW_BUDGETS, Batcher, Job, QueueFullError
 from afina.serving.errors import ApiError
+from afina.serving.giving_way import Reading, Room
 from afina.serving.logs import MOST_LINES, GatheredLines, JsonLines
 from afina.serving.middleware import Authorize
 from afina.serving.model import ModelStore, Served, load_model
@@ -486,6 +487,216 @@ def test_what_waits_is_answered_when_the_queue_stops() -> None:
         batcher.start()
         batcher.stop()
         assert [(await job.future).item() for job in jobs] == pytest.approx([0.003] * 5)
+
+    asyncio.run(run())
+
+
+# ---------------------------------------------------------------------------------- giving way
+
+
+class Body:
+    """A body in a room, and a client that sends it when it is told to."""
+
+    def __init__(self, room: Room) -> None:
+        self.reading: Reading = room.reading()
+        self._sent: asyncio.Queue[Message] = asyncio.Queue()
+        self._receive = self.reading.counted(self._sent.get)  # type: ignore[arg-type]
+        self.task = asyncio.create_task(self._read())
+
+    async def _read(self) -> int:
+        """How many bytes came, or the status of the error."""
+        size, more = 0, True
+        with self.reading:
+            try:
+                while more:
+                    message = await self._receive()
+                    size += len(message["body"])
+                    more = message["more_body"]
+            except ApiError as error:
+                return error.status
+            await asyncio.sleep(1000)
+        return size
+
+    def put(self, size: int, more: bool = True) -> None:
+        self._sent.put_nowait({"type": "http.request", "body": b"x" * size, "more_body": more})
+
+    async def send(self, size: int, more: bool = True) -> None:
+        self.put(size, more)
+        await settle()
+
+    async def status(self) -> int:
+        return await asyncio.wait_for(self.task, 10)
+
+
+async def settle() -> None:
+    """Whatever can go on does."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _full() -> ApiError:
+    return ApiError.of_status(503)
+
+
+def _room(most_bytes: int, places: int | None = None) -> tuple[Room, Clock]:
+    """A room in which a body has a patience of 10 s."""
+    clock = Clock()
+    return Room(most_bytes, places, 10, _full, clock), clock
+
+
+def test_the_place_of_the_slowest_is_taken_once_it_had_its_patience() -> None:
+    async def run() -> None:
+        room, clock = _room(1000, 3)
+        fast, slow, silent = Body(room), Body(room), Body(room)
+        # What came at once is no merit later.
+        await silent.send(100)
+        for _ in range(9):
+            clock.now += 1
+            await fast.send(20)
+            await slow.send(10)
+            with pytest.raises(ApiError, match="503"):
+                room.reading()
+        clock.now += 1
+        newer = Body(room)
+        assert (room.taken, room.held) == (3, 270)
+        assert await silent.status() == 408
+        assert (room.taken, room.held) == (3, 270)
+        Body(room)
+        assert await slow.status() == 408
+        assert (room.taken, room.held) == (3, 180)
+        await newer.send(30)
+        Body(room)
+        assert await fast.status() == 408
+        with pytest.raises(ApiError, match="503"):
+            room.reading()
+        assert not newer.task.done()
+
+    asyncio.run(run())
+
+
+def test_bytes_are_taken_from_the_silent_that_hold_the_most() -> None:
+    async def run() -> None:
+        room, clock = _room(100)
+        empty, few, many = Body(room), Body(room), Body(room)
+        await few.send(30)
+        await many.send(60)
+        new = Body(room)
+        clock.now += 9
+        await new.send(10)
+        clock.now += 1
+        await new.send(50)
+        assert await many.status() == 408
+        assert room.held == 90
+        await new.send(11)
+        assert await few.status() == 408
+        assert room.held == 71
+        # Who holds nothing has nothing to give.
+        assert not empty.task.done()
+
+    asyncio.run(run())
+
+
+def test_the_slowest_may_be_who_asks() -> None:
+    async def run() -> None:
+        room, clock = _room(100)
+        steady, slow = Body(room), Body(room)
+        await slow.send(50)
+        clock.now += 10
+        await steady.send(49)
+        await slow.send(2)
+        assert await slow.status() == 408
+        assert (room.taken, room.held) == (1, 49)
+        assert not steady.task.done()
+
+    asyncio.run(run())
+
+
+def test_what_has_arrived_never_gives_way() -> None:
+    async def run() -> None:
+        room, clock = _room(100, 2)
+        whole = Body(room)
+        await whole.send(90, more=False)
+        clock.now += 1000
+        other = Body(room)
+        await other.send(20)
+        assert await other.status() == 503
+        other = Body(room)
+        await settle()
+        with pytest.raises(ApiError, match="503"):
+            room.reading()
+        assert not whole.task.done()
+        # Its place may be free before its bytes are.
+        whole.reading.leave_place()
+        whole.reading.leave_place()
+        assert (room.taken, room.held) == (1, 90)
+        whole.task.cancel()
+        other.task.cancel()
+        await settle()
+        assert (room.taken, room.held) == (0, 0)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("case", ["message", "end", "cancel", "gone before it waits"])
+def test_who_gives_way_is_released_once_whatever_comes_with_it(case: str) -> None:
+    async def run() -> None:
+        room, clock = _room(100, 1)
+        body = Body(room)
+        if case != "gone before it waits":
+            await body.send(40)
+        clock.now += 10
+        if case in ("message", "end"):
+            body.put(10, more=case == "message")
+        with room.reading():
+            assert (room.taken, room.held) == (1, 0)
+            if case == "cancel":
+                body.task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await body.task
+            else:
+                assert await body.status() == 408
+            assert (room.taken, room.held) == (1, 0)
+        assert (room.taken, room.held) == (0, 0)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("message_first", [False, True])
+def test_giving_way_goes_with_a_time_limit_inside(message_first: bool) -> None:
+    async def run() -> None:
+        room, clock = _room(100, 1)
+        waiting: asyncio.Timeout
+
+        async def receive() -> Message:
+            nonlocal waiting
+            try:
+                async with asyncio.timeout(None) as waiting:
+                    await asyncio.sleep(1000)
+            except TimeoutError:
+                if not message_first:
+                    raise ApiError.of_status(504) from None
+            return {"type": "http.request", "body": b"x", "more_body": True}
+
+        reading = room.reading()
+        task = asyncio.create_task(reading.counted(receive)())  # type: ignore[arg-type]
+        await settle()
+        clock.now += 10
+        waiting.reschedule(0)
+        room.reading()
+        with pytest.raises(ApiError, match="408" if message_first else "408|504"):
+            await task
+        assert task.cancelling() == 0
+        reading.release()
+        assert (room.taken, room.held) == (1, 0)
 
     asyncio.run(run())
 

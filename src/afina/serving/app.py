@@ -63,7 +63,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "Not readable: no JSON, a damaged file, no column."},
     401: {"description": "No key, or a wrong one."},
     403: {"description": "A page of another site asked, or by a name that is not the server's."},
-    408: {"description": "The request did not arrive in time."},
+    408: {"description": "The request did not arrive in time, or gave way to others as it arrived slowly."},
     413: {"description": "Beyond a limit: bytes, texts, characters, rows."},
     415: {"description": "Another content type or kind of file."},
     422: {"description": "JSON of another form."},
@@ -215,8 +215,8 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
     async def predict(request: Request) -> Response:
         """Classify one text, or several. A list of predictions comes back in the order of the texts."""
         _expect_content(request, "application/json")
-        body = await service.read_body(request)
-        try:
+        with service.bodies.reading() as reading:
+            body = await service.read_body(request, reading)
             # One model from here on, though a new one may come meanwhile.
             model = store.current
             asked = read_predict_request(body, settings, model)
@@ -226,8 +226,6 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
                 predictions, truncated = await service.predict(
                     model, texts, asked.top_k, gone, asked.thresholds
                 )
-        finally:
-            service.release_body(body)
         return _json({"model": model.identity(), "predictions": predictions_json(predictions, truncated)})
 
     app.router.add_api_route(
@@ -282,14 +280,14 @@ async def _arrived(
 ) -> tuple[CsvForm, Column, UploadFile]:
     """A form with a file once all of it is there and it is its turn, which ends when the stack is closed."""
     arrivals = service.arrivals
-    with arrivals.place():
-        counted = Request(request.scope, arrivals.counted(request.receive, stack))
-        form = await counted.form(max_files=1, max_fields=8, max_part_size=1 << 14)
-        csv_form, column, upload = _file_form(form)
-        stack.callback(upload.file.close)
-        async with service.gone_watch(request.receive) as gone:
-            await service.unless_gone(arrivals.turn(stack), gone)
-        return csv_form, column, upload
+    reading = arrivals.reading(stack)
+    counted = Request(request.scope, reading.counted(request.receive))
+    form = await counted.form(max_files=1, max_fields=8, max_part_size=1 << 14)
+    csv_form, column, upload = _file_form(form)
+    stack.callback(upload.file.close)
+    async with service.gone_watch(request.receive) as gone:
+        await service.unless_gone(arrivals.turn(reading, stack), gone)
+    return csv_form, column, upload
 
 
 async def _read_table(service: Service, upload: UploadFile, column: Column) -> Table:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-
-from starlette.types import Message, Receive
+from contextlib import ExitStack
 
 from afina.serving.errors import ApiError
+from afina.serving.giving_way import Reading, Room
 from afina.serving.middleware import FORM_BYTES
 from afina.serving.settings import ServeSettings
+
+# Seconds for which a file arrives, however slowly, before it gives way to another.
+FILE_PATIENCE = 5.0
 
 
 class Arrivals:
@@ -19,52 +20,24 @@ class Arrivals:
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
         self._turns = asyncio.Semaphore(settings.max_uploads)
-        self._most_bytes = settings.max_uploads * (settings.max_file_bytes + FORM_BYTES)
-        self._arriving = 0
-        self._bytes = 0
+        most_bytes = settings.max_uploads * (settings.max_file_bytes + FORM_BYTES)
+        self.room = Room(most_bytes, settings.max_arriving, FILE_PATIENCE, _too_many)
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """A place for a file until it is its turn.
+    def reading(self, stack: ExitStack) -> Reading:
+        """A place for a file until it is its turn; its bytes count until the stack is closed.
 
         Raises:
-            ApiError: 429 as many as are allowed arrive already, or it would have to wait for its turn.
+            ApiError: 429 as many as are allowed arrive already, none of which gives way, or it would have to
+                wait for its turn.
         """
-        if self._turns.locked() or self._arriving >= self._settings.max_arriving:
+        if self._turns.locked():
             raise _too_many()
-        self._arriving += 1
-        try:
-            yield
-        finally:
-            self._arriving -= 1
+        return stack.enter_context(self.room.reading())
 
-    def counted(self, receive: Receive, stack: ExitStack) -> Receive:
-        """Receive a file's form; its bytes count until the stack is closed.
-
-        Raises:
-            ApiError: 429 what arrived of all files is too much.
-        """
-
-        held = 0
-
-        async def receive_counted() -> Message:
-            nonlocal held
-            message = await receive()
-            size = len(message.get("body", b""))
-            if self._bytes + size > self._most_bytes:
-                raise _too_many()
-            self._bytes += size
-            held += size
-            return message
-
-        def release() -> None:
-            self._bytes -= held
-
-        stack.callback(release)
-        return receive_counted
-
-    async def turn(self, stack: ExitStack) -> None:
+    async def turn(self, reading: Reading, stack: ExitStack) -> None:
         """Wait until a file that has arrived may be worked on, which it is until the stack is closed.
+
+        Its place is free from then on.
 
         Raises:
             ApiError: 429 it waited as long as a request may.
@@ -75,6 +48,7 @@ class Arrivals:
         except TimeoutError:
             raise _too_many() from None
         stack.callback(self._turns.release)
+        reading.leave_place()
 
 
 def _too_many() -> ApiError:

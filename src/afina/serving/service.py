@@ -18,6 +18,7 @@ from afina.runtime.text import SUSPECT
 from afina.serving.arrivals import Arrivals
 from afina.serving.batching import Batcher, QueueFullError
 from afina.serving.errors import ApiError
+from afina.serving.giving_way import Reading, Room
 from afina.serving.metrics import Metrics
 from afina.serving.model import Encoded, ModelStore, Served
 from afina.serving.monitor import DriftFeed, DriftGauges, watch
@@ -34,6 +35,8 @@ _LABORIOUS = re.compile(f"[<&\\x00-\\x1f\\x7f]|{SUSPECT}")
 _TURN_TEXTS, _TURN_CHARACTERS = 64, 1 << 16
 # How often a file looks whether there is room in the queue.
 _PATIENCE = 0.05
+# Seconds for which a JSON body arrives, however slowly, before it gives way to another.
+BODY_PATIENCE = 2.0
 
 
 class ClientGoneError(Exception):
@@ -54,7 +57,7 @@ class Service:
         self.file_threads = ThreadPoolExecutor(settings.max_uploads, "afina-files")
         self.drift_feed = DriftFeed()
         self.arrivals = Arrivals(settings)
-        self.held_bytes = 0
+        self.bodies = Room(settings.max_held_bytes, None, BODY_PATIENCE, lambda: ApiError.of_status(503))
 
     def _ran_batch(self, texts: int, seconds: float) -> None:
         self.metrics.batch(texts, seconds)
@@ -148,27 +151,16 @@ class Service:
         """Run a function in one of the threads for files, which may take its time."""
         return await asyncio.get_running_loop().run_in_executor(self.file_threads, function, *arguments)
 
-    async def read_body(self, request: Request) -> bytes:
-        """The body of a request; its bytes count as held until `release_body`.
+    async def read_body(self, request: Request, reading: Reading) -> bytes:
+        """The body of a request; its bytes count as held until ``reading``, one of `bodies`, is released.
 
         Raises:
-            ApiError: 503 the requests of all clients together hold too much.
+            ApiError: 408 it arrived slowly and gave way, 503 the requests of all clients together hold too
+                much.
         """
-        parts = []
-        try:
-            async for part in request.stream():
-                self.held_bytes += len(part)
-                parts.append(part)
-                if self.held_bytes > self.settings.max_held_bytes:
-                    raise ApiError.of_status(503)
-        except BaseException:
-            self.held_bytes -= sum(map(len, parts))
-            raise
-        return b"".join(parts)
-
-    def release_body(self, body: bytes) -> None:
-        """What `read_body` returned is held no more."""
-        self.held_bytes -= len(body)
+        counted = Request(request.scope, reading.counted(request.receive))
+        # No variable holds the parts: with the error they would live on until its answer is sent.
+        return b"".join([part async for part in counted.stream()])
 
     @asynccontextmanager
     async def gone_watch(self, receive: Receive) -> AsyncIterator[asyncio.Task[None]]:

@@ -71,13 +71,15 @@ class ServeSettings:
         max_texts: most texts in one request.
         max_characters: most characters in one text.
         max_request_bytes: largest JSON request.
-        max_held_bytes: most bytes of JSON requests held at a time, all clients together.
+        max_held_bytes: most bytes of JSON requests held at a time, all clients together; beyond it a body
+            that arrives slowly gives way (408), or else the new one is answered 503.
         max_file_bytes: largest uploaded file.
         max_inflated_bytes: largest size of a workbook once unpacked.
         max_rows: most rows of an uploaded file.
         max_uploads: most files worked on at a time; those and the ones that arrive have together at most the
             bytes of so many of the largest.
-        max_arriving: most files that arrive, or wait to be worked on, at a time.
+        max_arriving: most files that arrive, or wait to be worked on, at a time; beyond it one that arrives
+            slowly gives way (408), or else the new one is answered 429.
         max_connections: most open connections; beyond it the one idle for longest is closed, or else the one
             whose body has been arriving for longest, or whose answer has gone unread for longest. Fewer where
             the system allows too few open files.
