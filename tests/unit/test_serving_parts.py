@@ -30,7 +30,7 @@ from afina.serving import logs
 from afina.serving.answers import added_columns
 from afina.serving.batching import QUANTUM, WINDOW_BUDGETS, Batcher, Job, QueueFullError
 from afina.serving.errors import ApiError
-from afina.serving.giving_way import Reading, Room
+from afina.serving.giving_way import FAST, Reading, Room
 from afina.serving.logs import MOST_LINES, GatheredLines, JsonLines
 from afina.serving.middleware import Authorize
 from afina.serving.model import ModelStore, Served, load_model
@@ -579,6 +579,25 @@ def test_the_place_of_the_slowest_is_taken_once_it_had_its_patience() -> None:
         with pytest.raises(ApiError, match="503"):
             room.reading()
         assert not newer.task.done()
+
+    asyncio.run(run())
+
+
+def test_who_is_fast_enough_keeps_the_place() -> None:
+    async def run() -> None:
+        room, clock = _room(100 * FAST, 2)
+        fast, slow = Body(room), Body(room)
+        for _ in range(14):
+            clock.now += 1
+            await fast.send(FAST)
+            await slow.send(FAST // 4)
+        new = Body(room)
+        assert await slow.status() == 408
+        clock.now += 1
+        with pytest.raises(ApiError, match="503"):
+            room.reading()
+        assert not fast.task.done()
+        assert not new.task.done()
 
     asyncio.run(run())
 

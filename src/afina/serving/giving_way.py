@@ -15,6 +15,10 @@ from starlette.types import Message, Receive
 
 from afina.serving.errors import ApiError
 
+# Bytes a second from which on a body is not slow: a line of half a megabit. Where there are more of them than
+# places, each new body would else end another that is on its way, and long ones would never arrive.
+FAST = 64 << 10
+
 
 class Room:
     """Bytes and places that the bodies of all clients may take together; for one event loop.
@@ -44,6 +48,7 @@ class Room:
         self.held = self.taken = 0
         self._most_bytes, self._places = most_bytes, sys.maxsize if places is None else places
         self._patience, self._full, self._clock = patience, full, clock
+        self._bucket = patience / 2  # two never reach back to before the begin of who may have to give way
         # The oldest first: of equals it is the one to give way.
         self._arriving: dict[Reading, None] = {}
 
@@ -55,8 +60,7 @@ class Room:
         """
         while self.taken >= self._places:
             self._slowest(0)._give_way()
-        # Two halves: they never reach back to before the begin of a body that may have to give way.
-        reading = Reading(self, self._clock(), self._patience / 2)
+        reading = Reading(self, self._clock(), self._bucket)
         self.taken += 1
         self._arriving[reading] = None
         return reading
@@ -77,7 +81,9 @@ class Room:
             ApiError: nobody.
         """
         now = self._clock()
-        slow = [one for one in self._arriving if now - one.begin >= self._patience and one.held >= fewest]
+        old = (one for one in self._arriving if now - one.begin >= self._patience and one.held >= fewest)
+        # Of the two buckets one may have begun just now.
+        slow = [one for one in old if one._window.recent(now) < FAST * self._bucket]
         if not slow:
             raise self._full()
         # Of those that are silent the one that holds the most: fewer have to go.
