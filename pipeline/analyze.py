@@ -43,8 +43,9 @@ def main() -> str:
     for line in token_warnings(found):
         print(f"analyze: warning: {line}", file=sys.stderr)
     return (
-        f"{messages.num_rows:,} rows, {len(label_set.labels)} labels, half of the texts have up to "
-        f"{found['p50']} tokens, {found['truncated_share'] or 0:.1%} are cut off at {train.max_length}"
+        f"{messages.num_rows:,} rows, {len(label_set.labels)} labels, {found['pieces_per_word'] or 0:.2f} "
+        f"tokens a word, {found['unknown_rate'] or 0:.1%} of them unknown; half of the texts have up to "
+        f"{found['p50']}, {found['truncated_share'] or 0:.1%} are cut off at {train.max_length}"
     )
 
 
