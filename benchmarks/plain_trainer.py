@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from training import LossModel
 
 from afina import table
 from afina.evaluation.metrics import classification_metrics, rounded
@@ -58,7 +58,7 @@ def fine_tune(folder: Path, backbone: str, epochs: int, max_length: int, seed: i
         for name in ("train", "validation", "test")
     }
     set_seed(seed)  # before the head's first weights are drawn
-    model = WithLoss(TextClassifier(load_pretrained(files, "sdpa"), len(label_set.labels)))
+    model = LossModel(TextClassifier(load_pretrained(files, "sdpa"), len(label_set.labels)))
     score = scorer(label_set)
     with tempfile.TemporaryDirectory() as checkpoints:
         trainer = make_trainer(model, tokenizer, parts, score, epochs, seed, checkpoints)
@@ -70,21 +70,6 @@ def fine_tune(folder: Path, backbone: str, epochs: int, max_length: int, seed: i
             "test": score(trainer.predict(parts["test"])),
             "test_rows": len(parts["test"]),
         }
-
-
-class WithLoss(nn.Module):
-    """A classifier as the Trainer wants it: it returns the loss too."""
-
-    def __init__(self, classifier: TextClassifier) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Mean loss and logits (B, L); targets: class indexes (B,) or, of several labels, floats (B, L)."""
-        logits = self.classifier(input_ids, attention_mask)
-        several = labels.is_floating_point()
-        loss = nn.functional.binary_cross_entropy_with_logits if several else nn.functional.cross_entropy
-        return {"loss": loss(logits, labels), "logits": logits}
 
 
 def examples(path: Path, label_set: LabelSet, tokenizer: Any, max_length: int) -> Examples:

@@ -200,9 +200,11 @@ class LossModel(nn.Module):
         self.classifier = classifier
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Mean cross-entropy and logits (B, L)."""
+        """Mean loss and logits (B, L); targets: class indexes (B,) or, of several labels, floats (B, L)."""
         logits = self.classifier(input_ids, attention_mask)
-        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+        several = labels.is_floating_point()
+        loss = nn.functional.binary_cross_entropy_with_logits if several else nn.functional.cross_entropy
+        return {"loss": loss(logits, labels), "logits": logits}
 
 
 def make_job(backbone: str, labels: list[str], device: torch.device) -> tuple[Job, Encoder]:
