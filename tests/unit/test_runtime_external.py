@@ -13,7 +13,7 @@ import pytest
 
 from afina.errors import UserError
 from afina.runtime.classifier import Classifier
-from afina.runtime.external import PROPERTY, check_external
+from afina.runtime.external import PROPERTY, read_external
 from toy_artifact import toy_metadata, toy_model, write_in_two
 
 ROWS = 300  # of a table large enough to be put elsewhere
@@ -45,28 +45,40 @@ def weights(model: Path) -> Path:
 
 
 def test_what_export_wrote_is_accepted_and_predicts(model: Path) -> None:
-    assert check_external(model, properties(model)) == (weights(model),)
+    assert read_external(model, properties(model)) == {weights(model): weights(model).read_bytes()}
     assert weights(model).stat().st_size >= ROWS * 3 * 4
     [prediction] = Classifier(model).predict(["luz luz"])
     assert prediction.label == "luz"
 
 
+def test_a_file_written_over_changes_nothing_that_is_open(model: Path) -> None:
+    classifier = Classifier(model)
+    texts = ["luz luz", "agua agua", "pagos"]
+    before = classifier.predict_proba(texts)
+    size = weights(model).stat().st_size
+    with weights(model).open("r+b") as stream:  # in place, as `cp` does
+        stream.write(np.full(size // 4, 7, dtype=np.float32).tobytes())
+    np.testing.assert_array_equal(classifier.predict_proba(texts), before)
+    with pytest.raises(UserError, match="not the weights that"):
+        Classifier(model)
+
+
 def test_a_model_in_one_file_needs_no_other(tmp_path: Path) -> None:
-    assert check_external(tmp_path / "model.onnx", toy_metadata().to_properties()) == ()
-    assert check_external(tmp_path / "model.onnx", {PROPERTY: "null"}) == ()
+    assert read_external(tmp_path / "model.onnx", toy_metadata().to_properties()) == {}
+    assert read_external(tmp_path / "model.onnx", {PROPERTY: "null"}) == {}
 
 
 def test_missing_weights_are_named(model: Path) -> None:
     known, name = properties(model), weights(model).name
     weights(model).unlink()
     with pytest.raises(UserError, match=rf"weights are in {name}, which is missing; copy both files"):
-        check_external(model, known)
+        read_external(model, known)
 
 
 def test_weights_cut_off_are_noticed(model: Path) -> None:
     os.truncate(weights(model), 100)
     with pytest.raises(UserError, match=r"100 bytes, model\.onnx needs 3,600"):
-        check_external(model, properties(model))
+        read_external(model, properties(model))
 
 
 def test_one_changed_byte_is_noticed(model: Path) -> None:
@@ -74,7 +86,7 @@ def test_one_changed_byte_is_noticed(model: Path) -> None:
     content[-1] ^= 1
     weights(model).write_bytes(content)
     with pytest.raises(UserError, match=r"another SHA-256"):
-        check_external(model, properties(model))
+        read_external(model, properties(model))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +98,7 @@ def test_no_location_leads_out_of_the_folder(location: str, tmp_path: Path) -> N
     folder.mkdir()
     entry = {"location": location, "size": 1, "sha256": "0" * 64}
     with pytest.raises(UserError, match="outside its folder") as error:
-        check_external(folder / "model.onnx", {PROPERTY: json.dumps([entry])})
+        read_external(folder / "model.onnx", {PROPERTY: json.dumps([entry])})
     assert "\n" not in str(error.value)
 
 
@@ -97,11 +109,11 @@ def test_nor_does_a_link(model: Path, tmp_path: Path) -> None:
     target = place.rename(elsewhere / "weights")
     place.symlink_to(target)
     with pytest.raises(UserError, match="a link, which may lead outside"):
-        check_external(model, known)
+        read_external(model, known)
     # A cache keeps both behind links.
     kept = model.rename(elsewhere / "kept.onnx")
     model.symlink_to(kept)
-    assert check_external(model, known) == (place,)
+    assert read_external(model, known) == {place: place.read_bytes()}
 
 
 @pytest.mark.parametrize(
@@ -110,7 +122,7 @@ def test_nor_does_a_link(model: Path, tmp_path: Path) -> None:
 )
 def test_garbled_metadata_are_named(value: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="metadata external_data: not readable"):
-        check_external(tmp_path / "model.onnx", {PROPERTY: value})
+        read_external(tmp_path / "model.onnx", {PROPERTY: value})
 
 
 def test_the_same_weights_give_the_same_name(model: Path, tmp_path: Path) -> None:

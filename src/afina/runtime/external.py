@@ -33,24 +33,25 @@ class DataFile:
         return {"location": self.location, "size": self.size, "sha256": self.sha256}
 
 
-def check_external(file: Path, properties: Mapping[str, str]) -> tuple[Path, ...]:
-    """Check the files with a model's weights before anything reads them.
+def read_external(file: Path, properties: Mapping[str, str]) -> dict[Path, bytes]:
+    """Read and check the files with a model's weights.
 
     Args:
         file: the model.
         properties: its metadata.
 
     Returns:
-        The files beside ``file`` that belong to it; none for a model in one file.
+        The files beside ``file`` that belong to it and what is in them; none for a model in one file.
 
     Raises:
-        UserError: a file is missing, of another size or content, or would be outside the model's folder.
+        UserError: a file is missing, of another size or content, too large for the memory, or would be
+            outside the model's folder.
     """
-    return tuple(_checked(file, data) for data in _declared(file, properties))
+    return dict(_checked(file, data) for data in _declared(file, properties))
 
 
 def external_files(file: Path, properties: Mapping[str, str]) -> tuple[Path, ...]:
-    """Where the files with a model's weights belong, whether or not they are there; see `check_external`.
+    """Where the files with a model's weights belong, whether or not they are there; see `read_external`.
 
     Raises:
         UserError: the metadata are not readable.
@@ -74,7 +75,7 @@ def _declared(file: Path, properties: Mapping[str, str]) -> list[DataFile]:
     return found
 
 
-def _checked(file: Path, data: DataFile) -> Path:
+def _checked(file: Path, data: DataFile) -> tuple[Path, bytes]:
     if not _is_plain_name(data.location):
         raise UserError(
             f"{file}: its weights would be in {data.location[:80]!r}, outside its folder; "
@@ -92,13 +93,16 @@ def _checked(file: Path, data: DataFile) -> Path:
             f"{weights}: {size:,} bytes, {file.name} needs {data.size:,}; "
             "cut off or of another model, copy both files again"
         )
-    with weights.open("rb") as stream:
-        if hashlib.file_digest(stream, "sha256").hexdigest() != data.sha256:
-            raise UserError(
-                f"{weights}: not the weights that {file.name} was exported with (another SHA-256); "
-                "copy both files again"
-            )
-    return weights
+    try:
+        content = weights.read_bytes()
+    except MemoryError:
+        raise UserError(f"{weights}: {size:,} bytes do not fit in the memory") from None
+    if hashlib.sha256(content).hexdigest() != data.sha256:
+        raise UserError(
+            f"{weights}: not the weights that {file.name} was exported with (another SHA-256); "
+            "copy both files again"
+        )
+    return weights, content
 
 
 def _is_plain_name(location: str) -> bool:

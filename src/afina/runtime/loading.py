@@ -9,7 +9,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 from afina.errors import UserError
 from afina.runtime.container import check_graph, read_properties
 from afina.runtime.encoding import Encoder, Ids, pad_batch
-from afina.runtime.external import check_external
+from afina.runtime.external import read_external
 from afina.runtime.lanes import MOST, Lanes
 from afina.runtime.metadata import ArtifactMetadata
 from afina.runtime.text import STEPS
@@ -191,8 +191,10 @@ def _load(file: Path, threads: int | None) -> LoadedModel:
             f"{file}: metadata cleaning: this afina does not know the step {unknown[0]!r}; "
             "upgrade with `pip install -U afina`"
         )
-    external = check_external(file, properties)  # before onnxruntime follows where they point
-    opening = _Opening(file, threads)
+    weights = read_external(file, properties)  # before onnxruntime follows where they point
+    opening = _Opening(file, threads, weights)
+    external = tuple(weights)
+    del weights  # onnxruntime copies them
     try:
         encoder, probe = _read_tokenizer(metadata, file)
         check_graph(file, properties)
@@ -244,9 +246,10 @@ class _Reopening:
 class _Opening(threading.Thread):
     """Opens a session in a thread of its own."""
 
-    def __init__(self, file: Path, threads: int | None) -> None:
+    def __init__(self, file: Path, threads: int | None, weights: Mapping[Path, bytes] | None = None) -> None:
         super().__init__(name="afina-load", daemon=True)
         self.file, self.threads = file, threads
+        self._weights = weights or {}
         self._opened: onnxruntime.InferenceSession | None = None
         self._failure: BaseException | None = None
         self.start()
@@ -256,12 +259,14 @@ class _Opening(threading.Thread):
             # Without enable_fallback=False onnxruntime prints, and tries the same once more.
             self._opened = onnxruntime.InferenceSession(
                 str(self.file),
-                sess_options=_session_options(self.threads),
+                sess_options=_session_options(self.threads, self._weights),
                 providers=["CPUExecutionProvider"],
                 enable_fallback=False,
             )
         except BaseException as error:  # raised again where somebody listens
             self._failure = error
+        finally:
+            self._weights = {}
 
     def session(self) -> onnxruntime.InferenceSession:
         """The session, or in one line why there is none; after `join`."""
@@ -275,13 +280,22 @@ class _Opening(threading.Thread):
         return self._opened
 
 
-def _session_options(threads: int | None) -> onnxruntime.SessionOptions:
+def _session_options(
+    threads: int | None, weights: Mapping[Path, bytes] | None = None
+) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what cannot be loaded or run is raised
     options.intra_op_num_threads = threads or usable_processors()
     spin = _spins_briefly(onnxruntime.__version__)
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN))
+    # onnxruntime would map the files into memory: whoever wrote over them would change or end this process.
+    # An older one knows no other way.
+    if weights and hasattr(options, "add_external_initializers_from_files_in_memory"):
+        contents = list(weights.values())
+        options.add_external_initializers_from_files_in_memory(
+            [path.name for path in weights], contents, [len(content) for content in contents]
+        )
     return options
 
 
