@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from accelerate.state import AcceleratorState
 
 from afina import table
 from afina.labels import LabelSet
@@ -21,6 +22,14 @@ from tiny import LABELS, build_tiny_backbone, tiny_messages
 def plain() -> Iterator[Any]:
     with benchmark("plain_trainer") as module:
         yield module
+
+
+@pytest.fixture(autouse=True)
+def own_accelerator() -> Iterator[None]:
+    """accelerate keeps one precision a process; the Trainer's is not that of other tests."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

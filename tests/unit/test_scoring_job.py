@@ -1187,10 +1187,12 @@ def peak_megabytes(rows: int, kind: str, model: str) -> float:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc on this system")
 @pytest.mark.parametrize(
-    ("kind", "rows"),
-    # Arrow's allocator keeps some 30 MiB on the way, which is no growth: files of Parquet begin at 38 MiB.
-    [("csv", (800, 6400)), ("jsonl", (800, 6400)), ("parquet", (4800, 16000))],
+    ("kind", "rows", "growth"),
+    # Arrow's allocator keeps some 30 MiB more or less, of a row group of Parquet that is 150 MiB larger.
+    [("csv", (800, 6400), 16), ("jsonl", (800, 6400), 16), ("parquet", (4800, 24000), 60)],
 )
-def test_memory_does_not_grow_with_the_rows(here: Path, model: str, kind: str, rows: tuple[int, int]) -> None:
+def test_memory_does_not_grow_with_the_rows(
+    here: Path, model: str, kind: str, rows: tuple[int, int], growth: int
+) -> None:
     few, many = (peak_megabytes(number, kind, model) for number in rows)
-    assert many < few + 16
+    assert many < few + growth  # MiB
