@@ -847,10 +847,9 @@ def test_the_demo_s_model_answers_on_the_page(browser: Any, tmp_path: Path) -> N
     model = tmp_path / "model.onnx"
     model.symlink_to(REAL)
     with page_server(model) as server, visiting(browser, server, SPANISH) as visit:
-        answer = visit.ask("No puedo entrar a mi cuenta, olvidé la clave")
-        found = re.match(r"plataforma: clave y acceso (\d+)", answer)
-        assert found is not None, answer
-        assert int(found[1]) >= 95  # percent; trained on another processor, the model differs a little
+        assert visit.ask("No puedo entrar a mi cuenta, olvidé la clave").startswith(
+            "plataforma: clave y acceso 99"
+        )
         assert visit.page.locator(".bars li").count() == 15
         assert "una de 15 clases" in visit.shown("#headline")
 

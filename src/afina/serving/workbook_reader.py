@@ -92,12 +92,12 @@ def write_rows(
     """Write the rows of the first visible sheet of a checked workbook as CSV, empty ones as blank lines.
 
     Returns:
-        Where the first formula without a saved result is, by the position of its column.
+        Where the first formula without a saved result is, by the position of its column; after
+        `_tell_unsaved`.
     """
     from openpyxl import load_workbook
     from openpyxl.utils import get_column_letter
 
-    _tell_unsaved()
     workbook = load_workbook(stream, read_only=True, data_only=True, keep_links=False)
     if not workbook.worksheets:
         raise RefusedError(400, "bad_file", "the workbook has no sheet with cells; put the rows in one")
@@ -138,7 +138,8 @@ def write_rows(
 def _tell_unsaved() -> None:
     """Let openpyxl give `_UNSAVED` for a formula without a saved result, which to it is a blank cell.
 
-    It has no way to tell them apart but a second reading without any results.
+    It has no way to tell them apart but a second reading without any results. For this whole process, which
+    ends with its one workbook.
     """
     from openpyxl.worksheet import _reader
 
@@ -199,6 +200,7 @@ def main() -> None:
     try:
         with open(0, "rb", closefd=False) as stream, open(1, "wb", closefd=False) as target:
             check_archive(stream, max_inflated_bytes)
+            _tell_unsaved()
             unsaved = write_rows(stream, target, max_inflated_bytes, max_rows, max_columns)
         print(json.dumps(unsaved), file=sys.stderr)
         return
