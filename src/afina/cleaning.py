@@ -27,9 +27,7 @@ from afina.errors import UserError
 from afina.params.clean import CleanParams
 from afina.progress import Progress
 from afina.runtime.text import (
-    DENORMALIZABLE,
-    EMOJI,
-    SUSPECT,
+    TOUCHES,
     WORD,
     clean_text,
     collapse_whitespace,
@@ -40,27 +38,6 @@ from afina.table import REJECTED
 Ints = npt.NDArray[np.int64]
 
 # ----------------------------------------------------------------------------------------- texts
-
-_LATER_LINE = "[\\n\\r\\x0b\\x0c\\x1c-\\x1e\\x{85}\\x{2028}\\x{2029}]"
-_PUNCTUATION = f"¿¡ªº«»°´·–—‘’“”…€\u00a0{EMOJI}"
-
-TOUCHES: dict[str, str] = {
-    "unescape_html": "&",
-    "strip_tags": "<[A-Za-z/!?\u0130\u0131\u017f\u212a]",
-    "fix_mojibake": SUSPECT,
-    "normalize_unicode": DENORMALIZABLE,
-    "strip_quotes": _LATER_LINE,
-    "strip_signature": _LATER_LINE,
-    "mask_emails": "@",
-    "mask_urls": "://|[wW]\\.|\\.[A-Za-z\u0130\u0131\u017f\u212a]{2}",
-    "mask_phones": "[0-9](?:[ \u00a0.()/-]{0,2}[0-9]){6}",
-    "mask_ids": "(?:[0-9][^0-9]*){5}|[A-Z]{2}[0-9]{2}",
-    "lowercase": f"[^\\x00-@\\[-\\x7fáéíóúüñ{_PUNCTUATION}]",
-    "strip_accents": f"[^\\x00-\\x7fñÑ{_PUNCTUATION}]",
-    "collapse_whitespace": "^ | \\z|  |[\\x00-\\x1f\\x7f-\u00a0\u1680\u2000-\u200b\u2028"
-    "\u2029\u202f\u205f\u3000\ufeff]",
-}
-"""Step -> pattern (RE2) without which the step leaves a text as it is: what need not pass through Python."""
 
 POOL_ROWS = 200_000  # texts for Python from which a second process pays
 CHUNK_ROWS = 20_000

@@ -64,6 +64,78 @@ def test_clean_text_leaves_clean_text_alone_and_encodable(text: str, steps: list
     once.encode("utf-8")
 
 
+NUMBERS = [
+    "1",
+    "23",
+    "456",
+    "7890",
+    "1234567",
+    "12345678",
+    "AB12",
+    "ABCD",
+    "X",
+    "k",
+    "dni ",
+    "Cuenta n. ",
+    "RFC: ",
+]
+MARKS = [
+    " ",
+    "-",
+    ".",
+    "/",
+    "(",
+    ")",
+    "+",
+    "\u00a0",
+    ",",
+    ":",
+    "www.",
+    "WWW.",
+    "a.com",
+    ".es/x",
+    "a",
+    "\n",
+    "> b",
+]
+numbers = st.lists(st.sampled_from(NUMBERS + MARKS), max_size=16).map("".join)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(text=st.one_of(messy, numbers), steps=st.lists(st.sampled_from(list(STEPS)), max_size=3))
+@example(text="dni 1-2.3/4 5", steps=["mask_ids"])
+@example(text="llame al 555-1234", steps=["mask_phones"])
+@example(text="ver www.1", steps=["mask_urls"])
+@example(text="Hola\x0b> cita", steps=["strip_quotes"])
+@example(text="Hola\u2028-- ", steps=["strip_signature"])
+def test_clean_text_is_its_steps_one_after_the_other(text: str, steps: list[str]) -> None:
+    """It leaves out those that have nothing to do."""
+    plain = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    for step in steps:
+        plain = STEPS[step](plain)
+    cleaned = clean_text(text, steps)
+    assert cleaned == clean_text(plain, steps)
+    assert all(STEPS[step](cleaned) == cleaned for step in steps)
+
+
+@pytest.mark.parametrize("form", cleaning._ID_FORMS)
+@settings(deadline=None)
+@given(data=st.data())
+def test_every_form_of_a_number_is_something_to_mask(form: str, data: st.DataObject) -> None:
+    found = data.draw(st.from_regex(form, fullmatch=True))
+    assert re.search(cleaning.TOUCHES["mask_ids"], found)
+    assert clean_text(f"es {found} y", ["mask_ids"]) == STEPS["mask_ids"](f"es {found} y")
+
+
+def test_white_space_is_what_split_takes_for_it_and_control_characters() -> None:
+    """Each code point, between two letters."""
+    spaces = re.compile(r"[\s\x00-\x20\x7f-\xa0\u200b\ufeff]")
+    for point in range(sys.maxunicode + 1):
+        character = chr(point)
+        expected = "a b" if spaces.match(character) else f"a{character}b"
+        assert STEPS["collapse_whitespace"](f"a{character}b") == expected
+
+
 @settings(deadline=None)
 @given(text=spanish)
 @example(text="¿Ñandú Ó¿? CAFÉ» Í° Ñ“ Á¡")

@@ -354,7 +354,8 @@ _ID_FORMS = (
     r"[0-9]{4}[ -][0-9]{4}[ -][0-9]{2}[ -][0-9]{10}",  # CCC (bank accounts, Spain)
 )
 _ID_FORM = _lazy("|".join(_ID_FORMS))
-_ID = _lazy(rf"(?<![\w.])(?:(?:{'|'.join(_ID_FORMS)})(?!\w)|[0-9]{{8,}}+(?![\w]))")
+# How one begins is looked at first: it rules out most places.
+_ID = _lazy(rf"(?=[0-9A-ZÑ&xyz])(?<![\w.])(?:(?:{'|'.join(_ID_FORMS)})(?!\w)|[0-9]{{8,}}+(?![\w]))")
 _NAMED_ID = _lazy(
     r"(?<!\w)((?:dni|nif|nie|cif|c\.i\.|c[ée]dula|rut|run|cuit|cuil|curp|rfc|nss|pasaporte|passport|ssn|iban|"
     r"cuenta|cta|account|tarjeta|p[óo]liza|expediente)"
@@ -425,14 +426,14 @@ def _is_phone(number: str) -> bool:
 
 # ------------------------------------------------------------------------------------ white space
 
-# White space of all scripts, control characters, zero-width space and byte order mark. The joiner
-# that holds emoji together (U+200D) is none of them.
-_SPACES = _lazy(r"[\s\x00-\x20\x7f-\xa0\u200b\ufeff]+")
+# Control characters, zero-width space and byte order mark count as white space, which str.split does not
+# take them for. The joiner that holds emoji together (U+200D) does not count.
+_CONTROLS = _lazy(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\ufeff]")
 
 
 def collapse_whitespace(text: str) -> str:
     """Turn each run of white space and control characters into one space; none at either end."""
-    return _SPACES.sub(" ", text).strip(" ")
+    return " ".join(_CONTROLS.sub(" ", text).split())
 
 
 STEPS: dict[str, Callable[[str], str]] = {
@@ -452,6 +453,27 @@ STEPS: dict[str, Callable[[str], str]] = {
 }
 """Every step by name, in an order that makes sense for most texts."""
 
+_LATER_LINE = "[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]"
+_PUNCTUATION = f"¿¡ªº«»°´·–—‘’“”…€\u00a0{EMOJI}"
+
+TOUCHES: dict[str, str] = {
+    "unescape_html": "&",
+    "strip_tags": "<[A-Za-z/!?\u0130\u0131\u017f\u212a]",
+    "fix_mojibake": SUSPECT,
+    "normalize_unicode": DENORMALIZABLE,
+    "strip_quotes": _LATER_LINE,
+    "strip_signature": _LATER_LINE,
+    "mask_emails": "@",
+    "mask_urls": "://|w\\.|W\\.|\\.[A-Za-z\u0130\u0131\u017f\u212a]{2}",
+    "mask_phones": "[0-9](?:[ \u00a0.()/-]{0,2}[0-9]){6}",
+    "mask_ids": "[0-9](?:(?:[-./ ]?[0-9]){4}|[0-9](?:[ -]?[A-Z0-9]{4}){2})",
+    "lowercase": f"[^\\x00-@\\[-\\x7fáéíóúüñ{_PUNCTUATION}]",
+    "strip_accents": f"[^\\x00-\\x7fñÑ{_PUNCTUATION}]",
+    "collapse_whitespace": "^ | $|  |[\\x00-\\x1f\\x7f-\u00a0\u1680\u2000-\u200b\u2028"
+    "\u2029\u202f\u205f\u3000\ufeff]",
+}
+"""Step -> pattern, for both `re` and RE2, without which the step leaves a text as it is."""
+
 _REPEAT_BUDGET = 3_000_000  # characters worked on in repeating the steps over one text
 
 
@@ -468,19 +490,27 @@ def clean_text(text: str, steps: Sequence[str]) -> str:
     text = _encodable(text)
     for _ in range(max(3, _REPEAT_BUDGET // (len(text) + 1))):
         before = text
-        for function in functions:
-            text = function(text)
+        for touches, function in functions:
+            if touches(text):
+                text = function(text)
         if text == before:
             break
     return _encodable(text)
 
 
+_Step = tuple[Callable[[str], object], Callable[[str], str]]
+
+# What these search for takes longer than to see that there is none of it; the others see for themselves.
+_LONG = ("strip_quotes", "strip_signature", "mask_urls", "mask_phones", "mask_ids")
+
+
 @lru_cache(maxsize=64)
-def _functions(steps: tuple[str, ...]) -> tuple[Callable[[str], str], ...]:
+def _functions(steps: tuple[str, ...]) -> tuple[_Step, ...]:
+    """For each step, what is false where it need not be asked, and itself."""
     for name in steps:
         if name not in STEPS:
             raise ValueError(f"unknown cleaning step '{name}'; known: {', '.join(STEPS)}")
-    return tuple(STEPS[name] for name in steps)
+    return tuple((re.compile(TOUCHES[name]).search if name in _LONG else bool, STEPS[name]) for name in steps)
 
 
 def _encodable(text: str) -> str:
