@@ -14,7 +14,7 @@ from afina.modeling.backbone import resolve_backbone
 from afina.params.adapt import AdaptParams
 from afina.params.base import load_section, load_seed
 from afina.params.train import TrainParams
-from afina.stage import stage
+from afina.stage import stage, warn
 
 WATCHED = Path("data/source")
 TRAIN = Path("data/splits/train.parquet")
@@ -37,19 +37,22 @@ def note_unwatched(params: AdaptParams) -> None:
             )
 
 
-def read_texts(params: AdaptParams) -> list[str]:
-    """The texts of the training split, and those without labels."""
-    texts: list[str] = table.read(TRAIN, ["text"])["text"].to_pylist()
+def read_texts(params: AdaptParams) -> tuple[list[str], list[str]]:
+    """The texts of the training split, and those without labels; what each is called."""
+    rows = table.read(TRAIN, ["id", "text"])
     note_unwatched(params)
-    return texts + read_unlabelled(params.unlabelled, Path(), read_label_set(LABELS).cleaning["steps"])
+    unlabelled = read_unlabelled(params.unlabelled, Path(), read_label_set(LABELS).cleaning["steps"])
+    names = [f"adapt.unlabelled {number}" for number in range(1, len(unlabelled) + 1)]
+    return rows["text"].to_pylist() + unlabelled, rows["id"].to_pylist() + names
 
 
 @stage("adapt")
 def main() -> str:
     params, trained = load_section(AdaptParams), load_section(TrainParams)
+    warn("adapt", params.without_effect())
     files = resolve_backbone(trained.backbone, trained.revision)
-    texts = read_texts(params) if params.active else []
-    done = adapt_backbone(params, trained, files, texts, load_seed(), ADAPTED, CHECKPOINTS)
+    texts, names = read_texts(params) if params.active else ([], [])
+    done = adapt_backbone(params, trained, files, texts, load_seed(), ADAPTED, CHECKPOINTS, names)
     shutil.rmtree(CHECKPOINTS, ignore_errors=True)  # last: a run killed just now would have to train again
     if not done.changed:
         return f"{done.backbone} is left as it is"

@@ -9,7 +9,7 @@ from afina.balancing import Balanced, balance, imbalance
 from afina.labels import read_label_set
 from afina.params.balance import BalanceParams
 from afina.params.base import load_section, load_seed
-from afina.stage import stage
+from afina.stage import stage, warn
 
 TRAIN = Path("data/splits/train.parquet")
 LABELS = Path("data/clean/labels.json")
@@ -20,6 +20,7 @@ REPORT = Path("reports/data/balance.csv")
 @stage("balance")
 def main() -> str:
     params = load_section(BalanceParams)
+    warn("balance", params.without_effect())
     train = table.read(TRAIN)
     result = balance(train, read_label_set(LABELS), params, load_seed())
     table.write(result.table, BALANCED / "train.parquet", table.BALANCED_SCHEMA)

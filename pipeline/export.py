@@ -22,7 +22,7 @@ from afina.reporting.card import render_card
 from afina.reporting.inputs import Inputs, read_optional_json, read_optional_rows
 from afina.reporting.locale import Locale
 from afina.reporting.setting import Setting
-from afina.stage import stage
+from afina.stage import stage, warn
 from afina.table import read, read_texts
 
 CLASSIFIER = Path("models/classifier")
@@ -66,6 +66,7 @@ def card(label_set: LabelSet, export: dict[str, Any]) -> str:
 @stage("export")
 def main() -> str:
     params = load_section(ExportParams)
+    warn("export", params.without_effect())
     classifier, encoder, config = load_classifier(CLASSIFIER)
     test = read(TEST, ["id", "text", "labels"])
     texts = TestTexts(

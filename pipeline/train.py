@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import astuple
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from afina.files import read_json, write_csv
 from afina.labels import read_label_set
 from afina.params.base import load_section, load_seed
 from afina.params.train import TrainParams
-from afina.stage import stage
+from afina.stage import stage, warn
 from afina.table import read
 from afina.training.checkpoint import clear_checkpoints
 from afina.training.loop import HISTORY_COLUMNS, train
@@ -23,11 +21,10 @@ CHECKPOINTS = Path("models/checkpoints")
 @stage("train")
 def main() -> str | None:
     params = load_section(TrainParams)
+    warn("train", params.without_effect())
     balance = read_json(Path("data/balanced/balance.json"))
     augmented = balance.get("augmented_rows", 0) > 0
-    if os.environ.get("RANK", "0") == "0":  # under torchrun once, not by every process
-        for line in double_corrections(params, balance["strategy"], balance["class_weights"], augmented):
-            print(f"train: warning: {line}", file=sys.stderr)
+    warn("train", double_corrections(params, balance["strategy"], balance["class_weights"], augmented))
     result = train(
         params,
         train_table=read(Path("data/balanced/train.parquet")),

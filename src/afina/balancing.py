@@ -124,7 +124,10 @@ def _weights(counts: Ints, total: int, multilabel: bool, params: BalanceParams) 
 def importance(counts: Ints, method: str, beta: float) -> Floats:
     """How much one example of each class counts, up to a factor, from its number of examples (L,).
 
-    ``balanced``: 1/n. ``inverse_sqrt``: 1/sqrt(n). ``effective_number``: (1 - beta) / (1 - beta^n), the
+    ``balanced``: 1/n, after King and Zeng, "Logistic Regression in Rare Events Data", Political Analysis
+    2001.
+    ``inverse_sqrt``: 1/sqrt(n), after Mahajan et al., "Exploring the Limits of Weakly Supervised
+    Pretraining", ECCV 2018, who draw examples so. ``effective_number``: (1 - beta) / (1 - beta^n), the
     inverse of the effective number of examples of Cui et al., "Class-Balanced Loss Based on Effective
     Number of Samples", CVPR 2019. A count must be positive.
     """

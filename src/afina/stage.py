@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import NoReturn
 
@@ -36,6 +36,13 @@ def stage(name: str) -> Callable[[Callable[[], str | None]], Callable[[], None]]
         return run
 
     return decorate
+
+
+def warn(name: str, lines: Iterable[str]) -> None:
+    """Say what may not be meant as it is set; under torchrun once, not by every process."""
+    if os.environ.get("RANK", "0") == "0":
+        for line in lines:
+            print(f"{name}: warning: {line}", file=sys.stderr)
 
 
 def _fail(name: str, message: str) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import runpy
 import subprocess
@@ -46,6 +47,7 @@ from afina.modeling.store import load_classifier
 from afina.params.adapt import AdaptParams
 from afina.params.train import TrainParams
 from afina.runtime.encoding import Encoder, Ids, pad_batch
+from afina.training.engine import NotFiniteError
 from afina.training.loop import train
 from tiny import (
     ARCHITECTURES,
@@ -300,6 +302,37 @@ def test_a_loss_that_is_no_number_names_the_learning_rate(tmp_path: Path) -> Non
     params = AdaptParams.parse(LEARNING)
     with pytest.raises(UserError, match=r"adapt: .*lower adapt\.learning_rate"):
         train_masked(backbone, encoded(files, TEXTS), masking_of(files), files.folder, params, "fp32", 32, 0)
+
+
+def test_the_batch_whose_loss_is_no_number_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a repeated text the first id; texts without a token are not counted."""
+    files = tiny(tmp_path)
+    texts = [TEXTS[0], "", *TEXTS]
+    names = ["first", "empty", *(f"id-{number}" for number in range(len(TEXTS)))]
+    named = dict(zip(reversed(texts), reversed(names), strict=True))
+    original, seen = MaskedTrainer.update, []
+
+    def update(self: Any, *given: Any) -> tuple[float, int]:
+        seen.append(given[0])
+        if len(seen) == 3:
+            raise NotFiniteError("masked loss", np.arange(len(given[0])))
+        return original(self, *given)
+
+    monkeypatch.setattr(MaskedTrainer, "update", update)
+    monkeypatch.setattr("afina.adaptation.masked.mask_tokens", lambda tokens, *_: (tokens, tokens))
+    with pytest.raises(UserError, match=r"adapt: the masked loss is not a number any more") as raised:
+        adapt_backbone(
+            AdaptParams.parse({**LEARNING, "vocabulary": "none"}), train_params(), files, texts, 0,
+            tmp_path / "adapted", names=names,
+        )  # fmt: skip
+    told = re.findall(r"batch of ids (.*?)\)", str(raised.value))[0].split(", ")
+    ids = {
+        name: tokens.tolist()
+        for name, tokens in zip(named.values(), encoded(files, list(named)), strict=True)
+    }
+    assert [ids[name] for name in told] == [tokens.tolist() for tokens in seen[2]]
+    assert "first" in named.values()
+    assert "id-0" not in named.values()
 
 
 def test_texts_with_nothing_to_mask(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from afina.errors import UserError
 from afina.labels import LabelSet, Task
 from afina.modeling.backbone import load_tokenizer
 from afina.modeling.classifier import TextClassifier, load_pretrained
+from afina.modeling.inference import out_of_memory
 from afina.params.train import TrainParams
 from afina.runtime.encoding import Encoder
 from afina.training import checkpoint, loop
@@ -41,7 +42,6 @@ from afina.training.engine import (
     freeze,
     layer_factor,
     layer_of,
-    out_of_memory,
     slots,
 )
 from afina.training.forward import PackedForward, PaddedForward, choose_forward

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from afina.errors import UserError
@@ -20,10 +25,10 @@ from afina.modeling.classifier import (
     load_pretrained,
     pool,
 )
-from afina.modeling.inference import predict_logits
+from afina.modeling.inference import in_batches, predict_logits
 from afina.modeling.lexical import LexicalScorer
 from afina.modeling.store import ClassifierConfig, load_classifier, read_config, save_classifier
-from afina.runtime.encoding import Encoder, pad_batch
+from afina.runtime.encoding import Encoder, Ids, pad_batch
 from tiny import ARCHITECTURES, LABELS, Architecture, build_tiny_backbone, tiny_messages
 
 TEXTS = tiny_messages(n=17, seed=3)["text"].to_pylist()
@@ -331,3 +336,44 @@ def test_half_of_the_weights_is_one_line(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:20_000])
     with pytest.raises(UserError, match=r"cannot load the weights \(SafetensorError: .*safetensors files$"):
         load_pretrained(folder)
+
+
+def scored_within(most: int, asked: list[int]) -> Callable[[Sequence[Ids]], torch.Tensor]:
+    """Scores texts by their first token; more than so many tokens of a padded batch do not fit."""
+
+    def score(batch: Sequence[Ids]) -> torch.Tensor:
+        asked.append(len(batch) * max(len(row) for row in batch))
+        if asked[-1] > most:
+            raise torch.OutOfMemoryError("out of memory")
+        return torch.tensor([[float(row[0]), 1.0] for row in batch])
+
+    return score
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=60),
+    most=st.integers(40, 2000),
+    budget=st.integers(1, 4000),
+)
+def test_a_batch_that_does_not_fit_is_scored_in_smaller_ones(
+    lengths: list[int], most: int, budget: int
+) -> None:
+    ids = [np.full(length, number) for number, length in enumerate(lengths)]
+    asked: list[int] = []
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        found = in_batches(scored_within(most, asked), ids, 2, budget)
+    assert found[:, 0].tolist() == list(range(len(ids)))
+    failures = sum(size > most for size in asked)
+    assert said.getvalue().count("does not fit in the memory; going on with batches of") == failures
+    # Each failure at least halves what is asked for, so that there are few.
+    assert failures <= max(np.log2(max(asked) / most), 0) + 1
+
+
+@pytest.mark.parametrize(("error", "count"), [(torch.OutOfMemoryError("x"), 1), (RuntimeError("shapes"), 4)])
+def test_what_smaller_batches_do_not_mend_is_raised(error: Exception, count: int) -> None:
+    def score(batch: Sequence[Ids]) -> torch.Tensor:
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        in_batches(score, [np.ones(8, dtype=np.int64)] * count, 2)

@@ -40,6 +40,7 @@ def adapt_backbone(
     seed: int,
     folder: Path,
     checkpoint_folder: Path | None = None,
+    names: Sequence[str] = (),
 ) -> Adaptation:
     """Adapt a backbone to texts and save it; where nothing is to be done, save that it is unchanged.
 
@@ -54,6 +55,7 @@ def adapt_backbone(
         folder: where the result goes, see `afina.adaptation.store.save_adapted`.
         checkpoint_folder: of masked-language-model training, see `afina.adaptation.masked.train_masked`. The
             last checkpoint stays; remove it once all is saved.
+        names: the texts' ids, for an error that has to name some; none: their numbers, from 0.
 
     Raises:
         UserError: a parameter does not suit the backbone or the machine, or training goes wrong.
@@ -64,7 +66,10 @@ def adapt_backbone(
         return unchanged
     max_length = _max_length(params, train, files)
     tokenizer_json, pad_token_id = load_tokenizer(files.folder)
-    distinct = list(dict.fromkeys(texts))
+    named: dict[str, str] = {}
+    for text, name in zip(texts, names or map(str, range(len(texts))), strict=True):
+        named.setdefault(text, name)
+    distinct = list(named)
     tokens, glossary = _choose_extension(params, tokenizer_json, distinct)
     if not tokens and not params.epochs:
         save_adapted(folder, unchanged)
@@ -111,6 +116,7 @@ def adapt_backbone(
             max_length,
             seed,
             checkpoint_folder,
+            list(named.values()),
         )
     record = replace(
         unchanged,

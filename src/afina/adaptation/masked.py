@@ -27,6 +27,7 @@ from transformers.activations import ACT2FN
 from afina.errors import UserError
 from afina.modeling.backbone import read_object, weight_files
 from afina.modeling.classifier import TextClassifier
+from afina.modeling.inference import out_of_memory
 from afina.params.adapt import AdaptParams
 from afina.progress import Progress
 from afina.runtime.encoding import Ids
@@ -39,7 +40,7 @@ from afina.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from afina.training.engine import POOL_UPDATES, out_of_memory, update_seed
+from afina.training.engine import POOL_UPDATES, NotFiniteError, shown_ids, update_seed
 from afina.training.forward import (
     Forward,
     PackedForward,
@@ -341,7 +342,8 @@ class MaskedTrainer:
         A batch that does not fit in the memory is cut in half, and the update begun again.
 
         Raises:
-            UserError: the loss or the gradient is not a number, or a single text does not fit in the memory.
+            NotFiniteError: the loss or the gradient is not a number; the weights are as they were.
+            UserError: a single text does not fit in the memory.
         """
         while True:
             self.forward.refresh_dropout(update_seed(self.seed, 0, number // POOL_UPDATES, 1))
@@ -359,10 +361,7 @@ class MaskedTrainer:
         self.flat.gather_gradients()
         norm = torch.dot(self.flat.gradients, self.flat.gradients).sqrt()
         if not (np.isfinite(value) and bool(torch.isfinite(norm))):
-            raise UserError(
-                "adapt: the masked loss is not a number any more; lower adapt.learning_rate. "
-                "The last checkpoint, where there is one, is kept"
-            )
+            raise NotFiniteError("masked loss", np.arange(len(seen)))
         share = schedule(number, self.updates, self.params.warmup)
         self.flat.step(share, (norm / MAX_GRADIENT_NORM).clamp(min=1.0))
         return value, count
@@ -411,6 +410,7 @@ def train_masked(
     max_length: int,
     seed: int,
     checkpoint_folder: Path | None = None,
+    names: Sequence[str] = (),
 ) -> list[float]:
     """Train a backbone to tell masked tokens.
 
@@ -428,6 +428,7 @@ def train_masked(
         seed: of batches, masks and dropout.
         checkpoint_folder: where each epoch's end is kept; the last one stays, for whoever has yet to save the
             backbone. None: nowhere.
+        names: what each text is called where one is to blame; none: its number, from 0.
 
     Returns:
         The mean loss of the tokens to be told, by epoch.
@@ -435,6 +436,9 @@ def train_masked(
     Raises:
         UserError: there is nothing to tell, training goes wrong, or a checkpoint cannot be written.
     """
+    names = [
+        name for name, tokens in zip(names or map(str, range(len(ids))), ids, strict=True) if len(tokens)
+    ]
     ids = [tokens for tokens in ids if len(tokens)]
     if not any((~masking.special[tokens]).any() for tokens in ids):
         raise UserError("adapt.epochs: the texts hold no token that could be masked; set it to 0")
@@ -463,7 +467,16 @@ def train_masked(
             total, told = 0.0, 0
             batches = masked_batches(ids, params.batch_size, masking, seed, epoch)
             for number, (seen, targets) in enumerate(batches, start=epoch * updates):
-                loss, count = trainer.update(seen, targets, number)
+                try:
+                    loss, count = trainer.update(seen, targets, number)
+                except NotFiniteError as error:
+                    lengths = [len(tokens) for tokens in ids]
+                    rows = epoch_batches(lengths, params.batch_size, seed, epoch)[number - epoch * updates]
+                    raise UserError(
+                        f"adapt: the {error.what} is not a number any more (batch of ids "
+                        f"{shown_ids([names[row] for row in rows])}); lower adapt.learning_rate. The last "
+                        "checkpoint, where there is one, is kept"
+                    ) from None
                 total, told = total + loss * count, told + count
                 mean = total / max(told, 1)
                 progress.advance(len(seen), f"epoch {epoch + 1}/{params.epochs} masked loss {mean:.3f}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -86,17 +88,58 @@ def in_batches(
 ) -> npt.NDArray[np.float32]:
     """Logits of texts, float32 (n, L), in the order of the texts, computed in batches of similar length.
 
+    Where a batch does not fit in the memory, it goes on with batches of half its size, and says so.
+
     Args:
         score: logits (B, L) of a batch; called without gradients.
         ids: token ids of n texts.
         label_count: L.
         token_budget: most tokens in a batch, padding included.
         progress: advanced by the number of texts of each batch.
+
+    Raises:
+        RuntimeError, MemoryError: a single text does not fit in the memory, see `out_of_memory`.
     """
+    lengths = np.array([len(row) for row in ids], dtype=np.int64)
     logits = np.zeros((len(ids), label_count), dtype=np.float32)
+    batches = deque(token_budget_batches(lengths, token_budget))
     with torch.inference_mode():
-        for batch in token_budget_batches([len(row) for row in ids], token_budget):
-            logits[batch] = score([ids[index] for index in batch]).cpu().numpy()
+        while batches:
+            batch = batches.popleft()
+            try:
+                logits[batch] = score([ids[index] for index in batch]).cpu().numpy()
+            except (RuntimeError, MemoryError) as error:
+                if len(batch) == 1 or not out_of_memory(error):
+                    raise
+                token_budget = int(lengths[batch].max()) * len(batch) // 2
+                rest = np.concatenate([batch, *batches])
+                batches = deque(rest[part] for part in token_budget_batches(lengths[rest], token_budget))
+                print(
+                    f"a batch of {len(batch)} texts does not fit in the memory; going on with batches of "
+                    f"{token_budget:,} tokens",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                continue
             if progress is not None:
                 progress.advance(len(batch))
     return logits
+
+
+# As torch's allocators, C++, the system and oneDNN say it, the last where a product cannot be set up.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "Cannot allocate memory",
+    "could not create a primitive",
+    "could not create a memory",
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had, on a processor or a GPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error)
+    return any(words in text for words in _NO_MEMORY)

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from afina.params.base import Section
+from afina.params.base import OnlyWith, Section
 from afina.params.extract import Format, Source
 
 # What a source of texts alone has no use for. A column of splits least of all: it would not be obeyed.
@@ -41,6 +41,21 @@ class AdaptParams(Section):
     model_config = ConfigDict(allow_inf_nan=False)
 
     section_name: ClassVar[str] = "adapt"
+    dependent: ClassVar[tuple[OnlyWith, ...]] = (
+        OnlyWith(
+            ("learning_rate", "batch_size", "max_length", "mask_share", "warmup", "weight_decay"),
+            "passes over the texts (adapt.epochs)",
+            lambda params: params.epochs > 0,
+        ),
+        OnlyWith(
+            ("vocabulary_min_count", "vocabulary_max_size", "glossary"),
+            "adapt.vocabulary: auto or extend",
+            lambda params: params.vocabulary != "none",
+        ),
+        OnlyWith(
+            ("unlabelled",), "adapt.epochs, or adapt.vocabulary: auto or extend", lambda params: params.active
+        ),
+    )
 
     epochs: int = Field(
         0,

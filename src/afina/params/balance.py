@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from afina.params.base import Section
+from afina.params.base import OnlyWith, Section
 
 Operation = Literal["delete", "swap", "typo", "accent"]
 
@@ -17,6 +17,29 @@ class BalanceParams(Section):
     model_config = ConfigDict(allow_inf_nan=False)
 
     section_name: ClassVar[str] = "balance"
+    dependent: ClassVar[tuple[OnlyWith, ...]] = (
+        OnlyWith(
+            ("weights", "max_weight"),
+            "balance.strategy: class_weights",
+            lambda params: params.strategy == "class_weights",
+        ),
+        OnlyWith(
+            ("beta",),
+            "balance.strategy: class_weights and balance.weights: effective_number",
+            lambda params: (params.strategy, params.weights) == ("class_weights", "effective_number"),
+        ),
+        OnlyWith(
+            ("target_ratio",),
+            "balance.strategy: oversample or undersample",
+            lambda params: params.strategy in ("oversample", "undersample"),
+        ),
+        OnlyWith(
+            ("max_growth",), "balance.strategy: oversample", lambda params: params.strategy == "oversample"
+        ),
+        OnlyWith(
+            ("augment_rate",), "ways to alter a text in balance.augment", lambda params: bool(params.augment)
+        ),
+    )
 
     strategy: Literal["none", "oversample", "undersample", "class_weights"] = Field(
         "class_weights",

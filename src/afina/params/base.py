@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
@@ -50,10 +52,26 @@ class Parameters(BaseModel):
         return value
 
 
+@dataclass(frozen=True)
+class OnlyWith:
+    """Parameters that do something only where others of their section stand in a certain way.
+
+    Attributes:
+        names: the parameters.
+        condition: how the others have to stand, in words.
+        holds: whether they do, in a section.
+    """
+
+    names: tuple[str, ...]
+    condition: str
+    holds: Callable[[Any], bool]
+
+
 class Section(Parameters):
     """One section of params.yaml."""
 
     section_name: ClassVar[str] = ""
+    dependent: ClassVar[tuple[OnlyWith, ...]] = ()
 
     @classmethod
     def parse(cls, values: dict[str, Any], where: str = "params.yaml") -> Self:
@@ -66,6 +84,19 @@ class Section(Parameters):
             return cls.model_validate(values)
         except ValidationError as error:
             raise UserError(f"{where}: {_explain(error, cls)}") from None
+
+    def without_effect(self) -> list[str]:
+        """One line for each parameter that is not at its default and, as the others stand, does nothing.
+
+        Not an error: an experiment that changes one parameter would have to take out those that went with it.
+        """
+        return [
+            f"{self.section_name}.{name} does nothing without {dependent.condition}"
+            for dependent in self.dependent
+            if not dependent.holds(self)
+            for name in dependent.names
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)
+        ]
 
 
 SectionT = TypeVar("SectionT", bound=Section)

@@ -6,13 +6,21 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from afina.params.base import Section
+from afina.params.base import OnlyWith, Section
 
 
 class ExportParams(Section):
     """How the trained model becomes one ONNX file."""
 
     section_name: ClassVar[str] = "export"
+    dependent: ClassVar[tuple[OnlyWith, ...]] = (
+        OnlyWith(
+            ("int8_max_drop", "int8_min_agreement", "int8_texts"),
+            "export.int8: true",
+            lambda params: bool(params.int8),
+        ),
+        OnlyWith(("fp16_tolerance",), "export.fp16: true", lambda params: bool(params.fp16)),
+    )
 
     opset: int = Field(17, ge=17, le=20, description="version of the ONNX operators")
     optimize: bool = Field(

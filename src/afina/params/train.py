@@ -6,11 +6,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
-from afina.params.base import Section
+from afina.params.base import OnlyWith, Section
 
 # A smoothed target needs a loss that is an expectation over the target. The others look at the probability of
 # the one true answer.
 SMOOTHED_LOSSES = ("cross_entropy", "class_balanced", "logit_adjusted")
+
+
+def _of_loss(loss: str, *names: str) -> OnlyWith:
+    return OnlyWith(names, f"train.loss: {loss}", lambda params: params.loss == loss)
 
 
 class TrainParams(Section):
@@ -19,6 +23,37 @@ class TrainParams(Section):
     model_config = ConfigDict(allow_inf_nan=False)
 
     section_name: ClassVar[str] = "train"
+    dependent: ClassVar[tuple[OnlyWith, ...]] = (
+        OnlyWith(("activation",), "hidden layers in train.head", lambda params: bool(params.head)),
+        OnlyWith(
+            ("lexical_order", "lexical_length", "lexical_c"),
+            "train.lexical: true",
+            lambda params: bool(params.lexical),
+        ),
+        OnlyWith(
+            ("layer_decay",),
+            "a backbone that is trained (train.freeze)",
+            lambda params: params.freeze != "all",
+        ),
+        OnlyWith(
+            ("lora_alpha", "lora_dropout", "lora_targets"),
+            "adapters (train.lora_rank)",
+            lambda params: params.lora_rank > 0,
+        ),
+        _of_loss("focal", "focal_gamma"),
+        _of_loss("class_balanced", "class_balanced_beta"),
+        _of_loss("logit_adjusted", "logit_adjustment_tau"),
+        _of_loss("ldam", "ldam_max_margin", "ldam_scale"),
+        _of_loss("asymmetric", "asymmetric_gamma_positive", "asymmetric_gamma_negative", "asymmetric_clip"),
+        _of_loss(
+            "distribution_balanced",
+            "distribution_balanced_alpha",
+            "distribution_balanced_beta",
+            "distribution_balanced_mu",
+            "distribution_balanced_lambda",
+            "distribution_balanced_kappa",
+        ),
+    )
 
     backbone: str = Field(
         "sentence-transformers/all-MiniLM-L6-v2",

@@ -17,6 +17,7 @@ from torch.nn import functional
 from afina.errors import UserError
 from afina.labels import Task
 from afina.modeling.classifier import TextClassifier
+from afina.modeling.inference import out_of_memory
 from afina.modeling.packed import sent
 from afina.params.train import TrainParams
 from afina.runtime.encoding import Ids
@@ -57,13 +58,23 @@ class NotFiniteError(Exception):
     """The loss or the gradient is no number any more.
 
     Attributes:
-        what: loss or gradient.
+        what: loss, masked loss or gradient.
         rows: examples of the batch; those whose own loss is no number come first.
     """
 
     def __init__(self, what: str, rows: Indexes) -> None:
         super().__init__(what)
         self.what, self.rows = what, rows
+
+
+# Ids that are named of a batch that went wrong.
+SHOWN_IDS = 64
+
+
+def shown_ids(names: Sequence[str]) -> str:
+    """The first ids of a batch, and how many more there are."""
+    more = f" and {len(names) - SHOWN_IDS} more" if len(names) > SHOWN_IDS else ""
+    return ", ".join(names[:SHOWN_IDS]) + more
 
 
 class Engine:
@@ -367,6 +378,9 @@ def layer_factor(name: str, model: TextClassifier, decay: float) -> float:
 def freeze(model: TextClassifier, what: str | int) -> None:
     """Leave parts of the backbone as they are.
 
+    From below, as in Lee, Tang and Lin, "What Would Elsa Do? Freezing Layers During Transformer Fine-Tuning",
+    2019.
+
     Args:
         what: none, embeddings, all, or a number of layers from below, embeddings included.
 
@@ -385,17 +399,6 @@ def freeze(model: TextClassifier, what: str | int) -> None:
             weight.requires_grad_(False)
 
 
-# As torch's allocators, C++, the system and oneDNN say it, the last where a product cannot be set up.
-_NO_MEMORY = (
-    "can't allocate memory",
-    "out of memory",
-    "bad_alloc",
-    "Cannot allocate memory",
-    "could not create a primitive",
-    "could not create a memory",
-)
-
-
 @contextmanager
 def fitting(what: str, remedy: str) -> Iterator[None]:
     """Say in one line that something which cannot be halved does not fit in the memory.
@@ -409,11 +412,3 @@ def fitting(what: str, remedy: str) -> Iterator[None]:
         if not out_of_memory(error):
             raise
         raise UserError(f"train: {what} does not fit in the memory; {remedy}") from None
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had, on a processor or a GPU."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error)
-    return any(words in text for words in _NO_MEMORY)

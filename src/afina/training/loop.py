@@ -52,7 +52,7 @@ from afina.training.checkpoint import (
     save_checkpoint,
     writing,
 )
-from afina.training.engine import Engine, Examples, NotFiniteError, Updated, fitting, freeze
+from afina.training.engine import Engine, Examples, NotFiniteError, Updated, fitting, freeze, shown_ids
 from afina.training.forward import (
     choose_attention,
     choose_device,
@@ -67,9 +67,6 @@ from afina.training.sampling import epoch_rows
 from afina.training.schedule import schedule
 
 HISTORY_COLUMNS = tuple(EpochRecord.__dataclass_fields__)
-
-# Ids that are named of a batch that went wrong.
-SHOWN_IDS = 64
 
 # Parameters that decide how a run is done, not what comes out: a checkpoint survives a change of these.
 OPERATIONAL = {"device", "threads", "checkpoint_seconds"}
@@ -558,9 +555,7 @@ def _update(
     try:
         updated = engine.update(training, group, number)
     except NotFiniteError as error:
-        names = [training.names[row] for row in error.rows]
-        more = f" and {len(names) - SHOWN_IDS} more" if len(names) > SHOWN_IDS else ""
-        shown = ", ".join(names[:SHOWN_IDS]) + more
+        shown = shown_ids([training.names[row] for row in error.rows])
         raise UserError(
             f"train: the {error.what} is not a number any more (batch of ids {shown}); lower "
             "train.learning_rate or train.max_grad_norm. The last checkpoint, where there is one, is kept"
