@@ -359,7 +359,8 @@ def score(
     """Classify files of any size: CSV, JSON Lines or Parquet, with columns for the answer added.
 
     Memory does not grow with the input. A run that is killed goes on where it was when it is started again;
-    OUT appears when all of it is there. Rows without a text or that cannot be read are in OUT's .failed.csv.
+    OUT appears when all of it is there. Rows without a text or that cannot be read are in OUT's .failed.csv;
+    where that is all of them, the exit status is 2.
     """
     from afina.scoring import Settings
     from afina.scoring import score as score_files
@@ -381,6 +382,8 @@ def score(
         print(note, file=sys.stderr)
     failed = f", {result.failed:,} failed: {result.failures}" if result.failed else ""
     print(f"{result.out}: {result.scored:,} of {result.rows:,} rows{failed}", file=sys.stderr)
+    if result.failed and not result.scored:
+        raise UserError(f"score: no row could be classified; {result.failures} says why")
 
 
 def _check_options(

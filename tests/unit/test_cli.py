@@ -530,6 +530,23 @@ def test_python_m_afina(model: str, tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (2, b"afina: error: absent.onnx: no such file\n")
 
 
+def test_control_c_while_importing_leaves_no_traceback() -> None:
+    code = """
+import sys
+
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == "afina.cli":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+from afina.__main__ import main
+main()
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.parametrize(
     "options", [["--text", "agua"], ["--file", "in.csv"], ["--file", "in.csv", "--out"], []]

@@ -980,6 +980,21 @@ def test_rows_in_are_rows_out_and_rows_failed(
 # --------------------------------------------------------------------------------- the command line
 
 
+def test_where_every_row_failed_the_run_failed(
+    here: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from afina.cli import main
+
+    for content, status in (("text\n \n\xa0\n", 2), ("text\n \nluz\n", 0), ("text\n", 0)):
+        (here / "in.csv").write_text(content, encoding="utf-8")
+        with pytest.raises(SystemExit) as ended:
+            main(["score", "in.csv", "out.csv", "--model", model, "--overwrite"])
+        assert ended.value.code == status
+        error = capsys.readouterr().err
+        assert ("no row could be classified; out.csv.failed.csv says why" in error) == (status == 2)
+        assert Path("out.csv").exists()
+
+
 def test_command_line(here: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     from afina.cli import main
 
