@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ from afina.sources.values import scalar_text
 SEPARATOR = "|"  # between the labels of a multilabel prediction in one cell
 BATCH = 1024  # texts predicted at a time
 KINDS = ("csv", "excel", "json", "jsonl", "parquet")
+PARTS = ("csv", "jsonl")  # of a folder, beside Parquet
 MOST_BINS = 8  # of a measure, in the list of what moved
 MOST_NAMES = 20  # of labels that came or went
 
@@ -165,6 +167,7 @@ class _File:
     path: Path
     layout: _Layout
     place: str  # what a row number counts: line or row
+    parts: list[tuple[int, str]] = field(default_factory=list)  # of a folder: its first row's index, its path
     rows: list[int] = field(default_factory=list)
     cells: dict[str, list[Any]] = field(default_factory=dict)  # label, probability, confidence
     labels: list[tuple[str, ...]] = field(default_factory=list)  # by the model
@@ -177,6 +180,11 @@ class _File:
     @property
     def where(self) -> str:
         return str(self.path)
+
+    def part_of(self, at: int) -> str:
+        """The path of the part that a row, by its index, is from."""
+        part = bisect.bisect_right(self.parts, at, key=lambda part: part[0]) - 1
+        return self.parts[part][1] if part >= 0 else self.where
 
     def notes(self) -> Iterator[str]:
         """What a person should know of how the file was read."""
@@ -247,7 +255,7 @@ class _File:
     def _wrong(self, at: int, name: str, what: str) -> UserError:
         column = getattr(self.layout, name)
         return UserError(
-            f"{self.where}: {self.place} {self.rows[at]}: {column}: {what}; correct it or predict again"
+            f"{self.part_of(at)}: {self.place} {self.rows[at]}: {column}: {what}; correct it or predict again"
         )
 
 
@@ -260,42 +268,62 @@ def _task(files: Sequence[_File], classifier: Classifier | None) -> Task:
 def _read(path: Path, column: str, prefix: str, classifier: Classifier | None) -> _File:
     """Read a data file, and let the model predict it where it holds no predictions."""
     where = str(path)
-    source = _source(path)
+    sources = _sources(path)
     counter = None
     if classifier is not None:
         counter = TokenCounter(classifier.metadata.tokenizer, classifier.metadata.cleaning)
-    rejects = Rejects(source.label_name)
-    place = "line" if source.kind in ("csv", "jsonl") else "row"
+    rejects = Rejects(where)
+    place = "line" if sources[0].kind in ("csv", "jsonl") else "row"
     file: _File | None = None
+    first_rejected = ""
     with Progress(f"reading {path.name}", unit="rows") as progress:
-        for chunk in read_chunks(source, Path.cwd(), {}, None, rejects):
-            if file is None:
-                file = _File(path, _layout(chunk, where, column, prefix, classifier), place)
-            _add(file, chunk, classifier, counter, progress)
+        for source in sources:
+            begun = False
+            for chunk in read_chunks(source, Path.cwd(), {}, None, rejects):
+                if file is None:
+                    file = _File(path, _layout(chunk, str(source.path), column, prefix, classifier), place)
+                if not begun:
+                    file.parts.append((len(file.rows), str(source.path)))
+                    begun = True
+                _add(file, chunk, classifier, counter, progress)
+            if rejects.items and not first_rejected:
+                row, reason, _ = rejects.items[0]  # the rest of it is text of the row
+                part = f"{source.path}: " if len(sources) > 1 else ""
+                first_rejected = f"{part}{place} {row}: {reason}"
     if file is None or not file.rows:
-        reason = f"; first: {place} {rejects.items[0][0]}: {rejects.items[0][1]}" if rejects.items else ""
-        raise UserError(f"{where}: no rows that can be read{reason}; give a file with texts or predictions")
-    file.rejected = len(rejects.items)
-    if rejects.items:
-        row, reason, _ = rejects.items[0]  # the rest of it is text of the row
-        file.first_rejected = f"{place} {row}: {reason}"
+        shown = f"; first: {first_rejected}" if first_rejected else ""
+        raise UserError(f"{where}: no rows that can be read{shown}; give a file with texts or predictions")
+    file.rejected, file.first_rejected = len(rejects.items), first_rejected
     return file
 
 
-def _source(path: Path) -> Source:
+def _sources(path: Path) -> list[Source]:
+    """A file; of a folder its Parquet files as one, or each of its CSV or JSON Lines files."""
     if not path.exists():
         raise UserError(f"{path}: no such file")
-    options = {}
-    if path.is_dir():
-        if not any(path.rglob("*.parquet")):
-            raise UserError(f"{path}: a folder without Parquet files; name a file")
-        options = {"format": "parquet"}
-    else:
-        suffix = PurePosixPath(path.name.lower().removesuffix(".gz")).suffix
-        if not suffix or SUFFIXES.get(suffix) not in KINDS:
-            raise UserError(f"{path}: unknown kind of file; give CSV, JSON Lines, Parquet or Excel")
-        if not path.stat().st_size:
+    if not path.is_dir():
+        if not path.stat().st_size and _kind(path) in KINDS:
             raise UserError(f"{path}: the file is empty; give a file with texts or predictions")
+        return [_source(path)]
+    if any(path.rglob("*.parquet")):
+        return [_source(path, format="parquet")]
+    parts = [part for part in sorted(path.iterdir()) if _kind(part) in PARTS and part.name[0] not in "._"]
+    kinds = sorted({str(_kind(part)) for part in parts})
+    if len(kinds) != 1:
+        found = f"a folder with {' and '.join(kinds)} files" if kinds else "a folder without data files"
+        raise UserError(f"{path}: {found}; give one of CSV, JSON Lines or Parquet files alone, or a file")
+    # What holds no row at all, as a part of which every row failed, has nothing to say.
+    return [_source(part) for part in parts if part.stat().st_size] or [_source(parts[0])]
+
+
+def _kind(path: Path) -> str | None:
+    suffix = PurePosixPath(path.name.lower().removesuffix(".gz")).suffix
+    return SUFFIXES.get(suffix) if suffix else None
+
+
+def _source(path: Path, **options: str) -> Source:
+    if not options and _kind(path) not in KINDS:
+        raise UserError(f"{path}: unknown kind of file; give CSV, JSON Lines, Parquet or Excel")
     return Source.model_validate({"path": str(path), "text": "text", "label": "label", **options})
 
 
@@ -339,7 +367,10 @@ def _add(
     if classifier is None or counter is None or layout.text is None:
         progress.advance(size)
         return
-    texts = _texts(chunk.columns.get(layout.text, [None] * size), f"{file.where}: column '{layout.text}'")
+    texts = _texts(
+        chunk.columns.get(layout.text, [None] * size),
+        f"{file.part_of(len(file.rows) - 1)}: column '{layout.text}'",
+    )
     file.without_text += sum(not text.strip() for text in texts)
     for start in range(0, size, BATCH):
         batch = texts[start : start + BATCH]

@@ -17,6 +17,7 @@ import pytest
 from afina import cli
 from afina.runtime.classifier import Classifier
 from afina.runtime.drift import Reference, Sample, TokenCounter, build_reference
+from afina.scoring import Settings, score
 from toy_artifact import LABELS, write_toy
 
 Run = Callable[..., tuple[int, str, str]]
@@ -150,11 +151,17 @@ def test_every_format_gives_the_same_answer(run: Run, model: Path, tmp_path: Pat
         pq.write_table(
             pa.table({"text": new[start:][: 50 + 100 * part]}), tmp_path / "parts" / f"{part}.parquet"
         )
-    answers = [
-        json.loads(run(model, tmp_path / name, "--json")[1])["measures"]
-        for name in ("a.csv", "a.jsonl", "a.parquet", "parts")
-    ]
-    assert answers == [answers[0]] * 4
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "jsonl").mkdir()
+    (tmp_path / "csv" / "_SUCCESS").touch()
+    for part, rows in enumerate(([], new[:50], [], new[50:])):
+        write_csv(tmp_path / "csv" / f"part-{part}.csv", rows)
+        (tmp_path / "jsonl" / f"part-{part}.jsonl").write_text(
+            "".join(json.dumps({"text": one}) + "\n" for one in rows)
+        )
+    names = ("a.csv", "a.jsonl", "a.parquet", "parts", "csv", "jsonl")
+    answers = [json.loads(run(model, tmp_path / name, "--json")[1])["measures"] for name in names]
+    assert answers == [answers[0]] * len(names)
     assert answers[0][0]["new_texts"] == 200
 
 
@@ -241,6 +248,35 @@ def test_several_labels_a_text(run: Run, multilabel: Path, tmp_path: Path) -> No
     assert without["measures"][0]["bins"] == from_texts["measures"][0]["bins"]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_folder_of_scored_parts_is_compared(run: Run, model: Path, tmp_path: Path, suffix: str) -> None:
+    new = texts(4, 120)
+    write_csv(tmp_path / "new.csv", new)
+    (tmp_path / "new.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in new))
+    scored = tmp_path / "scored"
+    score(str(tmp_path / f"new.{suffix}"), str(scored), str(model), Settings(chunk=50))
+    assert len(list(scored.glob(f"*.{suffix}"))) == 3
+    found = json.loads(run(model, scored, "--json")[1])
+    assert found["measures"] == json.loads(run(model, tmp_path / "new.csv", "--json")[1])["measures"]
+
+
+def test_what_is_wrong_in_a_part_names_the_part(
+    run: Run, error: Callable[..., str], model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    header = "text,label,probability"
+    write_csv(folder / "a.csv", [f"x,{LABELS[0]},0.5"] * 3, header)
+    write_csv(folder / "b.csv", [f"x,{LABELS[0]},0.5", f"x,{LABELS[0]},2"], header)
+    found = error(model, folder)
+    assert found.startswith(f"{folder / 'b.csv'}: line 3: probability: expected a number from 0 to 1")
+    write_csv(folder / "b.csv", [f"x,{LABELS[0]},0.5", "x,y,z,a,b"], header)
+    notes = json.loads(run(model, folder, "--json")[1])["notes"]
+    assert any(
+        f"1 row cannot be read and is left out; first: {folder / 'b.csv'}: line 3" in one for one in notes
+    )
+
+
 def test_rows_without_text_and_broken_rows_are_told(run: Run, model: Path, tmp_path: Path) -> None:
     rows = [json.dumps({"text": text}) for text in texts(1, 30)]
     (tmp_path / "new.jsonl").write_text("\n".join([*rows, '{"text": null}', '{"text": "sec']) + "\n")
@@ -311,7 +347,11 @@ def test_files_that_are_none(error: Callable[..., str], model: Path, tmp_path: P
     assert "no such file" in error(tmp_path / "missing.onnx", good)
     assert "the file is empty" in error(model, tmp_path / "empty.csv")
     assert "unknown kind of file" in error(model, tmp_path / "a.docx")
-    assert "a folder without Parquet files" in error(model, tmp_path / "folder")
+    assert "a folder without data files" in error(model, tmp_path / "folder")
+    (tmp_path / "folder" / "a.csv").write_text("text\n")
+    assert "no rows that can be read" in error(model, tmp_path / "folder")
+    (tmp_path / "folder" / "b.jsonl").write_text("{}\n")
+    assert "a folder with csv and jsonl files" in error(model, tmp_path / "folder")
     assert "not a Parquet file" in error(model, tmp_path / "no.parquet")
     assert "holds no predictions" in error(good, good)
     assert "NEW is a file of texts" in error(good, model)
