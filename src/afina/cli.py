@@ -571,14 +571,15 @@ def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str |
             stream.seek(0)
             reader = sound_rows(stream, delimiter, skipped)
             line, header = next(reader)
-            if column not in header:
+            names = _names(header)
+            if column.strip() not in names:
                 raise UserError(
-                    f"{path}: no column {column!r}; it has {', '.join(map(repr, header[:20]))}; "
+                    f"{path}: no column {column!r}; it has {', '.join(map(repr, names[:20]))}; "
                     "name one with --column"
                 )
-            if header.count(column) > 1:
+            if names.count(column.strip()) > 1:
                 raise UserError(
-                    f"{path}: {header.count(column)} columns are named {column!r}; rename all but one"
+                    f"{path}: {names.count(column.strip())} columns are named {column!r}; rename all but one"
                 )
             rows = 0
             for line, row in reader:
@@ -600,7 +601,12 @@ def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str |
             ) from None
         except csv.Error as error:
             raise UserError(f"{path}: after line {line}: not valid CSV ({error}); mend it") from None
-    return _Csv(path, encoding, delimiter, header, header.index(column), rows, skipped)
+    return _Csv(path, encoding, delimiter, header, names.index(column.strip()), rows, skipped)
+
+
+def _names(header: Sequence[str]) -> list[str]:
+    """The columns' names, without the spaces that people leave around them."""
+    return [name.strip() for name in header]
 
 
 def _detect_encoding(path: Path) -> str:
@@ -648,7 +654,7 @@ def _decodes(path: Path, encoding: str) -> bool:
 def _detect_delimiter(header: str, column: str) -> str:
     """The first delimiter with which the header has the column; a comma if there is none."""
     for delimiter in DELIMITERS:
-        if column in next(csv.reader([header], delimiter=delimiter)):
+        if column.strip() in _names(next(csv.reader([header], delimiter=delimiter))):
             return delimiter
     return max(DELIMITERS, key=header.count)
 

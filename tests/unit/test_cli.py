@@ -267,6 +267,17 @@ def test_excels_first_line_names_the_delimiter(run: Run, model: str, tmp_path: P
     assert (row["id"], row["text"], row["label"]) == ("1", "luz;luz", "luz")
 
 
+def test_spaces_around_the_name_of_a_column_do_not_count(run: Run, model: str, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("id; text ;x,y\n1; luz ;2\n", encoding="utf-8")
+    for column in ([], ["--column", "text"], ["--column", " text"]):
+        run("predict", model, "--file", source, "--out", out, *column)
+        (row,) = read_rows(out, delimiter=";")
+        assert (row[" text "], row["label"]) == (" luz ", "luz")
+    source.write_text("text, text\nluz,luz\n", encoding="utf-8")
+    assert "2 columns are named 'text'" in run.error("predict", model, "--file", source)
+
+
 def test_the_delimiter_can_be_given(run: Run, model: str, tmp_path: Path) -> None:
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_text("id:text\n1:luz\n", encoding="utf-8")
