@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +14,7 @@ from afina.params.analyze import AnalyzeParams
 from afina.params.base import load_section
 from afina.params.train import TrainParams
 from afina.progress import Progress
-from afina.stage import stage
+from afina.stage import stage, warn
 
 CLEAN = Path("data/clean")
 REPORTS = Path("reports/data")
@@ -40,8 +39,7 @@ def main() -> str:
     files.write_csv(REPORTS / "lengths.csv", ("words", "rows"), result.lengths)
     files.write_csv(REPORTS / "cooccurrence.csv", ("label_a", "label_b", "rows"), result.cooccurrence)
     found = result.summary["tokens"]
-    for line in token_warnings(found):
-        print(f"analyze: warning: {line}", file=sys.stderr)
+    warn("analyze", token_warnings(found))
     return (
         f"{messages.num_rows:,} rows, {len(label_set.labels)} labels, {found['pieces_per_word'] or 0:.2f} "
         f"tokens a word, {found['unknown_rate'] or 0:.1%} of them unknown; half of the texts have up to "

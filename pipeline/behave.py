@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import astuple
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from afina.params.behave import BehaveParams
 from afina.progress import track
 from afina.runtime import Classifier
 from afina.spreadsheets import escape_row
-from afina.stage import stage
+from afina.stage import stage, warn
 from afina.table import read, read_texts
 
 MODEL = Path("models/onnx/model.onnx")
@@ -44,7 +43,7 @@ def main() -> str:
     cases = read_cases(Path(params.cases), classifier.labels, classifier.task) if params.cases else []
     if params.cases and not cases:
         note = f"the model knows no label of {params.cases}, so its cases were left out"
-        print(f"behave: warning: {note}; set behave.cases to your own file, or to null", file=sys.stderr)
+        warn("behave", [f"{note}; set behave.cases to your own file, or to null"])
 
     results: list[Result] = []
     failures: list[Failure] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -35,7 +34,7 @@ from afina.params.base import load_section, load_seed
 from afina.params.evaluate import EvaluateParams
 from afina.params.train import TrainParams
 from afina.spreadsheets import escape_row
-from afina.stage import stage
+from afina.stage import stage, warn
 
 LABELS = Path("data/clean/labels.json")
 SPLITS = Path("data/splits")
@@ -84,14 +83,13 @@ def probe(
     )
 
 
-def warn(
+def corrections(
     result: Evaluation, params: EvaluateParams, train: TrainParams, balance: Mapping[str, Any], task: Task
-) -> None:
-    """Say what else corrects the imbalance that the logits were adjusted for, and what takes it back."""
+) -> list[str]:
+    """What else corrects the imbalance that the logits were adjusted for, and what takes it back."""
     tau, offsets = result.metrics["logit_adjustment"]["tau"], result.decision["logit_offsets"]
-    lines = double_adjustments(tau, offsets, train.loss, train.sampler, balance)
-    for line in [*lines, *undone_adjustment(tau, task, params.calibration, params.thresholds)]:
-        print(f"evaluate: warning: {line}", file=sys.stderr)
+    twice = double_adjustments(tau, offsets, train.loss, train.sampler, balance)
+    return [*twice, *undone_adjustment(tau, task, params.calibration, params.thresholds)]
 
 
 @stage("evaluate")
@@ -127,7 +125,7 @@ def main() -> str:
         rivals[PROBE] = probe(validation, test, label_set, params, train)
     result = evaluate(validation, test, label_set, baseline, params, seed, untrained, prior, rivals)
     if balance is not None:
-        warn(result, params, train, balance, label_set.task)
+        warn("evaluate", corrections(result, params, train, balance, label_set.task))
 
     write_csv(REPORTS / "per_class.csv", PER_CLASS_HEADER, result.per_class)
     write_csv(REPORTS / "confusion.csv", CONFUSION_HEADER, result.confusion)

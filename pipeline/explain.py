@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from afina.files import write_json
 from afina.labels import encode_labels, read_label_set
 from afina.params.base import load_section, load_seed
 from afina.params.explain import ExplainParams
-from afina.stage import stage
+from afina.stage import stage, warn
 
 LABELS = Path("data/clean/labels.json")
 TEST = Path("data/splits/test.parquet")
@@ -93,11 +92,11 @@ def summary(explanations: list[dict[str, Any]]) -> str:
     errors = [one["error"] for one in explanations]
     large = sum(error > LARGE_ERROR for error in errors)
     if large:
-        print(
-            f"explain: warning: the scores of {large:,} of {len(errors):,} messages miss the change of the "
-            f"logit by more than {LARGE_ERROR:.0%}; raise explain.steps",
-            file=sys.stderr,
+        line = (
+            f"the scores of {large:,} of {len(errors):,} messages miss the change of the logit by more than "
+            f"{LARGE_ERROR:.0%}; raise explain.steps"
         )
+        warn("explain", [line])
     parts = f"{mistakes:,} confident mistakes and {len(errors) - mistakes:,} messages drawn at random"
     return f"{parts}, largest error {max(errors, default=0):.1%}"
 

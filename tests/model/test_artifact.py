@@ -23,6 +23,7 @@ from afina.evaluation.probabilities import Calibration
 from afina.export import artifact, contract, graph, quantisation
 from afina.export.artifact import TestTexts, build_metadata, export_classifier, read_calibration
 from afina.export.contract import Texts, Trial
+from afina.export.parity import both_batchings
 from afina.export.quantisation import RECIPES, Recipe
 from afina.labels import encode_labels
 from afina.modeling.classifier import Pooling, TextClassifier, load_pretrained
@@ -308,6 +309,24 @@ def test_the_file_says_what_it_is(train: Callable[..., Trained], tmp_path: Path)
         content = (tmp_path / name).read_bytes()
         for folder in (os.getcwd(), str(tmp_path), sys.prefix, os.path.expanduser("~") + os.sep):
             assert folder.encode() not in content, name
+
+
+def test_the_copies_state_their_own_scores(
+    train: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(METRICS, "test", {"macro_f1": 0.8, "accuracy": 0.9})
+    trained = train("bert")
+    trained.export(tmp_path, int8=True, fp16=True, fp16_tolerance=0.1)
+    budget = ExportParams().token_budget
+    for name in ("model.int8.onnx", "model.fp16.onnx"):
+        scores = [
+            classification_metrics(trained.texts.encoded, probabilities, LABELS, "multiclass")
+            for probabilities in both_batchings(tmp_path / name, trained.texts.raw, budget)
+        ]
+        worse = min(scores, key=lambda found: found["macro_f1"])
+        expected = {name: round(worse[name], 6) for name in ("macro_f1", "accuracy")}
+        assert Classifier(tmp_path / name).metadata.metrics == {"test": expected, "rows": METRICS["rows"]}
+        assert expected["accuracy"] < 0.89  # what the fp32 file was told is not theirs
 
 
 def test_multilabel_needs_every_threshold(train: Callable[..., Trained]) -> None:

@@ -40,7 +40,7 @@ from afina.labels import LabelSet, Task, encode_labels
 from afina.modeling.backbone import load_tokenizer
 from afina.modeling.classifier import Pooling, TextClassifier, load_pretrained, pool
 from afina.modeling.inference import predict_logits
-from afina.modeling.lexical import LexicalScorer, buckets_of, gram_hashes
+from afina.modeling.lexical import LexicalScorer
 from afina.modeling.store import ClassifierConfig, load_classifier, save_classifier
 from afina.params.explain import Choice, ExplainParams
 from afina.runtime.encoding import Ids, pad_batch
@@ -376,7 +376,7 @@ def test_lexical_scores_by_hand() -> None:
     scorer.tokens.copy_(torch.tensor([[0, 0], [1.0, 1.0], [2.0, 1.0], [3.0, 4.0], [5.0, 3.0]]))
     ids, special = ids_of(1, 3, 4, 2), np.array([True, False, False, True])
     weights = {(1, 3): 10.0, (3, 4): 20.0, (4, 2): 40.0}
-    rows = buckets_of(gram_hashes(ids, 2), 2, 64)
+    rows = scorer.rows(torch.from_numpy(ids)[None])[0][0, :3]
     assert len(set(rows.tolist())) == 3
     for row, weight in zip(rows, weights.values(), strict=True):
         scorer.grams[row] = torch.tensor([weight, 2.0 + (weight == 40) * 1.0])

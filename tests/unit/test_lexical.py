@@ -23,9 +23,6 @@ from afina.modeling.backbone import load_tokenizer
 from afina.modeling.classifier import TextClassifier, load_pretrained
 from afina.modeling.inference import in_batches
 from afina.modeling.lexical import (
-    MODULUS,
-    MULTIPLIER,
-    ORDER_SALT,
     Features,
     LexicalScorer,
     LexicalTables,
@@ -34,6 +31,7 @@ from afina.modeling.lexical import (
     fit_combination,
     fit_lexical,
     gram_hashes,
+    token_codes,
 )
 from afina.params.train import TrainParams
 from afina.progress import Progress
@@ -96,25 +94,54 @@ def assert_same(one: LexicalTables, other: LexicalTables) -> None:
 # ---------------------------------------------------------------------------------------- hashes
 
 
+def code_by_hand(token: int, place: int) -> int:
+    """SplitMix64 in Python's integers, which have no end."""
+    state = (token * 256 + place + 1) * 0x9E3779B97F4A7C15 % 2**64
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state = (state ^ state >> shift) * factor % 2**64
+    return state ^ state >> 31
+
+
 def bucket_by_hand(gram: Sequence[int], buckets: int) -> int:
-    """In Python's integers, which have no end."""
-    value = int(gram[0])
-    for token in gram[1:]:
-        value = (value * MULTIPLIER + int(token)) % MODULUS
-    return (value * 31 + len(gram) * ORDER_SALT) % buckets
+    return sum(code_by_hand(token, place) % buckets for place, token in enumerate(gram)) % buckets
+
+
+def test_the_codes_are_those_of_splitmix() -> None:
+    # The generator's published first numbers from the seed 0.
+    assert token_codes(1, 3)[0].tolist() == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    codes = token_codes(LARGEST, 5)
+    assert len(np.unique(codes)) == codes.size
+    for token in (0, 1, 2146, LARGEST - 1):
+        assert codes[token].tolist() == [code_by_hand(token, place) for place in range(5)]
 
 
 @given(
     ids=st.lists(st.sampled_from([0, 1, 2146, 2148, 30_000, LARGEST - 1]), max_size=8),
     order=st.integers(1, 5),
 )
-def test_hashes_of_the_largest_vocabulary_stay_within_64_bits(ids: list[int], order: int) -> None:
+def test_an_n_grams_hash_is_the_sum_of_its_codes(ids: list[int], order: int) -> None:
     grams = [ids[start : start + order] for start in range(len(ids) - order + 1)]
-    found = gram_hashes(np.array(ids, dtype=np.int64), order)
-    assert found.dtype == np.int64
-    assert ((found >= 0) & (found < MODULUS)).all()
-    rows = lexical.buckets_of(found, order, 2**18)
-    assert rows.tolist() == [bucket_by_hand(gram, 2**18) for gram in grams]
+    found = gram_hashes(np.array(ids, dtype=np.int64), largest_codes(), order)
+    assert found.tolist() == [
+        sum(code_by_hand(token, place) for place, token in enumerate(gram)) % 2**64 for gram in grams
+    ]
+
+
+@cache
+def largest_codes() -> npt.NDArray[np.uint64]:
+    return token_codes(LARGEST, 5)
+
+
+def test_float32_finds_the_same_rows() -> None:
+    """Some execution providers compute remainders in it; it is exact up to 2^24."""
+    scorer = LexicalScorer(LARGEST, 2**18, 1, 5)
+    ids = np.random.default_rng(0).integers(0, LARGEST, size=20_000)
+    codes = scorer.codes.numpy().astype(np.float32)
+    assert codes.max() >= 2**18 - 10
+    for order, rows in enumerate(scorer.rows(torch.from_numpy(ids)[None]), start=2):
+        hashes = gram_hashes(ids, codes, order)
+        assert hashes.dtype == np.float32
+        np.testing.assert_array_equal(rows[0, : len(hashes)], hashes % np.float32(2**18))
 
 
 @cache
@@ -587,12 +614,13 @@ def test_the_runtime_gives_torchs_probabilities(
     assert {LABELS[row.argmax()] for row in found} == set(LABELS)
 
 
-def test_equal_neighbours_in_the_hash_are_rare() -> None:
-    """Few of the pairs of a text's size of vocabulary meet in the largest table."""
+@pytest.mark.parametrize("order", [2, 3])
+def test_equal_neighbours_in_the_hash_are_rare(order: int) -> None:
+    """Few of the n-grams of a text's size of vocabulary meet in the largest table."""
     draw = np.random.default_rng(0)
-    grams = np.unique(draw.integers(0, 30_000, size=(20_000, 2)), axis=0)
-    hashes = np.array([gram_hashes(pair, 2)[0] for pair in grams])
-    rows = np.sort(lexical.buckets_of(hashes, 2, 2**18))
+    grams = np.unique(draw.integers(0, 30_000, size=(20_000, order)), axis=0)
+    codes = token_codes(30_000, order)
+    rows = np.sort([int(gram_hashes(gram, codes, order)[0]) % 2**18 for gram in grams])
     shared = sum(one == other for one, other in pairwise(rows))
     # Of n balls in m bins, n - m (1 - (1 - 1/m)^n) fall on another: 743 here.
     assert shared == pytest.approx(743, rel=0.15)

@@ -200,7 +200,7 @@ def test_a_classifier_of_the_first_schema_is_not_of_this_version(tmp_path: Path)
     )
     path = tmp_path / "c" / "classifier.json"
     values = json.loads(path.read_text(encoding="utf-8"))
-    assert values["schema_version"] == 2
+    assert values["schema_version"] == 3
     older = {key: value for key, value in values.items() if key not in ("window", "lexical")}
     path.write_text(json.dumps(older | {"schema_version": 1}), encoding="utf-8")
     with pytest.raises(UserError, match=r"classifier\.json: not a classifier of this version .*dvc repro"):

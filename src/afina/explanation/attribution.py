@@ -30,7 +30,7 @@ from afina.errors import UserError
 from afina.explanation.words import Word, merge_words
 from afina.labels import LabelSet
 from afina.modeling.classifier import TextClassifier, pool
-from afina.modeling.lexical import LexicalScorer, buckets_of, gram_hashes
+from afina.modeling.lexical import LexicalScorer
 from afina.modeling.store import TOKENIZER, ClassifierConfig, load_classifier
 from afina.progress import track
 from afina.runtime.encoding import TOKEN_BUDGET, Ids
@@ -173,10 +173,12 @@ def attribute_backbone(
 def attribute_lexical(lexical: LexicalScorer, ids: Ids, special: Bools, target: int) -> tuple[Floats, float]:
     """As `attribute`, of the lexical model: scores (T,), and the logit without the tokens that are scored."""
     squares, parts = 0.0, []
+    tokens = torch.from_numpy(ids).to(lexical.tokens.device)
+    rows_of = [tokens, *(rows[0] for rows in lexical.rows(tokens[None]))]
     for order in range(1, min(lexical.order, len(ids)) + 1):
         table = lexical.tokens if order == 1 else lexical.grams
-        rows = ids if order == 1 else buckets_of(gram_hashes(ids, order), order, lexical.buckets)
-        values = table[torch.from_numpy(rows).to(table.device)][:, [target, -1]].double().cpu().numpy()
+        rows = rows_of[order - 1][: len(ids) - order + 1]
+        values = table[rows][:, [target, -1]].double().cpu().numpy()
         squares += float(values[:, 1].sum())
         places = np.arange(len(rows))[:, None] + np.arange(order)  # (grams, order): tokens of each n-gram
         parts.append((values[:, 0], places))

@@ -18,7 +18,7 @@ import torch
 
 from afina import __version__
 from afina.errors import UserError
-from afina.evaluation.metrics import classification_metrics
+from afina.evaluation.metrics import classification_metrics, rounded
 from afina.evaluation.probabilities import Calibration, to_probabilities
 from afina.export import graph as graphs
 from afina.export import quantisation
@@ -244,9 +244,14 @@ class _Export:
     folder: Path
     weights: dict[str, Path]  # name of a model -> the file with its weights
 
-    def write(self, graph: Graph, file: Path, name: str) -> None:
-        """Write a graph whose file will have a name in the end."""
+    def write(self, graph: Graph, file: Path, name: str, probabilities: Floats | None = None) -> None:
+        """Write a graph whose file will have a name in the end.
+
+        A copy states the scores of its own ``probabilities`` (n, L) of the test texts, without an interval.
+        """
         metadata = replace(self.metadata, precision=PRECISION_OF[name])
+        if probabilities is not None:
+            metadata = replace(metadata, metrics=self._own_metrics(probabilities))
         data = graphs.write(graph, metadata.to_properties(), file, name=name)
         self.weights.pop(name, None)
         if data is not None:
@@ -320,8 +325,11 @@ class _Export:
             return report
         file = stack.enter_context(atomic_path(self.folder / INT8))
         recipe = found.winner.recipe
-        self.write(quantisation.quantise(fp32.graph, recipe), file, INT8)
-        batchings = both_batchings(file, self.texts.raw, self.params.token_budget)
+        quantised = quantisation.quantise(fp32.graph, recipe)
+        with tempfile.TemporaryDirectory() as scratch:
+            draft = self._draft(quantised, INT8, Path(scratch))
+            batchings = both_batchings(draft, self.texts.raw, self.params.token_budget)
+        self.write(quantised, file, INT8, min(batchings, key=self._macro_f1))
         speed = found.winner.speed or 0.0
         report["validation"] |= {
             "label_agreement": round(found.winner.agreement, 6),
@@ -366,10 +374,21 @@ class _Export:
         }
 
     def _macro_f1(self, probabilities: Floats) -> float:
+        return self._scores(probabilities)["macro_f1"]
+
+    def _scores(self, probabilities: Floats) -> dict[str, float]:
         metadata = self.metadata
         return classification_metrics(
             self.texts.encoded, probabilities, metadata.labels, metadata.task, _limits(metadata)
-        )["macro_f1"]
+        )
+
+    def _own_metrics(self, probabilities: Floats) -> dict[str, Any]:
+        stated = dict(self.metadata.metrics)
+        stated.pop("interval", None)  # that of the fp32 file
+        if "test" in stated:
+            scores = rounded(self._scores(probabilities))
+            stated["test"] = {name: scores[name] for name in stated["test"] if name in scores}
+        return stated
 
     def _rare(
         self, label_counts: Mapping[str, int], sample: Texts, found: Found, fp32: Written, int8: Floats
@@ -401,11 +420,12 @@ class _Export:
 
     def fp16(self, fp32: Written, stack: ExitStack) -> dict[str, Any]:
         """Write the copy in half precision if it is close enough; its part of the report."""
-        tolerance, reason, agreement, halved = self.params.fp16_tolerance, None, None, None
+        tolerance, reason, agreement, written = self.params.fp16_tolerance, None, None, None
         try:
             halved = graphs.halve(fp32.graph)
             with tempfile.TemporaryDirectory() as scratch:
-                agreement = self.measure(halved, self._draft(halved, FP16, Path(scratch))).agreement
+                written = self.measure(halved, self._draft(halved, FP16, Path(scratch)))
+            agreement = written.agreement
         except Exception as error:  # the converter is a heuristic too, and this copy an extra
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if agreement is not None and agreement.max_abs_diff > tolerance:
@@ -417,10 +437,10 @@ class _Export:
             "max_abs_diff": None if agreement is None else _finite(agreement.max_abs_diff),
             "label_agreement": None if agreement is None else round(agreement.label_agreement, 6),
         }
-        if reason is not None or halved is None:
+        if reason is not None or written is None:
             return report
         file = stack.enter_context(atomic_path(self.folder / FP16))
-        self.write(halved, file, FP16)
+        self.write(written.graph, file, FP16, written.probabilities)
         return report | {"size_mb": self.megabytes(file, FP16)}
 
 

@@ -12,9 +12,9 @@ over a text gives the length that TF-IDF vectors are divided by.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +26,7 @@ from afina.labels import Task
 from afina.runtime.encoding import Ids
 
 Floats = npt.NDArray[np.float64]
-
-# Hashes stay far below 2^63, where ONNX's integers end: a row of the modulus times the multiplier.
-MODULUS = 2**31 - 1
-MULTIPLIER = 1_000_003
-ORDER_SALT = 7_919
+Codes = TypeVar("Codes", np.int64, np.uint64)
 
 # Candidate shares of the lexical logits in the sum.
 SHARES = np.linspace(0.0, 1.0, 21)
@@ -52,19 +48,37 @@ def bucket_count(gram_count: int, label_count: int) -> int:
     return int(min(max(wanted, 2**12), 2**18, most))
 
 
-def gram_hashes(ids: Ids, order: int) -> npt.NDArray[np.int64]:
-    """Hash of each n-gram of ``order`` tokens, in [0, MODULUS); empty where the text is shorter."""
-    if len(ids) < order:
-        return np.empty(0, dtype=np.int64)
-    hashes = ids.astype(np.int64)
-    for number in range(1, order):
-        hashes = (hashes[: len(ids) - number] * MULTIPLIER + ids[number:]) % MODULUS
+def token_codes(vocabulary: int, places: int) -> npt.NDArray[np.uint64]:
+    """A random number (V, places) of 64 bits for each token at each place of an n-gram.
+
+    The sum of the codes of its tokens is an n-gram's hash: tabulation (Zobrist 1970; Pătraşcu and Thorup,
+    "The Power of Simple Tabulation Hashing", J. ACM 2012), with + for the exclusive or, which ONNX lacks.
+    Codes can be made small before they are summed, so a model needs no large integers: execution providers
+    that compute with 32 bits, or with float32, find the same rows.
+
+    The numbers are those of SplitMix64 (Steele, Lea and Flood 2014): the same everywhere, for any sizes.
+    """
+    tokens, place = np.ogrid[:vocabulary, :places]
+    code: npt.NDArray[np.uint64] = (tokens * 2**8 + place + 1).astype(np.uint64)
+    code *= np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        code ^= code >> np.uint64(shift)
+        code *= np.uint64(factor)
+    return code
+
+
+def gram_hashes(ids: Ids, codes: npt.NDArray[Codes], order: int) -> npt.NDArray[Codes]:
+    """Sum of the codes of each n-gram of ``order`` tokens; empty where the text is shorter.
+
+    Args:
+        ids: tokens (T,).
+        codes: (V, places), see `token_codes`; sums may wrap around.
+    """
+    count = max(len(ids) - order + 1, 0)
+    hashes = np.zeros(count, dtype=codes.dtype)
+    for place in range(order):
+        hashes += codes[ids[place : place + count], place]
     return hashes
-
-
-def buckets_of(hashes: npt.NDArray[np.int64], order: int, buckets: int) -> npt.NDArray[np.int64]:
-    """Rows of n-grams of one order."""
-    return (hashes * 31 + order * ORDER_SALT) % buckets
 
 
 class Features:
@@ -81,40 +95,31 @@ class Features:
         self, order: int, buckets: int, vocabulary: int, pieces: Mapping[int, Sequence[int]] | None = None
     ) -> None:
         self.order, self.buckets, self.vocabulary = order, buckets, vocabulary
+        self.codes = (token_codes(vocabulary, order) % np.uint64(buckets)).astype(np.int64)
         self.inside = self._inside(pieces or {})
         self.idf: Floats = np.ones(buckets)
 
     def _inside(self, pieces: Mapping[int, Sequence[int]]) -> sparse.csr_matrix:
         """(V, buckets): the n-grams that a token alone brings: itself, and those of its pieces."""
-        rows, columns = [np.arange(self.vocabulary)], [self._single(np.arange(self.vocabulary))]
+        every = np.arange(self.vocabulary)
+        rows, columns = [every], [self._rows(every, [1])]
         for token, parts in pieces.items():
-            ids = np.asarray(parts, dtype=np.int64)
-            found = [self._single(ids)] + [
-                buckets_of(gram_hashes(ids, order), order, self.buckets) for order in range(2, self.order + 1)
-            ]
-            together = np.concatenate(found)
+            together = self._rows(np.asarray(parts, dtype=np.int64), range(1, self.order + 1))
             rows.append(np.full(len(together), token))
             columns.append(together)
         at = (np.concatenate(rows), np.concatenate(columns))
         return sparse.csr_matrix((np.ones(len(at[0])), at), shape=(self.vocabulary, self.buckets))
 
-    def _single(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        return buckets_of(ids, 1, self.buckets)
+    def _rows(self, ids: Ids, orders: Iterable[int]) -> npt.NDArray[np.int64]:
+        """Rows of the n-grams of these orders, one order after the other."""
+        found = [gram_hashes(ids, self.codes, order) % self.buckets for order in orders]
+        return np.concatenate([*found, np.empty(0, dtype=np.int64)])
 
     def counts(self, texts: Sequence[Ids]) -> sparse.csr_matrix:
         """(n, buckets): how often each row is met in each text."""
         shape = (len(texts), self.buckets)
         tokens = _matrix(list(texts), (len(texts), self.vocabulary))
-        grams = [
-            np.concatenate(
-                [
-                    buckets_of(gram_hashes(ids, order), order, self.buckets)
-                    for order in range(2, self.order + 1)
-                ]
-                or [np.empty(0, dtype=np.int64)]
-            )
-            for ids in texts
-        ]
+        grams = [self._rows(ids, range(2, self.order + 1)) for ids in texts]
         return sparse.csr_matrix(tokens @ self.inside + _matrix(grams, shape))
 
     def fit(self, texts: Sequence[Ids]) -> sparse.csr_matrix:
@@ -169,7 +174,10 @@ def fit_lexical(
         The tables; a label that is in no text, or in all, scores the same everywhere.
     """
     label_count = len(label_weights)
-    distinct = {int(code) for ids in texts for n in range(1, order + 1) for code in gram_hashes(ids, n)}
+    codes = token_codes(vocabulary, order)
+    distinct = {
+        int(code) for ids in texts for n in range(1, order + 1) for code in gram_hashes(ids, codes, n)
+    }
     features = Features(order, bucket_count(len(distinct), label_count), vocabulary, pieces)
     matrix = features.fit(texts)
     coefficients = np.zeros((label_count, features.buckets))
@@ -225,6 +233,7 @@ class LexicalScorer(nn.Module):
     tokens: Tensor
     grams: Tensor
     bias: Tensor
+    codes: Tensor
 
     def __init__(self, vocabulary: int, buckets: int, label_count: int, order: int) -> None:
         super().__init__()
@@ -232,6 +241,9 @@ class LexicalScorer(nn.Module):
         self.register_buffer("tokens", torch.zeros(vocabulary, label_count + 1))
         self.register_buffer("grams", torch.zeros(buckets, label_count + 1))
         self.register_buffer("bias", torch.zeros(label_count))
+        # Saved with the rest, so that tables never meet other hashes than those they were fitted with.
+        codes = token_codes(vocabulary, order) % np.uint64(buckets)
+        self.register_buffer("codes", torch.from_numpy(codes.astype(np.int32)))
 
     @classmethod
     def from_tables(cls, tables: LexicalTables, order: int) -> LexicalScorer:
@@ -250,16 +262,29 @@ class LexicalScorer(nn.Module):
         """Logits (B, L) float32 of token ids and mask, int64 (B, T), padding on the right."""
         mask = attention_mask.unsqueeze(-1).to(self.tokens.dtype)
         total = (nn.functional.embedding(input_ids, self.tokens) * mask).sum(dim=1)
-        hashes = input_ids
-        for order in range(2, self.order + 1):
-            # A zero row at the end keeps this defined for texts shorter than the n-gram.
-            rest = nn.functional.pad(input_ids, (0, order))[:, order - 1 : -1]
-            hashes = (hashes * MULTIPLIER + rest) % MODULUS
-            inside = nn.functional.pad(attention_mask, (0, order))[:, order - 1 : -1]
-            rows = nn.functional.embedding((hashes * 31 + order * ORDER_SALT) % self.buckets, self.grams)
-            total = total + (rows * inside.unsqueeze(-1).to(rows.dtype)).sum(dim=1)
+        for place, rows in enumerate(self.rows(input_ids), start=1):
+            found = nn.functional.embedding(rows, self.grams)
+            inside = shifted(attention_mask, place).unsqueeze(-1)
+            total = total + (found * inside.to(found.dtype)).sum(dim=1)
         length = total[:, -1:].clamp(min=1e-12).sqrt()
         return total[:, :-1] / length + self.bias
+
+    def rows(self, input_ids: Tensor) -> list[Tensor]:
+        """Rows (B, T) of `grams` for the n-grams of 2, 3, ... tokens that begin at each token.
+
+        The last n - 1 of a text reach beyond it and mean nothing.
+        """
+        codes = nn.functional.embedding(input_ids, self.codes)
+        hashes, found = codes[:, :, 0], []
+        for place in range(1, self.order):
+            hashes = hashes + shifted(codes[:, :, place], place)
+            found.append(hashes % self.buckets)
+        return found
+
+
+def shifted(values: Tensor, places: int) -> Tensor:
+    """Values (B, T) moved to the left, with zeros on the right."""
+    return nn.functional.pad(values, (0, places))[:, places:]
 
 
 def fit_combination(

@@ -16,7 +16,7 @@ from afina.modeling.classifier import Activation, Pooling, TextClassifier
 from afina.modeling.lexical import LexicalScorer
 from afina.runtime.encoding import Encoder
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 WEIGHTS = "model.safetensors"
 BACKBONE_CONFIG = "config.json"

@@ -36,7 +36,7 @@ class ArtifactMetadata:
         backbone: name of the pretrained model.
         backbone_licence: its licence as far as it is known.
         training_data_sha256: SHA-256 of the table the model was trained on.
-        metrics: headline metrics of the test split.
+        metrics: headline metrics of the test split, by this file.
         precision: fp32, int8 where weights and activations are quantised, or fp16 where they are halved.
         afina_version: the version that wrote the file.
     """
