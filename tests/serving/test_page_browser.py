@@ -847,9 +847,9 @@ def test_the_demo_s_model_answers_on_the_page(browser: Any, tmp_path: Path) -> N
     model = tmp_path / "model.onnx"
     model.symlink_to(REAL)
     with page_server(model) as server, visiting(browser, server, SPANISH) as visit:
-        assert visit.ask("No puedo entrar a mi cuenta, olvidé la clave").startswith(
-            "plataforma: clave y acceso 99"
-        )
+        answer = visit.ask("No puedo entrar a mi cuenta, olvidé la clave")
+        # Above 99.9 % the page says no more than that.
+        assert re.match(r"plataforma: clave y acceso (99,\d|> 99,9)\s%", answer), answer
         assert visit.page.locator(".bars li").count() == 15
         assert "una de 15 clases" in visit.shown("#headline")
 
