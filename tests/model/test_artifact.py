@@ -324,7 +324,7 @@ def test_the_copies_state_their_own_scores(
             for probabilities in both_batchings(tmp_path / name, trained.texts.raw, budget)
         ]
         worse = min(scores, key=lambda found: found["macro_f1"])
-        expected = {name: round(worse[name], 6) for name in ("macro_f1", "accuracy")}
+        expected = {score: round(worse[score], 6) for score in ("macro_f1", "accuracy")}
         assert Classifier(tmp_path / name).metadata.metrics == {"test": expected, "rows": METRICS["rows"]}
         assert expected["accuracy"] < 0.89  # what the fp32 file was told is not theirs
 

@@ -189,7 +189,10 @@ def test_tables_of_another_size_do_not_fit(change: dict[str, int] | None, tmp_pa
         load_classifier(tmp_path / "c")
 
 
-def test_a_classifier_of_the_first_schema_is_not_of_this_version(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("schema", "unknown"), [(1, ("window", "lexical")), (2, ())])
+def test_a_classifier_of_an_earlier_schema_is_not_of_this_version(
+    schema: int, unknown: tuple[str, ...], tmp_path: Path
+) -> None:
     model, encoder, tokenizer_json = make(tmp_path / "b")
     save_classifier(
         tmp_path / "c",
@@ -201,10 +204,26 @@ def test_a_classifier_of_the_first_schema_is_not_of_this_version(tmp_path: Path)
     path = tmp_path / "c" / "classifier.json"
     values = json.loads(path.read_text(encoding="utf-8"))
     assert values["schema_version"] == 3
-    older = {key: value for key, value in values.items() if key not in ("window", "lexical")}
-    path.write_text(json.dumps(older | {"schema_version": 1}), encoding="utf-8")
+    older = {key: value for key, value in values.items() if key not in unknown}
+    path.write_text(json.dumps(older | {"schema_version": schema}), encoding="utf-8")
     with pytest.raises(UserError, match=r"classifier\.json: not a classifier of this version .*dvc repro"):
         read_config(tmp_path / "c")
+
+
+def test_hashes_are_those_that_the_tables_were_saved_with(tmp_path: Path) -> None:
+    model, encoder, tokenizer_json = make(tmp_path / "b")
+    scorer = add_lexical(model, 10)
+    scorer.codes.copy_((scorer.codes + 1) % scorer.buckets)  # as if another version had made them
+    config = config_for(encoder, model, window=10, lexical=scorer.shape())
+    save_classifier(tmp_path / "c", model, model.backbone.config.to_diff_dict(), tokenizer_json, config)
+    loaded = load_classifier(tmp_path / "c")[0].lexical
+    assert loaded is not None
+    assert torch.equal(loaded.codes, scorer.codes)
+    weights = load_file(tmp_path / "c" / "model.safetensors")
+    del weights["lexical.codes"]
+    save_file(weights, tmp_path / "c" / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors: weights do not fit"):
+        load_classifier(tmp_path / "c")
 
 
 def test_the_sum_of_two_opinions(tmp_path: Path) -> None:
