@@ -1,6 +1,6 @@
 """What is done about imbalance, compared: {strategies} x {losses} x seeds on several data sets through DVC.
 
-    python benchmarks/imbalance.py [--data FOLDER] [--sets demo emotions ...] [--seeds 3] [--jobs 2]
+    python benchmarks/imbalance.py [--data FOLDER] [--sets demo emotions ...] [--seeds 3] [--jobs 2] [--more]
 
 Data. FOLDER holds the data sets as benchmarks/recipes.py names them; an absent one is reported and skipped.
 Of each set and seed about --rows rows are drawn, stratified and near duplicates together: 15 % validation,
@@ -18,6 +18,7 @@ what oversamples trains longer, what undersamples shorter. A loss other than cro
 runs with strategy none alone, unless --full is given; resampled to equal shares, logit_adjusted is
 cross_entropy and left out. `late` stands for train.reweight_after 0.8, `post hoc`
 for evaluate.logit_adjustment 1.0 on the plain model. Multilabel decides by thresholds fitted on validation.
+--more adds samplers, augmentation and other ways to train, `MORE` below, each beside cross-entropy.
 The vocabulary is adapted as by default; without --lexical the backbone is alone, as the losses act on it.
 
 Figures. macro-F1, and the mean F1 of the rare classes: the third with the fewest training rows. Intervals are
@@ -90,6 +91,26 @@ Ints = npt.NDArray[np.int64]
 Hot = npt.NDArray[np.int8]  # multi-hot (n, L)
 Floats = npt.NDArray[np.floating[Any]]
 
+ALTERATIONS = "[delete, swap, typo, accent]"
+# By strategy, what else there is; frozen and decayed layers are those of the backbone.
+MORE = {
+    "none": {
+        "square_root_sampler": {"train.sampler": "square_root"},
+        "class_balanced_sampler": {"train.sampler": "class_balanced"},
+        "progressive_sampler": {"train.sampler": "progressive"},
+        "augmented_to_100": {"balance.augment": ALTERATIONS, "balance.augment_target": "100"},
+        "label_smoothing": {"train.label_smoothing": "0.1"},
+        "r_drop": {"train.r_drop": "1.0", "train.backbone_dropout": "0.1"},
+        "ema": {"train.ema": "0.95"},
+        "layer_decay": {"train.layer_decay": "0.9"},
+        "freeze_embeddings": {"train.freeze": "embeddings"},
+        "freeze_3_layers": {"train.freeze": "3"},
+        "freeze_all": {"train.freeze": "all"},
+        "lora": {"train.lora_rank": "16"},
+    },
+    "oversample": {"augmented": {"balance.augment": ALTERATIONS}},
+}
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -110,12 +131,15 @@ def make_variant(
     return Variant("-".join(part for part in (strategy, loss, suffix) if part), changes)
 
 
-def variants(task: str, strategies: Sequence[str], losses: Sequence[str], full: bool) -> list[Variant]:
+def variants(
+    task: str, strategies: Sequence[str], losses: Sequence[str], full: bool, more: bool = False
+) -> list[Variant]:
     """The grid of a task, the plain model first.
 
     Args:
         losses: those that the task does not have are left out.
         full: every strategy with every loss.
+        more: with `MORE`, where cross-entropy is among the losses.
     """
     chosen = [loss for loss in LOSSES[task] if loss in losses]
     grid = [
@@ -132,6 +156,12 @@ def variants(task: str, strategies: Sequence[str], losses: Sequence[str], full: 
     if "none" in strategies and "cross_entropy" in chosen:
         adjusted = {"evaluate.logit_adjustment": str(TAU)}
         grid.append(make_variant("none", "cross_entropy", "post_hoc", adjusted))
+    if more and "cross_entropy" in chosen:
+        grid += [
+            make_variant(strategy, "cross_entropy", suffix, changes)
+            for strategy in strategies
+            for suffix, changes in MORE.get(strategy, {}).items()
+        ]
     return [PLAIN, *(variant for variant in grid if variant != PLAIN)]
 
 
@@ -259,7 +289,7 @@ def run_params(task: str, arguments: argparse.Namespace, seed: int) -> dict[str,
     # Cleaned, without duplicates and divided already.
     params["clean"] = {"task": task, "steps": []}
     params["split"] = {"method": "given", "near_duplicates": None, "small_classes": "train"}
-    params["balance"] = params["balance"] | {"strategy": "none"}
+    params["balance"] = params["balance"] | {"strategy": "none", "augment": [], "augment_target": None}
     params["adapt"] = params["adapt"] | {"epochs": 0, "vocabulary": "auto"}
     # A parameter that an experiment sets has to be there.
     params["train"] = {
@@ -271,6 +301,13 @@ def run_params(task: str, arguments: argparse.Namespace, seed: int) -> dict[str,
         "threads": 1,
         "loss": "cross_entropy",
         "reweight_after": 0.0,
+        "sampler": "shuffle",
+        "label_smoothing": 0.0,
+        "r_drop": 0.0,
+        "ema": None,
+        "layer_decay": 1.0,
+        "freeze": "none",
+        "lora_rank": 0,
     }
     params["evaluate"] = params["evaluate"] | {
         "thresholds": "fit",
@@ -852,6 +889,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--losses", nargs="+", choices=ALL_LOSSES, default=list(ALL_LOSSES), metavar="LOSS")
     parser.add_argument("--full", action="store_true", help="every strategy with every loss")
+    parser.add_argument("--more", action="store_true", help="samplers, augmentation and other ways to train")
     parser.add_argument("--seeds", type=int, default=3, help="how many: 1, 2, ...")
     parser.add_argument("--rows", type=int, default=3000, help="of each sample, about")
     parser.add_argument("--epochs", type=int, default=2)
@@ -885,7 +923,7 @@ def main() -> None:
     # Seed by seed, so that what is stopped early has all sets.
     for seed, name in itertools.product(range(1, arguments.seeds + 1), pools):
         pool, label_set = pools[name]
-        grid = variants(label_set.task, arguments.strategies, arguments.losses, arguments.full)
+        grid = variants(label_set.task, arguments.strategies, arguments.losses, arguments.full, arguments.more)
         sample = draw_sample(pool, label_set, arguments.rows, RATIO, seed)
         settled = run_params(sample.task, arguments, seed)
         params = yaml.safe_dump(settled, sort_keys=False, allow_unicode=True)

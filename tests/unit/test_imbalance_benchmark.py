@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,9 +38,9 @@ def hot(*rows: str) -> np.ndarray:
 # The grid
 
 
-def names(imbalance: Any, task: str, full: bool = False) -> list[str]:
+def names(imbalance: Any, task: str, full: bool = False, more: bool = False) -> list[str]:
     """The default variants of a task."""
-    grid = imbalance.variants(task, imbalance.STRATEGIES, imbalance.ALL_LOSSES, full)
+    grid = imbalance.variants(task, imbalance.STRATEGIES, imbalance.ALL_LOSSES, full, more)
     return [variant.name for variant in grid]
 
 
@@ -72,6 +73,18 @@ def test_default_grid_of_all_sets_is_at_most_200_runs(imbalance: Any) -> None:
     assert 3 * sum(len(names(imbalance, task)) for task in tasks) <= 200
 
 
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_more_adds_samplers_augmentation_and_ways_to_train_to_the_grid(imbalance: Any, task: str) -> None:
+    grid, found = names(imbalance, task), names(imbalance, task, more=True)
+    assert found[: len(grid)] == grid
+    added = found[len(grid) :]
+    assert len(set(found)) == len(found)
+    assert {"none-cross_entropy-progressive_sampler", "oversample-cross_entropy-augmented"} <= set(added)
+    assert names(imbalance, task) == grid
+    without = imbalance.variants(task, ["none"], ["focal"], False, True)
+    assert [variant.name for variant in without] == ["none-cross_entropy", "none-focal"]
+
+
 def test_plain_model_is_there_even_where_it_is_not_asked_for(imbalance: Any) -> None:
     grid = imbalance.variants("multiclass", ["class_weights"], ["logit_adjusted"], False)
     assert [variant.name for variant in grid] == ["none-cross_entropy", "class_weights-logit_adjusted"]
@@ -83,19 +96,17 @@ def test_variants_change_parameters_that_params_yaml_has_and_the_stages_take(
 ) -> None:
     arguments = imbalance.parse([])
     sections = {"balance": BalanceParams, "train": TrainParams, "evaluate": EvaluateParams}
-    for variant in imbalance.variants(task, imbalance.STRATEGIES, imbalance.ALL_LOSSES, True):
+    for variant in imbalance.variants(task, imbalance.STRATEGIES, imbalance.ALL_LOSSES, True, True):
         params = imbalance.run_params(task, arguments, 1)
         for name, value in variant.changes.items():
             section, key = name.split(".")
             assert key in params[section], "DVC sets no parameter that is absent"
-            params[section][key] = float(value) if value.replace(".", "").isdigit() else value
+            params[section][key] = yaml.safe_load(value)
         for name, section_class in sections.items():
             section_class.parse(params[name])
 
 
 def test_params_of_a_clone_are_valid(imbalance: Any, tmp_path: Path) -> None:
-    import yaml
-
     params = imbalance.run_params("multilabel", imbalance.parse(["--max-length", "32"]), 7)
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(params))
