@@ -923,7 +923,9 @@ def main() -> None:
     # Seed by seed, so that what is stopped early has all sets.
     for seed, name in itertools.product(range(1, arguments.seeds + 1), pools):
         pool, label_set = pools[name]
-        grid = variants(label_set.task, arguments.strategies, arguments.losses, arguments.full, arguments.more)
+        grid = variants(
+            label_set.task, arguments.strategies, arguments.losses, arguments.full, arguments.more
+        )
         sample = draw_sample(pool, label_set, arguments.rows, RATIO, seed)
         settled = run_params(sample.task, arguments, seed)
         params = yaml.safe_dump(settled, sort_keys=False, allow_unicode=True)
