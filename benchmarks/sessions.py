@@ -7,14 +7,18 @@ they take turns, and medians count. ``used`` is the session that `afina.runtime`
 some microseconds while they wait; the others differ from it in what their name says: threads that sleep at
 once or spin for milliseconds, inputs and outputs bound beforehand (``io_binding``), and static quantisation,
 with the ranges of activations fixed on validation texts, in place of dynamic. ``lanes`` is
-`Classifier.predict_proba`, which runs several batches side by side and also cleans and tokenises. One text at
-a time is computed from token ids, too. Agreement is with the labels of model.onnx. The last line has texts/s
-over those of ``used``, and, with "_ms" after the name, the time of one text over that of ``used``.
+`Classifier.predict_proba`, which runs several batches side by side and also cleans and tokenises. Where the
+package onnxruntime-ep-openvino is installed, its execution provider runs model.onnx, in the precision that it
+chooses and in float32. One text at a time is computed from token ids, too. Labels and probabilities are those
+of batches, beside model.onnx's. The last line has texts/s over those of ``used``, and, with "_ms" after the
+name, the time of one text over that of ``used``.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
 import logging
 import multiprocessing
 import statistics
@@ -27,12 +31,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
 from afina.runtime.classifier import Classifier
 from afina.runtime.encoding import BATCH_TOKENS, Ids, pad_batch, token_budget_batches
-from afina.runtime.loading import _session_options
+from afina.runtime.loading import Floats, _session_options
 from afina.table import read
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +44,9 @@ SPINNING = "session.intra_op.allow_spinning"
 DURATION = "session.intra_op.spin_duration_us"
 # way -> what its session sets otherwise than the one used
 THREADS = {"sleeping": {SPINNING: "0"}, "spinning": {SPINNING: "1", DURATION: "3000"}}
+# way -> what OpenVINO is told
+OPENVINO = {"openvino": {}, "openvino_f32": {"INFERENCE_PRECISION_HINT": "f32"}}
+OPENVINO_PACKAGE, OPENVINO_PROVIDER = "onnxruntime_ep_openvino", "OpenVINOExecutionProvider"
 LAYER = "/encoder/layer."  # in the names of the demo's backbone
 TITLES = {
     "fp32": "model.onnx, as used",
@@ -50,6 +56,8 @@ TITLES = {
     "io_binding": "model.int8.onnx, io_binding",
     "static": "static quantisation, as used",
     "lanes": "model.int8.onnx, batches side by side, cleaning and tokenisation included",
+    "openvino": "model.onnx, OpenVINO",
+    "openvino_f32": "model.onnx, OpenVINO in float32",
 }
 
 Batch = Sequence[Ids]
@@ -62,16 +70,41 @@ class Measured:
 
     seconds: list[float] = field(default_factory=list)
     singles: list[float] = field(default_factory=list)
-    labels: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    probabilities: Floats = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
+
+
+def ways() -> list[str]:
+    """Those that can be run here."""
+    absent = () if importlib.util.find_spec(OPENVINO_PACKAGE) else OPENVINO
+    return [name for name in TITLES if name not in absent]
 
 
 def opened(file: Path, name: str) -> onnxruntime.InferenceSession:
-    """The session of a way: as `afina.runtime` opens it, but for `THREADS`."""
+    """The session of a way: as `afina.runtime` opens it, but for `THREADS` and `OPENVINO`."""
     onnxruntime.set_default_logger_severity(3)  # it warns of what is set twice
+    if name in OPENVINO:
+        return opened_by_openvino(file, OPENVINO[name])
     options = _session_options(None)
     for key, value in THREADS.get(name, {}).items():
         options.add_session_config_entry(key, value)
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def opened_by_openvino(file: Path, settings: dict[str, str]) -> onnxruntime.InferenceSession:
+    """A session of OpenVINO's execution provider on the processor."""
+    if not openvino_processors():
+        plugin = importlib.import_module(OPENVINO_PACKAGE)
+        onnxruntime.register_execution_provider_library(OPENVINO_PROVIDER, plugin.get_library_path())
+    options = onnxruntime.SessionOptions()
+    options.add_provider_for_devices(openvino_processors(), {"load_config": json.dumps({"CPU": settings})})
+    return onnxruntime.InferenceSession(str(file), options)
+
+
+def openvino_processors() -> list[Any]:
+    """The processor as OpenVINO's device; empty before its library is registered."""
+    processor = onnxruntime.OrtHardwareDeviceType.CPU
+    devices = onnxruntime.get_ep_devices()
+    return [one for one in devices if one.ep_name == OPENVINO_PROVIDER and one.device.type == processor]
 
 
 def feed(batch: Batch, pad_token_id: int) -> dict[str, Ids]:
@@ -136,45 +169,46 @@ def quantise_statically(source: Path, target: Path, batches: Sequence[Batch], pa
 
 def serve(connection: Connection, name: str, folder: Path, static: Path, texts: Sequence[str]) -> None:
     """In a process of its own: a pass over all texts for every turn, then some of them one by one."""
-    file = {"fp32": folder / "model.onnx", "static": static}.get(name, folder / "model.int8.onnx")
+    fp32 = dict.fromkeys(("fp32", *OPENVINO), folder / "model.onnx")
+    file = (fp32 | {"static": static}).get(name, folder / "model.int8.onnx")
     classifier = Classifier(folder / "model.onnx" if name == "static" else file)
     ids = classifier.encode(texts)
     pad = classifier.metadata.pad_token_id
     compute = computing(opened(file, name), pad, name == "io_binding")
     rows = token_budget_batches([len(one) for one in ids], BATCH_TOKENS)
-    labels = np.zeros(len(texts), dtype=np.int64)
+    probabilities = np.zeros((len(texts), len(classifier.labels)), dtype=np.float32)
     while connection.recv():
         start = time.perf_counter()
         if name == "lanes":
-            labels = classifier.predict_proba(texts).argmax(axis=1)
+            probabilities = classifier.predict_proba(texts)
         else:
             for batch in rows:
-                labels[batch] = compute([ids[row] for row in batch]).argmax(axis=1)
+                probabilities[batch] = compute([ids[row] for row in batch])
         seconds = time.perf_counter() - start
         singles = []
         for one in ids[:50]:
             start = time.perf_counter()
             compute([one])
             singles.append(time.perf_counter() - start)
-        connection.send((seconds, singles, labels))
+        connection.send((seconds, singles, probabilities))
 
 
 def measure(folder: Path, static: Path, texts: Sequence[str], rounds: int) -> dict[str, Measured]:
     """All ways in turns, one turn of each to warm up."""
     context = multiprocessing.get_context("spawn")
-    pipes, found = {}, {name: Measured() for name in TITLES}
-    for name in TITLES:
+    pipes, found = {}, {name: Measured() for name in ways()}
+    for name in found:
         pipes[name], theirs = context.Pipe()
         context.Process(target=serve, args=(theirs, name, folder, static, texts), daemon=True).start()
         theirs.close()
     for turn in range(rounds + 1):
         for name, pipe in pipes.items():
             pipe.send(True)
-            seconds, singles, labels = pipe.recv()
+            seconds, singles, probabilities = pipe.recv()
             if turn:
                 found[name].seconds.append(seconds)
                 found[name].singles += singles
-            found[name].labels = labels
+            found[name].probabilities = probabilities
     for pipe in pipes.values():
         pipe.send(False)
     return found
@@ -182,12 +216,17 @@ def measure(folder: Path, static: Path, texts: Sequence[str], rounds: int) -> di
 
 def table(found: dict[str, Measured], texts: int) -> str:
     """A row of Markdown for each way."""
-    lines = ["| | texts/s | one text, p50 ms | labels as model.onnx |", "|---|---|---|---|"]
+    lines = [
+        "| | texts/s | one text, p50 ms | labels as model.onnx | probabilities differ by at most |",
+        "|---|---|---|---|---|",
+    ]
+    reference = found["fp32"].probabilities
     for name, one in found.items():
-        agreement = float((one.labels == found["fp32"].labels).mean())
+        agreement = float((one.probabilities.argmax(axis=1) == reference.argmax(axis=1)).mean())
+        difference = float(np.abs(one.probabilities - reference).max())
         lines.append(
             f"| {TITLES[name]} | {texts / statistics.median(one.seconds):,.1f} "
-            f"| {1e3 * statistics.median(one.singles):.2f} | {agreement:.1%} |"
+            f"| {1e3 * statistics.median(one.singles):.2f} | {agreement:.1%} | {difference:.1g} |"
         )
     return "\n".join(lines)
 
@@ -197,10 +236,12 @@ def closing(found: dict[str, Measured]) -> str:
     used = found["used"]
     ratios = {
         name: statistics.median(used.seconds) / statistics.median(found[name].seconds)
-        for name in ("sleeping", "spinning", "io_binding", "static", "lanes")
+        for name in found
+        if name not in ("fp32", "used")
     } | {
         f"{name}_ms": statistics.median(found[name].singles) / statistics.median(used.singles)
-        for name in THREADS
+        for name in (*THREADS, *OPENVINO)
+        if name in found
     }
     return "sessions: " + " ".join(f"{name}={ratio:.2f}" for name, ratio in ratios.items())
 
