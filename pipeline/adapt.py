@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 from afina import table
@@ -14,7 +13,7 @@ from afina.modeling.backbone import resolve_backbone
 from afina.params.adapt import AdaptParams
 from afina.params.base import load_section, load_seed
 from afina.params.train import TrainParams
-from afina.stage import stage, warn
+from afina.stage import note_unwatched, stage, warn
 
 WATCHED = Path("data/source")
 TRAIN = Path("data/splits/train.parquet")
@@ -23,24 +22,10 @@ ADAPTED = Path("models/adapted")
 CHECKPOINTS = Path("models/checkpoints/adapt")
 
 
-def note_unwatched(params: AdaptParams) -> None:
-    """Say which of the files that are read DVC does not look at."""
-    paths = [source.path for source in params.unlabelled if source.path is not None]
-    if params.vocabulary != "none" and params.glossary not in (None, "auto"):
-        paths.append(str(params.glossary))
-    for path in paths:
-        if not Path(path).resolve().is_relative_to(WATCHED.resolve()):
-            print(
-                f"adapt: note: {path} is outside {WATCHED}, so a change of it reruns nothing; "
-                "copy it there, or run `dvc repro --force --single-item adapt` after a change",
-                file=sys.stderr,
-            )
-
-
 def read_texts(params: AdaptParams) -> tuple[list[str], list[str]]:
     """The texts of the training split, and those without labels; what each is called."""
     rows = table.read(TRAIN, ["id", "text"])
-    note_unwatched(params)
+    note_unwatched("adapt", params.files().values(), WATCHED)
     unlabelled = read_unlabelled(params.unlabelled, Path(), read_label_set(LABELS).cleaning["steps"])
     names = [f"adapt.unlabelled {number}" for number in range(1, len(unlabelled) + 1)]
     return rows["text"].to_pylist() + unlabelled, rows["id"].to_pylist() + names

@@ -10,8 +10,9 @@ from afina.params.base import load_section
 from afina.params.clean import CleanParams
 from afina.progress import Progress
 from afina.rejected import write_rejected
-from afina.stage import stage
+from afina.stage import note_unwatched, stage, warn
 
+WATCHED = Path("data/source")
 RAW = Path("data/raw/messages.parquet")
 CLEAN = Path("data/clean")
 REPORTS = Path("reports/data")
@@ -20,6 +21,8 @@ REPORTS = Path("reports/data")
 @stage("clean")
 def main() -> str:
     params = load_section(CleanParams)
+    warn("clean", params.without_effect())
+    note_unwatched("clean", params.files().values(), WATCHED)
     mapping = read_label_map(Path(params.label_map)) if isinstance(params.label_map, str) else None
     messages = table.read(RAW)
     with Progress("clean", messages.num_rows, "rows") as progress:

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from afina import table
 from afina.params.base import load_section
 from afina.params.extract import ExtractParams
+from afina.params.whole import check_whole
 from afina.rejected import write_rejected
 from afina.sources import read_sources
-from afina.stage import stage
+from afina.stage import note_unwatched, stage
 
 WATCHED = Path("data/source")
 MESSAGES = Path("data/raw/messages.parquet")
 REJECTED = Path("data/raw/rejected.csv")
 
 
-def warn_of_files_elsewhere(params: ExtractParams) -> None:
-    """Say which files DVC does not watch, because they are not in the stage's dependency."""
-    for source in params.sources:
-        if source.path is not None and not Path(source.path).resolve().is_relative_to(WATCHED.resolve()):
-            print(
-                f"extract: note: {source.path} is outside {WATCHED}, so a change of it reruns nothing; "
-                "copy it there, or run `dvc repro --force --single-item extract` after a change",
-                file=sys.stderr,
-            )
-
-
 @stage("extract")
 def main() -> str:
     """Read the sources and write both tables."""
     params = load_section(ExtractParams)
+    check_whole(Path())
     extraction = read_sources(params, Path())
-    warn_of_files_elsewhere(params)
+    note_unwatched("extract", [source.path for source in params.sources if source.path is not None], WATCHED)
     table.write(extraction.table, MESSAGES)
     write_rejected(extraction.rejected, REJECTED)
     line = extraction.describe()

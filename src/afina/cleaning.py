@@ -214,6 +214,7 @@ def resolve_labels(
             raise UserError(
                 f"clean.label_map: '{name}' is mapped twice, to {folded[fold(name)]!r} and {label!r}"
             )
+    mapped = bool(folded) or params.maps_labels
     resolved: dict[str, str | None] = {}
     unmapped = []
     for name in sorted(counts):
@@ -223,8 +224,8 @@ def resolve_labels(
             resolved[name] = folded[fold(name)]
         else:
             unmapped.append(name)
-            resolved[name] = None if folded and params.unmapped == "drop" else collapse_whitespace(name)
-    if folded and unmapped and params.unmapped == "error":
+            resolved[name] = None if mapped and params.unmapped == "drop" else collapse_whitespace(name)
+    if mapped and unmapped and params.unmapped == "error":
         shown = ", ".join(f"'{name}'" for name in unmapped[:5]) + (" ..." if len(unmapped) > 5 else "")
         raise UserError(
             f"clean.label_map: {len(unmapped)} labels are not in it: {shown}; "
@@ -312,7 +313,8 @@ class Cleaned:
             found = f"only '{next(iter(counts))}'" if counts else "none"
             raise UserError(
                 f"clean: {found} is left as a label and a classifier needs two; does label: in extract name "
-                "the right column? See top_k, label_map and the like in clean, and data/clean/rejected.csv"
+                "the right column? See top_k, label_map and the like in clean, and data/clean/rejected.csv; "
+                "rows without a label stay by task: multilabel and unlabelled: keep"
             )
 
 

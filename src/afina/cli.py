@@ -172,7 +172,7 @@ def compare(
         from afina.comparison import Gate
         from afina.comparison import compare as compare_predictions
         from afina.comparison_report import markdown, text
-        from afina.revisions import read_revision, shown
+        from afina.revisions import outdated_stages, read_revision, shown
 
         gate = Gate(metric, max_drop, alpha, detectable, resamples)
         old, new = read_revision(base, "--base"), read_revision(head, "--head")
@@ -180,6 +180,13 @@ def compare(
         raise UserError(
             f"compare: needs the package {error.name}; install it with `pip install 'afina[pipeline]'`"
         ) from None
+    for revision in (base, head):
+        if stages := outdated_stages(revision):
+            print(
+                f"compare: warning: the predictions of {shown(revision)} are not of its params.yaml: "
+                f"{', '.join(stages)} did not run with it; run `dvc repro` there",
+                file=sys.stderr,
+            )
     comparison = compare_predictions(old, new, gate)
     _write_utf8()
     print((markdown if as_markdown else text)(comparison, shown(base), shown(head)), end="")
@@ -199,11 +206,12 @@ def leaderboard(
     """Order the experiments of `dvc exp` by a score, and say which the best one is really better than.
 
     The workspace and the latest commit take part. Those marked "tied" are not shown to be worse than the
-    best on the same test rows.
+    best on the same test rows. "not run" names stages behind the predictions that did not run with the
+    parameters: the score is of others.
     """
     try:
         from afina.leaderboard import Entry, changed, rank, table
-        from afina.revisions import changed_params, list_experiments, read_revision
+        from afina.revisions import changed_params, list_experiments, outdated_stages, read_revision
     except ModuleNotFoundError as error:
         raise UserError(
             f"leaderboard: needs the package {error.name}; install it with `pip install 'afina[pipeline]'`"
@@ -220,6 +228,8 @@ def leaderboard(
             print(f"leaderboard: {name} is left out: {error}", file=sys.stderr)
             continue
         changes = "" if base is None else changed(changed_params(base, revision or "workspace"))
+        if stages := outdated_stages(revision):
+            changes = f"{changes} (not run: {', '.join(stages)})".lstrip()
         entries.append(Entry(name, changes, predictions))
     if not entries:
         raise UserError("leaderboard: nothing here has predictions; run `dvc repro`")

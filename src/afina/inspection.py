@@ -260,7 +260,7 @@ def _how_written(path: Path, shown: str) -> tuple[dict[str, Any], dict[str, str]
     if not path.exists():
         raise UserError(f"{shown}: no such file or folder")
     if path.is_dir():
-        return {"format": "parquet" if any(path.rglob("*.parquet")) else "folder"}, {}, []
+        return _how_folder(path, shown)
     kind = _kind(shown)
     if kind == "csv":
         return _how_delimited(path, shown)
@@ -273,6 +273,20 @@ def _how_written(path: Path, shown: str) -> tuple[dict[str, Any], dict[str, str]
     if kind == "folder":
         raise UserError(f"{shown}: no suffix; rename it to .csv, .xlsx, .jsonl, .json or .parquet")
     return {}, {}, []
+
+
+def _how_folder(path: Path, shown: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    if not any(path.rglob("*.parquet")):
+        return {"format": "folder"}, {}, []
+    tables = {suffix for suffix, kind in SUFFIXES.items() if kind not in ("folder", "parquet")}
+    others = sorted(
+        file.name
+        for file in path.rglob("*")
+        if file.is_file() and PurePosixPath(file.name.lower().removesuffix(".gz")).suffix in tables
+    )
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    notes = [f"only the Parquet files below {shown} are read, not {name}{more}" for name in others[:1]]
+    return {"format": "parquet"}, {}, notes
 
 
 def _kind(shown: str) -> str:

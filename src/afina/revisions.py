@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import yaml
 
 from afina.comparison import Predictions
 from afina.errors import UserError
@@ -19,6 +21,8 @@ from afina.evaluation.predictions import SCHEMA, SCHEMA_VERSION
 from afina.labels import TASKS, Task, encode_labels
 
 PREDICTIONS = "reports/predictions.parquet"
+PREDICTED_BY = "evaluate"  # the stage that makes them
+LOCK, PARAMS = "dvc.lock", "params.yaml"
 WORKSPACE = "workspace"  # what the files on disk are called
 
 
@@ -69,6 +73,57 @@ def changed_params(base: str, revision: str) -> dict[str, dict[str, Any]]:
     with Repo(str(_root())) as repo:
         files = repo.params.diff(a_rev=base, b_rev=revision).get("diff", {})
     return {name: values for changes in files.values() for name, values in changes.items()}
+
+
+def outdated_stages(revision: str | None) -> tuple[str, ...]:
+    """Stages behind a revision's predictions that were not run with its parameters, by its dvc.lock.
+
+    `dvc exp run` of some stages alone leaves the others' outputs as they were: the predictions are then those
+    of other parameters. Stages come in the order of the lock; none where there is no lock to tell.
+    """
+    try:
+        lock, params = (yaml.safe_load(_content(revision, name)) for name in (LOCK, PARAMS))
+        return tuple(_outdated(lock["stages"], params))
+    except (UserError, OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return ()
+
+
+def _content(revision: str | None, path: str) -> bytes:
+    return (_root() / path).read_bytes() if revision is None else _read(revision, "revision", path)
+
+
+def _outdated(stages: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
+    """Stages whose recorded parameters, or inputs, are others than those recorded of what is before them."""
+    made = {
+        out["path"]: (name, out.get("md5")) for name, one in stages.items() for out in one.get("outs", ())
+    }
+    needs = {
+        name: {made[dep["path"]][0]: dep for dep in one.get("deps", ()) if dep["path"] in made}
+        for name, one in stages.items()
+    }
+    stale: dict[str, bool] = {}
+
+    def is_stale(name: str) -> bool:
+        if name not in stale:
+            before = [is_stale(other) for other in needs[name]]  # all, to name them
+            recorded = stages[name].get("params", {}).get(PARAMS, {})
+            stale[name] = (
+                any(_value(params, key) != value for key, value in recorded.items())
+                or any(dep.get("md5") != made[dep["path"]][1] for dep in needs[name].values())
+                or any(before)
+            )
+        return stale[name]
+
+    is_stale(PREDICTED_BY)
+    return [name for name in stages if stale.get(name)]
+
+
+def _value(params: Mapping[str, Any], key: str) -> Any:
+    """A parameter by its dotted name; None where there is none."""
+    found: Any = params
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
 
 
 def shown(revision: str | None) -> str:
@@ -170,8 +225,8 @@ def _root() -> Path:
         ) from None
 
 
-def _read(revision: str, option: str) -> bytes:
-    """The bytes of a revision's predictions, from git, DVC's cache or its remote."""
+def _read(revision: str, option: str, file: str = PREDICTIONS) -> bytes:
+    """The bytes of a revision's predictions, or another file, from git, DVC's cache or its remote."""
     import dvc.api  # type: ignore[import-untyped]
     from dvc.exceptions import (
         DvcException,
@@ -190,7 +245,7 @@ def _read(revision: str, option: str) -> bytes:
         raise UserError(
             f"compare: {root}: not in a git repository, so there is no revision to read"
         ) from None
-    path = (root.resolve().relative_to(top.resolve()) / PREDICTIONS).as_posix()
+    path = (root.resolve().relative_to(top.resolve()) / file).as_posix()
     try:
         return cast(bytes, dvc.api.read(path, repo=str(root), rev=revision, mode="rb"))
     except RevError:
@@ -199,12 +254,12 @@ def _read(revision: str, option: str) -> bytes:
         ) from None
     except (FileMissingError, OutputNotFoundError, PathMissingError):
         raise UserError(
-            f"compare: {option} {revision}: no {PREDICTIONS} at that revision, or one that is in no cache "
+            f"compare: {option} {revision}: no {file} at that revision, or one that is in no cache "
             "and on no remote; run `dvc repro` and commit there, or `dvc fetch --all-commits` here"
         ) from None
     except (DvcException, OSError) as error:
         raise UserError(
-            f"compare: {option} {revision}: {PREDICTIONS}: DVC cannot read it ({_line(error)})"
+            f"compare: {option} {revision}: {file}: DVC cannot read it ({_line(error)})"
         ) from None
 
 

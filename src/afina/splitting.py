@@ -121,9 +121,11 @@ def split_messages(table: pa.Table, label_set: LabelSet, params: SplitParams, se
     _note_parted_groups(messages, final)
     for number, name in enumerate(SPLITS):
         if not (final == number).any():
+            shares = "change split.validation and split.test"
+            names = f"let the source name {name} in some row's split"
             raise UserError(
                 f"split.method {method}: no message is left for {name} out of {table.num_rows}; "
-                "give more messages or change split.validation and split.test"
+                f"give more messages or {names if method == 'given' else shares}"
             )
     classes = np.stack([_label_counts(messages, final == number) for number in range(3)], axis=1)
     small = _small_classes(messages, classes, method, params)
@@ -165,7 +167,9 @@ def _column(table: pa.Table, name: str, method: str) -> pa.Array:
     column = table[name].combine_chunks()
     if column.null_count == len(column):
         raise UserError(
-            f"split.method {method}: no message has a {name}; map the column in extract or use another method"
+            f"split.method {method}: no message has a {name}; map the column in extract"
+            + (", set time_format: there if it could not read the times," if name == "time" else "")
+            + " or use another method"
         )
     return column
 
@@ -206,7 +210,7 @@ def _stratified(messages: _Messages, units: Ints, params: SplitParams, seed: int
     if params.small_classes == "error":
         _raise_for(messages, np.flatnonzero(unreached_labels(counts, splits, len(SPLITS))), counts)
     largest = int(np.argmax(sizes))
-    if sizes[largest] > fractions.min() * len(units):
+    if sizes[largest] > max(1, fractions.min() * len(units)):
         messages.notes.append(
             f"one set of messages that stay together has {sizes[largest]} of {len(units)} and is in "
             f"{SPLITS[splits[largest]]}: the splits are far from the shares asked for where it is too large"
@@ -237,7 +241,9 @@ def _by_time(table: pa.Table, params: SplitParams) -> Ints:
     if column.null_count:
         first = table["id"].combine_chunks().filter(pc.is_null(column))[0]
         raise UserError(
-            f"split.method time: {column.null_count} messages have no time, the first is id {first}"
+            f"split.method time: {column.null_count} messages have no time, the first is id {first}, or one "
+            "that extract could not read; mend them in the source, set time_format: there, or use another "
+            "method"
         )
     _, moment, number = np.unique(
         np.asarray(column.cast(pa.int64())), return_inverse=True, return_counts=True

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -43,6 +44,17 @@ def warn(name: str, lines: Iterable[str]) -> None:
     if os.environ.get("RANK", "0") == "0":
         for line in lines:
             print(f"{name}: warning: {line}", file=sys.stderr)
+
+
+def note_unwatched(name: str, paths: Iterable[str], watched: Path) -> None:
+    """Say which of the files that a stage reads DVC does not look at: those outside its dependency."""
+    for path in paths:
+        if not Path(path).resolve().is_relative_to(watched.resolve()):
+            print(
+                f"{name}: note: {path} is outside {watched}, so a change of it reruns nothing; "
+                f"copy it there, or run `dvc repro --force --single-item {name}` after a change",
+                file=sys.stderr,
+            )
 
 
 def _fail(name: str, message: str) -> NoReturn:

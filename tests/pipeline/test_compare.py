@@ -204,6 +204,42 @@ def test_leaderboard_orders_experiments(tmp_path: Path) -> None:
     assert wrong.err.splitlines()[-1].startswith("afina: error: leaderboard: --metric: ")
 
 
+def test_predictions_of_other_parameters_are_said_to_be(tmp_path: Path) -> None:
+    project = start(tmp_path)
+    made = History(project, cached=False)
+    lock = """schema: '2.0'
+stages:
+  balance:
+    params: {params.yaml: {balance.rate: 1}}
+    outs: [{path: balanced, md5: "one"}]
+  train:
+    deps: [{path: balanced, md5: "one"}]
+    params: {params.yaml: {train: {epochs: 3}}}
+    outs: [{path: model, md5: "two"}]
+  evaluate:
+    deps: [{path: model, md5: "two"}]
+  export:
+    deps: [{path: model, md5: "other"}]
+"""
+    params = "balance: {rate: 1}\ntrain: {epochs: 3}\n"
+    for name, text in (("dvc.lock", lock), ("params.yaml", params), ("dvc.yaml", "params: [params.yaml]\n")):
+        (project.root / name).write_text(text, encoding="utf-8")
+    made.commit("first", 0.8)
+    assert "warning" not in project.run("afina", "compare", "--base", "first").err
+
+    (project.root / "dvc.lock").write_text(
+        lock.replace('balanced, md5: "one"}]\n  train', 'balanced, md5: "new"}]\n  train')
+    )
+    warned = project.run("afina", "compare", "--base", "first").err
+    assert "warning: the predictions of workspace are not of its params.yaml: train, evaluate did" in warned
+    (project.root / "dvc.lock").write_text(lock)
+    (project.root / "params.yaml").write_text(params.replace("3", "4"))
+    result = project.run("afina", "leaderboard", "--metric", "accuracy")
+    [line] = [line for line in result.out.splitlines() if "workspace" in line]
+    assert line.endswith("(not run: train, evaluate)")
+    assert "(not run" not in next(line for line in result.out.splitlines() if "HEAD" in line)
+
+
 def test_leaderboard_outside_of_a_repository(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = Project(tmp_path / "empty").run("afina", "leaderboard", check=False)

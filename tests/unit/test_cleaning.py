@@ -142,6 +142,23 @@ def test_unmapped_labels() -> None:
     with pytest.raises(UserError, match=r"clean\.label_map: 1 labels are not in it: 'b'"):
         resolve_labels(names, params(unmapped="error"), mapping)
     assert resolve_labels(names, params(unmapped="error"), {}) == {"a": "a", "b": "b"}
+    nothing = {"label_map": "map.csv"}  # a file that names no label
+    assert resolve_labels(names, params(unmapped="drop", **nothing), {}) == {"a": None, "b": None}
+    with pytest.raises(UserError, match="2 labels are not in it"):
+        resolve_labels(names, params(unmapped="error", **nothing), {})
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (5, "clean.label_map: expected a mapping of old labels to new ones, or the name of a file, found 5"),
+        (["a"], "clean.label_map: expected a mapping of old labels to new ones, or the name of a file"),
+        ({1: ["a"]}, r"clean.label_map: the new label of 1 should be text, found \['a'\]"),
+    ],
+)
+def test_a_label_map_of_another_form_is_named(value: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        CleanParams.parse({"label_map": value})
 
 
 def test_keep_and_drop_lists() -> None:
@@ -566,5 +583,6 @@ def test_the_stage(tmp_path: Path, repository: Path) -> None:
     assert failed.returncode == 2
     assert failed.stderr.splitlines()[-1] == (
         "clean: error: clean: only 'a' is left as a label and a classifier needs two; does label: in extract "
-        "name the right column? See top_k, label_map and the like in clean, and data/clean/rejected.csv"
+        "name the right column? See top_k, label_map and the like in clean, and data/clean/rejected.csv; "
+        "rows without a label stay by task: multilabel and unlabelled: keep"
     )

@@ -10,13 +10,14 @@ import pytest
 from afina.params.adapt import AdaptParams
 from afina.params.balance import BalanceParams
 from afina.params.base import Section, load_section
+from afina.params.clean import CleanParams
 from afina.params.export import ExportParams
 from afina.params.train import TrainParams
 from afina.stage import warn
 from stage_script import load_stage
 
 ROOT = Path(__file__).parents[2]
-SECTIONS: list[type[Section]] = [AdaptParams, BalanceParams, ExportParams, TrainParams]
+SECTIONS: list[type[Section]] = [AdaptParams, BalanceParams, CleanParams, ExportParams, TrainParams]
 LOSSES = ("focal", "class_balanced", "logit_adjusted", "ldam", "asymmetric", "distribution_balanced")
 
 
@@ -50,6 +51,10 @@ def test_a_parameter_of_a_loss_belongs_to_that_loss_alone(name: str, loss: str) 
 @pytest.mark.parametrize(
     ("section", "values", "expected"),
     [
+        (CleanParams, {"unmapped": "error"}, ["unmapped"]),
+        (CleanParams, {"unmapped": "error", "label_map": {}}, ["unmapped"]),
+        (CleanParams, {"unmapped": "error", "label_map": {"a": "b"}}, []),
+        (CleanParams, {"unmapped": "drop", "label_map": "map.csv"}, []),
         (TrainParams, {"activation": "gelu"}, ["activation"]),
         (TrainParams, {"activation": "gelu", "head": [8]}, []),
         (TrainParams, {"lexical": False, "lexical_c": 1.0}, ["lexical_c"]),

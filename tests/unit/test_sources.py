@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import openpyxl
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -340,6 +342,54 @@ def test_ids_are_the_source_s_own_and_repeated_ones_are_numbered(tmp_path: Path)
     assert "2 repeated ids numbered" in got.describe()
 
 
+def test_whole_numbers_are_the_same_in_every_format(tmp_path: Path) -> None:
+    """pandas writes an integer column with an empty cell as 3.0 to CSV, and as 3 to the other formats."""
+    rows = [("a", 3, 39, 1), ("b", None, 39, 2), ("c", 16, None, 3)]
+    frame = pd.DataFrame(rows, columns=["text", "label", "unit", "n"])
+    frame = frame.astype({"label": float, "unit": float, "n": float})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_excel(tmp_path / "a.xlsx", index=False)
+    assert "3.0" in (tmp_path / "a.csv").read_text()
+    found = []
+    for path in ("a.csv", "a.xlsx"):
+        got = extract(tmp_path, {"path": path, **BASIC, "group": "unit", "id": "n", "name": "s"})
+        found.append([got.table[name].to_pylist() for name in ("id", "labels", "group")])
+    assert found[0] == found[1] == [["s:1", "s:2", "s:3"], [["3"], [], ["16"]], ["39", "39", None]]
+
+
+def test_labels_that_are_not_all_whole_numbers_stay_as_they_are(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "text,label\na,1.0\nb,1.5\nc,2.0\n")
+    got = extract(tmp_path, {"path": "a.csv", **BASIC})
+    assert got.table["labels"].to_pylist() == [["1.0"], ["1.5"], ["2.0"]]
+    put(tmp_path, "b.csv", "text,label\na,1.0;2.0\nb,\nc,2\n")
+    several = extract(tmp_path, {"path": "b.csv", **BASIC, "label_separator": ";", "delimiter": ","})
+    assert several.table["labels"].to_pylist() == [["1", "2"], [], ["2"]]
+
+
+def test_utf_8_read_as_another_encoding_is_said(tmp_path: Path) -> None:
+    (tmp_path / "utf8.csv").write_text("text,label\ncamión,Educación\n", encoding="utf-8")
+    (tmp_path / "latin.csv").write_text("text,label\ncamión,Educación\n", encoding="latin-1")
+    (tmp_path / "ascii.csv").write_text("text,label\ncamion,a\n")
+    said = "encoding: latin-1 is set, but the file is sound UTF-8"
+    for path, expected in (("utf8.csv", True), ("latin.csv", False), ("ascii.csv", False)):
+        got = extract(tmp_path, {"path": path, **BASIC, "encoding": "latin-1"})
+        assert (said in got.describe()) == expected
+    assert said not in extract(tmp_path, {"path": "utf8.csv", **BASIC, "encoding": "utf-8"}).describe()
+
+
+def test_a_workbook_of_formulas_without_values_is_said(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    for row in (["text", "label"], ['="hola"&" mundo"', "x"], ['="adios"', "y"]):
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    assert (
+        "all texts are empty; formulas read so" in extract(tmp_path, {"path": "a.xlsx", **BASIC}).describe()
+    )
+    book.active.append(["ya", "x"])
+    book.save(tmp_path / "b.xlsx")
+    assert "formulas" not in extract(tmp_path, {"path": "b.xlsx", **BASIC}).describe()
+
+
 def test_without_an_id_equal_content_gives_an_equal_id(tmp_path: Path) -> None:
     put(tmp_path, "a.csv", "text,label\nhola,x\nhola,y\nhola,x\n")
     put(tmp_path, "b/a.csv", "text,label\nhola,y\nhola,x\n")
@@ -373,7 +423,7 @@ def test_dates_in_many_forms(tmp_path: Path) -> None:
         moment(2020, 3, 1),
     ]
     assert got.summaries[0].unreadable_times == 1
-    assert "1 unreadable times left empty" in got.describe()
+    assert "1 unreadable times left empty (the first: 'nunca')" in got.describe()
 
 
 def test_digits_alone_are_a_date_or_an_epoch() -> None:

@@ -22,7 +22,8 @@ from afina.errors import UserError
 from afina.files import atomic_path, read_json, write_csv, write_json, write_text
 from afina.params.base import load_section
 from afina.params.train import TrainParams
-from afina.stage import stage
+from afina.params.whole import check_whole
+from afina.stage import note_unwatched, stage
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 
@@ -175,6 +176,57 @@ def test_a_mistake_in_another_section_is_named_before_the_stage_runs(tmp_path: P
         load_section(TrainParams, path)
     path.write_text("train: {epochs: 1}\nexport: {int8: true}\n")
     assert load_section(TrainParams, path).epochs == 1
+
+
+def test_files_that_a_later_stage_reads_are_asked_for_at_once(tmp_path: Path) -> None:
+    for text, message in (
+        ("behave: {cases: nada.yaml}", "behave.cases: nada.yaml: no such file"),
+        ("clean: {label_map: nada.csv}", "clean.label_map: nada.csv: no such file"),
+        ("adapt: {glossary: nada.csv}", "adapt.glossary: nada.csv: no such file"),
+        (
+            "adapt: {unlabelled: [{path: nada.csv, text: t}]}",
+            "adapt.unlabelled.0.path: nada.csv: no such file",
+        ),
+    ):
+        (tmp_path / "params.yaml").write_text(text)
+        with pytest.raises(UserError, match=message):
+            check_whole(tmp_path)
+    for text in ("adapt: {glossary: nada.csv, vocabulary: none}", "clean: {label_map: {a: b}}", "split:"):
+        (tmp_path / "params.yaml").write_text(text)
+        check_whole(tmp_path)
+    (tmp_path / "params.yaml").write_text("clean: {label_map: nada.csv}")
+    (tmp_path / "nada.csv").write_text("raw,label")
+    check_whole(tmp_path)
+
+
+def test_parameters_that_dvc_watches_are_asked_for_at_once(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n  split: {cmd: x, params: [split, seed]}\n  analyze: {cmd: x, params: [analyze]}\n"
+        "  report: {cmd: x, params: [report.language, report.title, train.precision, other.yaml: [a]]}\n"
+    )
+    (tmp_path / "params.yaml").write_text("split: {}\nanalyze:\nreport: {title: null}\n")
+    with pytest.raises(UserError) as caught:
+        check_whole(tmp_path)
+    assert str(caught.value) == (
+        "params.yaml: DVC needs some parameters in the file even where they have their defaults; add "
+        "seed: 42, report.language: es, train.precision: auto"
+    )
+    added = "split: {}\nanalyze:\nreport: {title: null, language: es}\ntrain: {precision: auto}\nseed: 1\n"
+    (tmp_path / "params.yaml").write_text(added)
+    check_whole(tmp_path)
+
+
+def test_a_stage_says_which_of_its_files_dvc_does_not_watch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    note_unwatched("clean", ["data/source/a.csv", "maps/a.csv", "data/source/../b.csv"], Path("data/source"))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" is outside ")[0] for line in lines] == [
+        "clean: note: maps/a.csv",
+        "clean: note: data/source/../b.csv",
+    ]
+    assert "--single-item clean" in lines[0]
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,17 @@ class AdaptParams(Section):
         "the Spanish-English one of afina where the texts are Spanish",
     )
 
+    def files(self) -> dict[str, str]:
+        """Those of texts, and the glossary where it is used."""
+        found = {
+            f"unlabelled.{number}.path": source.path
+            for number, source in enumerate(self.unlabelled)
+            if source.path is not None and self.active
+        }
+        if self.vocabulary != "none" and self.glossary not in (None, "auto"):
+            found["glossary"] = str(self.glossary)
+        return found
+
     @property
     def active(self) -> bool:
         """Whether anything may be changed."""

@@ -7,7 +7,6 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 import yaml
@@ -85,6 +84,10 @@ class Section(Parameters):
         except ValidationError as error:
             raise UserError(f"{where}: {_explain(error, cls)}") from None
 
+    def files(self) -> dict[str, str]:
+        """Parameter -> path, for the files that the section names and its stage reads."""
+        return {}
+
     def without_effect(self) -> list[str]:
         """One line for each parameter that is not at its default and, as the others stand, does nothing.
 
@@ -115,8 +118,7 @@ def load_section(cls: type[SectionT], path: Path = PARAMS_FILE) -> SectionT:
     section = _parse_section(cls, values, path)
     for name in SECTIONS:
         if name in values and name != cls.section_name:
-            # By name, because a stage does not depend on the modules of the others.
-            _parse_section(_section(importlib.import_module(f"afina.params.{name}"), name), values, path)
+            _parse_section(section_class(name), values, path)
     return section
 
 
@@ -135,8 +137,9 @@ def _parse_section(cls: type[SectionT], values: dict[str, Any], path: Path) -> S
     return cls.parse(found or {}, str(path))
 
 
-def _section(module: ModuleType, name: str) -> type[Section]:
-    """The section's model in its module."""
+def section_class(name: str) -> type[Section]:
+    """The model of a section; by name, because a stage does not depend on the modules of the others."""
+    module = importlib.import_module(f"afina.params.{name}")
     models = [
         value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Section)
     ]

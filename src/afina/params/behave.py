@@ -50,6 +50,10 @@ class BehaveParams(Section):
     )
     language: Language = Field("es", description="language of the greetings and farewells")
 
+    def files(self) -> dict[str, str]:
+        """The cases."""
+        return {} if self.cases is None else {"cases": self.cases}
+
     @field_validator("tests")
     @classmethod
     def _each_once(cls, tests: list[BehaviourTest]) -> list[BehaviourTest]:

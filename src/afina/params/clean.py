@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from afina.params.base import Section
+from afina.params.base import OnlyWith, Section
 from afina.runtime.text import DEFAULT_STEPS, STEPS
 
 LINE_STEPS = ("strip_quotes", "strip_signature")  # they see lines, which collapse_whitespace joins
@@ -16,6 +16,9 @@ class CleanParams(Section):
     """What happens to texts and labels before the split."""
 
     section_name: ClassVar[str] = "clean"
+    dependent: ClassVar[tuple[OnlyWith, ...]] = (
+        OnlyWith(("unmapped",), "clean.label_map", lambda params: params.maps_labels),
+    )
 
     task: Literal["auto", "multiclass", "multilabel"] = Field(
         "auto", description="auto = multilabel if any row has more than one label once labels are mapped"
@@ -31,7 +34,7 @@ class CleanParams(Section):
         "columns raw and label (empty = drop)",
     )
     unmapped: Literal["keep", "drop", "error"] = Field(
-        "keep", description="labels that label_map does not name"
+        "keep", description="labels that label_map does not name; without one, all are kept"
     )
     fold_labels: bool = Field(
         True, description="labels that differ only in case, accents or spaces are one label (ñ is not n)"
@@ -53,6 +56,15 @@ class CleanParams(Section):
         "drop", description="rows without a label; keep (multilabel only) = an example of no label"
     )
 
+    @property
+    def maps_labels(self) -> bool:
+        """Whether there is a label map, be it a file that names none."""
+        return self.label_map is not None and self.label_map != {}
+
+    def files(self) -> dict[str, str]:
+        """The label map, where it is a file."""
+        return {"label_map": self.label_map} if isinstance(self.label_map, str) else {}
+
     @field_validator("steps")
     @classmethod
     def _known_steps(cls, steps: list[str]) -> list[str]:
@@ -73,6 +85,16 @@ class CleanParams(Section):
         if isinstance(value, dict):
             return {_name(key): None if label is None else _name(label) for key, label in value.items()}
         return [_name(name) for name in value] if isinstance(value, list) else value
+
+    @field_validator("label_map", mode="before")
+    @classmethod
+    def _file_or_mapping(cls, value: Any) -> Any:
+        if not isinstance(value, str | dict | None):
+            raise ValueError("expected a mapping of old labels to new ones, or the name of a file")
+        for name, label in value.items() if isinstance(value, dict) else ():
+            if not isinstance(label, str | int | float | None):
+                raise ValueError(f"the new label of {name!r} should be text, found {label!r}")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

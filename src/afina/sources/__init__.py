@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from afina.errors import UserError
 from afina.params.extract import ExtractParams, Source
 from afina.progress import Progress
 from afina.sources.chunk import Chunk, Rejects
+from afina.sources.encodings import is_rather_utf8
 from afina.sources.mapping import MAPPED, finish, map_chunk
 from afina.sources.secrets import environment, expand
 from afina.table import SCHEMA
@@ -30,6 +32,7 @@ class SourceSummary:
     rejected: int
     repeated_ids: int
     unreadable_times: int
+    unreadable_time: str | None = None  # the first of them
     notes: tuple[str, ...] = ()
 
 
@@ -52,7 +55,8 @@ class Extraction:
             line += f", {repeated:,} repeated ids numbered"
         unreadable = sum(summary.unreadable_times for summary in self.summaries)
         if unreadable:
-            line += f", {unreadable:,} unreadable times left empty"
+            first = next(summary.unreadable_time for summary in self.summaries if summary.unreadable_times)
+            line += f", {unreadable:,} unreadable times left empty (the first: {first!r})"
         return "; ".join([line, *(note for summary in self.summaries for note in summary.notes)])
 
 
@@ -96,15 +100,19 @@ def _read_source(
     if source.limit is not None:
         mapped = mapped.slice(0, source.limit)
     table, repeated, unreadable = finish(source, name, mapped)
-    notes = _notes(source, root)
-    return (
-        table,
-        rejects,
-        SourceSummary(name, table.num_rows, len(rejects.items), repeated, unreadable, notes),
+    summary = SourceSummary(
+        name,
+        table.num_rows,
+        len(rejects.items),
+        repeated,
+        len(unreadable),
+        unreadable[0][:60] if unreadable else None,
+        _notes(source, root, table),
     )
+    return table, rejects, summary
 
 
-def _notes(source: Source, root: Path) -> tuple[str, ...]:
+def _notes(source: Source, root: Path, table: pa.Table) -> tuple[str, ...]:
     """What a person should know of how a source is read, though nothing is wrong."""
     notes = []
     if source.path is not None and source.kind == "excel" and source.sheet is None:
@@ -115,6 +123,17 @@ def _notes(source: Source, root: Path) -> tuple[str, ...]:
             notes.append(
                 f"{source.label_name}: sheet '{first}' alone is read; sheet: names another of {others}"
             )
+    if source.path is not None and source.kind == "excel" and pc.all(pc.equal(table["text"], "")).as_py():
+        notes.append(
+            f"{source.label_name}: all texts are empty; formulas read so where no program has saved their "
+            "values: open the workbook in Excel or LibreOffice and save it"
+        )
+    path = None if source.path is None else root / source.path
+    if path is not None and path.is_file() and source.encoding and is_rather_utf8(path, source.encoding):
+        notes.append(
+            f"{source.label_name}: encoding: {source.encoding} is set, but the file is sound UTF-8, of which "
+            "that makes two characters for one, in texts and labels; leave encoding: out"
+        )
     return tuple(notes)
 
 

@@ -122,7 +122,7 @@ def _walk(value: Any, parts: Sequence[str]) -> Any:
     return value
 
 
-def flat_keys(document: Mapping[str, Any], depth: int = 3, prefix: str = "") -> Iterator[str]:
+def flat_keys(document: Mapping[str, Any], depth: int = 8, prefix: str = "") -> Iterator[str]:
     """The dotted paths of a document's values, at most ``depth`` levels down."""
     for key, value in document.items():
         if isinstance(value, Mapping) and value and depth > 1:

@@ -325,7 +325,8 @@ def column_positions(
         )
     if wanted is None:
         return {name: names.index(name) for name in names if name}  # of two alike the first
-    hint = detail + ("; if the first line is already data, set header: false" if source.header else "")
-    check_columns(wanted, [name for name in names if name], where, hint)
+    if source.header:
+        detail += "; if the first line is already data, set header: false; if titles come first, skip_rows:"
+    check_columns(wanted, [name for name in names if name], where, detail)
     check_unique(wanted, names, where, "rename the others")
     return {name: names.index(name) for name in wanted}

@@ -152,6 +152,16 @@ def detect_encoding(path: Path, where: str = "") -> str:
     return "cp1252" if c1 and not undefined else "latin-1"
 
 
+def is_rather_utf8(path: Path, given: str) -> bool:
+    """Is the file sound UTF-8 with more than ASCII in it, though another 8-bit encoding is given?"""
+    codec, errors = decoding(given)
+    if codec == "utf-8-sig" or errors == "strict":
+        return False
+    with open_binary(path) as stream:
+        ascii_alone = all(block.isascii() for block in iter(lambda: stream.read(_BLOCK), b""))
+    return not ascii_alone and first_break(path, "utf-8") is None
+
+
 def resolve_encoding(path: Path, given: str | None, where: str) -> str:
     """The given encoding if the file can be in it, else the detected one.
 

@@ -191,18 +191,21 @@ def _by_row(columns: Sequence[pa.Array]) -> pa.Array:
     return cells.take(pa.array(np.arange(len(cells)).reshape(max(len(columns), 1), -1).T.ravel()))
 
 
-def finish(source: Source, name: str, mapped: pa.Table) -> tuple[pa.Table, int, int]:
-    """One source's rows in `afina.table.SCHEMA`; how many ids were repeated, how many times unreadable."""
+def finish(source: Source, name: str, mapped: pa.Table) -> tuple[pa.Table, int, list[str]]:
+    """One source's rows in `afina.table.SCHEMA`; how many ids were repeated, and the unreadable times.
+
+    Labels, groups and ids that are whole numbers are the same whatever the format: see `_without_zeros`.
+    """
     times, unreadable = _times(mapped["time"], source.time_format)
-    ids, repeated = _ids(name, mapped["id"])
+    ids, repeated = _ids(name, _without_zeros(mapped["id"]))
     size = mapped.num_rows
     table = pa.table(
         {
             "id": ids,
             "source": pa.array(np.full(size, name, dtype=object), pa.string()),
             "text": mapped["text"],
-            "labels": mapped["labels"],
-            "group": mapped["group"],
+            "labels": _labels_without_zeros(mapped["labels"]),
+            "group": _without_zeros(mapped["group"]),
             "time": times,
             "split": mapped["split"],
             "slices": _slices(sorted(source.slices), mapped["slices"]),
@@ -233,7 +236,15 @@ def _slices(names: Sequence[str], values: pa.ChunkedArray) -> pa.Array:
     return pa.MapArray.from_arrays(pa.array(offsets, mask=nothing), keys, items.drop_null())
 
 
-def _without_zeros(values: pa.Array) -> pa.Array:
+def _labels_without_zeros(lists: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Lists of labels as `_without_zeros` has all labels of the source."""
+    names = _without_zeros(pc.list_flatten(lists))
+    offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists))]).astype(np.int32)
+    flat = names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
+    return pa.chunked_array([pa.ListArray.from_arrays(pa.array(offsets), flat)])
+
+
+def _without_zeros(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Whole numbers without ".0", which tables with empty cells get when they are written as CSV."""
     whole = pc.match_substring_regex(values, pattern=r"^-?[0-9]+(\.0+)?$")
     if not pc.all(whole).as_py():
@@ -241,15 +252,17 @@ def _without_zeros(values: pa.Array) -> pa.Array:
     return pc.replace_substring_regex(values, pattern=r"\.0+$", replacement="")
 
 
-def _times(texts: pa.ChunkedArray, time_format: str | None) -> tuple[pa.ChunkedArray, int]:
+def _times(texts: pa.ChunkedArray, time_format: str | None) -> tuple[pa.ChunkedArray, list[str]]:
+    """Times, null where a text is none, and those texts."""
     encoded = texts.dictionary_encode().combine_chunks()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.unify_dictionaries().combine_chunks()
     if len(encoded) == 0 or encoded.null_count == len(encoded):
-        return pa.chunked_array([pa.nulls(len(texts), pa.timestamp("us"))]), 0
+        return pa.chunked_array([pa.nulls(len(texts), pa.timestamp("us"))]), []
     distinct = pa.array(parse_times(encoded.dictionary.to_pylist(), time_format), pa.timestamp("us"))
     times = distinct.take(encoded.indices)
-    return pa.chunked_array([times]), times.null_count - encoded.null_count
+    unreadable = texts.filter(pc.and_(pc.is_valid(texts), pc.is_null(pa.chunked_array([times]))))
+    return pa.chunked_array([times]), unreadable.to_pylist()
 
 
 def _ids(name: str, keys: pa.ChunkedArray) -> tuple[pa.ChunkedArray, int]:
