@@ -21,6 +21,7 @@ from afina import __version__
 from afina.delimiters import DELIMITERS, told_delimiter
 from afina.errors import UserError
 from afina.files import FULL, UnixLines, atomic_path
+from afina.interruption import clean_up_when_interrupted, clean_up_when_terminated
 from afina.progress import Progress
 from afina.quotes import UnsoundQuotesError, sound_rows
 from afina.spreadsheets import escape_formula
@@ -32,6 +33,7 @@ T = TypeVar("T")
 
 CHUNK = 1024  # texts held in memory at a time
 SEPARATOR = "|"  # between the labels of a multilabel prediction
+_STDOUT = ("-", "/dev/stdout")
 _OTHER_KINDS = {
     ".json": "JSON", ".jsonl": "JSON Lines", ".ndjson": "JSON Lines", ".parquet": "Parquet", ".xlsx": "Excel",
 }  # fmt: skip
@@ -103,12 +105,17 @@ def predict(
     A CSV and --json also say whether a person should look, because the model is less sure than it has to be
     to reach evaluate.target_accuracy.
     """
-    _check_options(text, file, out, delimiter, encoding, prefix, as_json)
+    if out is not None and str(out) in _STDOUT:
+        out = None  # what it leads to may be a file that others write to
+    _check_options(model, text, file, out, delimiter, encoding, prefix, as_json)
     from afina.runtime.classifier import Classifier
     from afina.runtime.text import clean_text
 
     _write_utf8()
     classifier = Classifier(model, threads=threads)
+    if out is not None:
+        clean_up_when_interrupted()
+        clean_up_when_terminated()
     with _writing(out):
         if file is not None:
             table = _inspect_csv(file, column, delimiter, encoding)
@@ -277,6 +284,7 @@ def serve(
         raise UserError(
             f"serve: needs the package {error.name}; install it with `pip install 'afina[serve]'`"
         ) from None
+    clean_up_when_interrupted()
     run(
         ServeSettings(
             model=model,
@@ -378,6 +386,7 @@ def score(
     if engine not in ("local", "ray"):
         raise UserError(f"score: --engine: expected local or ray, found {engine!r}")
     settings = Settings(tuple(column or ("text",)), top_k, chunk, prefix, encoding, delimiter)
+    clean_up_when_interrupted()
     result = score_files(
         source,
         out,
@@ -397,6 +406,7 @@ def score(
 
 
 def _check_options(
+    model: Path,
     text: list[str] | None,
     file: Path | None,
     out: Path | None,
@@ -417,15 +427,19 @@ def _check_options(
     elif as_json:
         raise UserError("predict: --json goes with --text or stdin; a CSV is answered by a CSV")
     if out is not None:
-        _check_out(out)
+        _check_out(out, model)
     if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
         hint = "; a tab is $'\\t' in a shell, and is found without the option" if delimiter == "\\t" else ""
         raise UserError(f"predict: --delimiter: expected one character, found {delimiter!r}{hint}")
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, model: Path) -> None:
     if out.is_dir():
         raise UserError(f"predict: --out: {out} is a folder; give the name of a file in it")
+    if out.exists() and model.exists() and out.samefile(model):
+        raise UserError(f"predict: --out: {out} is the model; give another name")
+    if out.suffix.lower() == ".gz":
+        raise UserError(f"predict: --out: {out}: predict does not compress; name it .csv")
     if (kind := _OTHER_KINDS.get(out.suffix.lower())) is not None:
         raise UserError(
             f"predict: --out: {out}: the name of a file in {kind}, and predict writes CSV; name it .csv "
@@ -561,7 +575,10 @@ def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str |
         UserError: the file, its encoding, the column, or a row's number of cells is wrong.
     """
     if not path.is_file():
-        raise UserError(f"{path}: {'is a folder, give a CSV file' if path.is_dir() else 'no such file'}")
+        kind = "is a folder" if path.is_dir() else "is a pipe or a device, which is read once only"
+        raise UserError(f"{path}: {f'{kind}; give a CSV file' if path.exists() else 'no such file'}")
+    if not path.stat().st_size:
+        raise UserError(f"{path}: line 1: expected a header with column names, and the file is empty")
     csv.field_size_limit(2**31 - 1)
     line = 0
     encoding = encoding or _detect_encoding(path)
@@ -600,9 +617,10 @@ def _inspect_csv(path: Path, column: str, delimiter: str | None, encoding: str |
                     )
                 rows += bool(row)
         except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path}: byte {error.start} of a block is not {encoding}; name another --encoding"
-            ) from None
+            from afina.encodings import first_break
+
+            at = (first_break(path, encoding) or "").removesuffix(": ") or f"byte {error.start} of a block"
+            raise UserError(f"{path}: {at} is not {encoding}; name another --encoding") from None
         except UnicodeError as error:  # a mark of the byte order that is missing
             raise UserError(f"{path}: not {encoding} ({error}); name another --encoding") from None
         except UnsoundQuotesError as error:
@@ -636,12 +654,14 @@ def _detect_encoding(path: Path) -> str:
             f"{path}: {kind or 'Parquet'}, and predict reads CSV; save it as CSV "
             "(`afina score` reads Parquet and JSON Lines)"
         )
+    if start[:2] == b"\x1f\x8b":
+        raise UserError(f"{path}: compressed; unpack it first (`afina score` reads .csv.gz)")
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16"
     name = "utf-8-sig" if start[:3] == b"\xef\xbb\xbf" else "utf-8"
     if _decodes(path, name):
         return name
-    from afina.sources.encodings import detect_encoding, first_break
+    from afina.encodings import detect_encoding, first_break
 
     if detect_encoding(path).startswith("utf-8"):
         at = first_break(path, "utf-8")

@@ -38,6 +38,7 @@ BATCH = 1024  # texts predicted at a time
 KINDS = ("csv", "excel", "json", "jsonl", "parquet")
 PARTS = ("csv", "jsonl")  # of a folder, beside Parquet
 MOST_BINS = 8  # of a measure, in the list of what moved
+TEXT = "text"  # the column of the texts, unless another one is named
 MOST_NAMES = 20  # of labels that came or went
 
 
@@ -55,7 +56,7 @@ def compare_files(
     reference: Path,
     new: Path,
     model: Path | None = None,
-    column: str = "text",
+    column: str = TEXT,
     prefix: str = "",
     limits: Limits | None = None,
     threads: int | None = None,
@@ -89,6 +90,7 @@ def compare_files(
         files = [_read(path, column, prefix, classifier) for path in (reference, new)]
         before, after = files
         known = _built(before, _task(files, classifier), classifier)
+    _check_named(files, column, prefix)
     sample = after.sample(known.task, known.labels)
     assigned = {label for row in sample.labels for label in row}
     if assigned and not assigned & set(known.labels):
@@ -103,6 +105,17 @@ def compare_files(
         compare_to_reference(known, sample, limits),
         (*notes, *_not_compared(files, known, classifier is not None, column, prefix)),
     )
+
+
+def _check_named(files: Sequence[_File], column: str, prefix: str) -> None:
+    """Check that a column or prefix that was asked for is in some file."""
+    if column != TEXT and all(file.layout.text is None for file in files):
+        raise UserError(f"{files[-1].where}: no column {column!r}; name one with --column, or leave it out")
+    if prefix and not any(file.layout.predicted for file in files):
+        raise UserError(
+            f"{files[-1].where}: no predictions in columns {prefix}label and {prefix}probability; correct "
+            "--prefix, or leave it out"
+        )
 
 
 def _stored(classifier: Classifier, where: str) -> Reference:

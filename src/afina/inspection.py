@@ -17,12 +17,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from afina.encodings import detect_encoding
 from afina.errors import UserError
 from afina.params.extract import SUFFIXES, ExtractParams, Source
 from afina.progress import Progress
 from afina.sources import read_chunks
 from afina.sources.chunk import NOT_TEXT, Column, Rejects
-from afina.sources.encodings import detect_encoding
 from afina.sources.values import ONES, SPLITS, ZEROS, as_text, parse_times, split_cell, unencodable
 
 if TYPE_CHECKING:

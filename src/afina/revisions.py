@@ -221,7 +221,7 @@ def _root() -> Path:
         return Path(Repo.find_root())
     except NotDvcRepoError:
         raise UserError(
-            f"compare: {Path.cwd()}: not in a DVC repository; run it in the one whose models are compared"
+            f"{Path.cwd()}: not in a DVC repository; run it in the one whose models are compared"
         ) from None
 
 

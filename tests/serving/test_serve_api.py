@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -18,6 +19,8 @@ from pydantic import ValidationError
 from afina.runtime.classifier import Classifier
 from afina.serving import schemas
 from afina.serving.errors import ApiError
+from afina.serving.metrics import Metrics
+from afina.serving.middleware import Observe
 from afina.serving.schemas import read_predict_request
 from afina.serving.settings import ServeSettings
 from live_server import JSON, Live, live
@@ -411,6 +414,30 @@ def test_a_failure_says_nothing_of_the_text(model: Path, caplog: pytest.LogCaptu
     assert SECRET not in caplog.text
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.fields["error"].startswith("ValueError at ")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("ended", "status"), [(True, "200"), (False, "499")])
+def test_an_answer_without_its_end_is_no_success(
+    ended: bool, status: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that closes its connection while rows are sent: the application stops, and says no more."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        if ended:
+            await send({"type": "http.response.body", "body": b"two"})
+
+    async def nothing(message: Any = None) -> Any:
+        return {"type": "http.disconnect"}
+
+    metrics = Metrics(lambda: 0.0)
+    scope = {"type": "http", "method": "GET", "path": "/x", "headers": []}
+    with caplog.at_level("INFO"):
+        asyncio.run(Observe(app, metrics, ["/x"])(scope, nothing, nothing))
+    assert f'status="{status}"}} 1.0' in metrics.text().decode()
+    (record,) = [record for record in caplog.records if hasattr(record, "fields")]
+    assert record.fields["status"] == int(status)
 
 
 # ---------------------------------------------------------------------- keys, headers, origins

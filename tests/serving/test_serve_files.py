@@ -496,6 +496,12 @@ def test_the_columns_to_choose_from_are_named(running: Live) -> None:
     assert "uno, dos" in error["message"]
 
 
+def test_a_wrong_name_is_said(running: Live) -> None:
+    content = b" uno , dos\nluz en la casa,2\n"
+    assert "no column 'tres'" in send(running, content, column="tres").json()["error"]["message"]
+    assert send(running, content, column="uno").status_code == 200
+
+
 def test_forms_without_a_file(running: Live) -> None:
     post = running.client.post
     assert code_of(post("/v1/predict/file", data={"a": "b"}))[0] == 415

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import errno
+import gzip
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -533,6 +535,93 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
     )
 
 
+def test_a_csv_of_another_encoding_needs_no_more_packages(model: str, tmp_path: Path) -> None:
+    """What a plain installation lacks is not imported, not even for the file that a Spanish Excel writes."""
+    (tmp_path / "latin.csv").write_bytes("id;text\n1;agua fría\n".encode("latin-1"))
+    (tmp_path / "broken.csv").write_bytes("text\nagua fría ñandú\nluz \xff\n".encode() + b"\xff\n")
+    code = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("pyarrow", "pandas", "torch", "yaml"):
+            raise ModuleNotFoundError(name=name)
+
+sys.meta_path.insert(0, Absent())
+from afina.__main__ import main
+main()
+"""
+    outputs = []
+    for name in ("latin.csv", "broken.csv"):
+        command = [sys.executable, "-c", code, "predict", model, "--file", str(tmp_path / name)]
+        outputs.append(subprocess.run(command, capture_output=True, check=False))
+    assert outputs[0].returncode == 0, outputs[0].stderr
+    assert outputs[0].stdout.decode().startswith("id;text;label;")
+    assert b"not UTF-8, read as" in outputs[0].stderr
+    assert outputs[1].returncode == 2
+    assert b"line 4: not valid UTF-8" in outputs[1].stderr
+
+
+@pytest.mark.parametrize("module", ["afina.cli", "onnxruntime", "numpy", "afina.runtime.loading"])
+def test_control_c_while_a_library_is_loaded_ends_in_silence(module: str, model: str) -> None:
+    """Even where the library would make another error of an exception that is raised within it."""
+    code = f"""
+import os, signal, sys
+
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                signal.pthread_sigmask(signal.SIG_BLOCK, ())  # lets Python run its handler
+            except KeyboardInterrupt:
+                raise ImportError("initialization failed") from None
+
+sys.meta_path.insert(0, Interrupted())
+from afina.__main__ import main
+main()
+"""
+    command = [sys.executable, "-c", code, "predict", model, "--text", "agua"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    code = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from afina.interruption import clean_up_when_interrupted, end_when_interrupted
+end_when_interrupted()
+clean_up_when_interrupted()
+print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_answer_is_written_leaves_nothing_half_written(
+    number: signal.Signals, model: str, tmp_path: Path
+) -> None:
+    (tmp_path / "in.csv").write_text("text\n" + "agua\n" * 3, encoding="utf-8")
+    code = f"""
+import os, sys
+import afina.runtime.classifier as classifier
+
+def predict(*_):
+    os.kill(os.getpid(), {int(number)})
+    return []
+
+classifier.Classifier.predict = predict
+from afina.__main__ import main
+main()
+"""
+    command = [sys.executable, "-c", code, "predict", model, "--file", "in.csv", "--out", "out.csv"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (128 + number, "", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
 def test_python_m_afina(model: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "afina", "predict"]
     result = subprocess.run([*command, model], input="luz ñ\n".encode(), capture_output=True, check=False)
@@ -608,6 +697,44 @@ def test_a_reader_that_went_away_is_no_error(model: str, tmp_path: Path) -> None
 
 
 # --------------------------------------------------------------------- what must not be overwritten
+
+
+def test_out_is_never_the_model_nor_compressed(run: Run, tmp_path: Path) -> None:
+    own = write_toy(tmp_path / "model.onnx")
+    before = own.read_bytes()
+    source = tmp_path / "in.csv"
+    source.write_text("text\nagua\n", encoding="utf-8")
+    assert "is the model; give another name" in run.error("predict", own, "--file", source, "--out", own)
+    assert own.read_bytes() == before
+    compressed = tmp_path / "out.csv.gz"
+    assert "does not compress" in run.error("predict", own, "--file", source, "--out", compressed)
+    assert not compressed.exists()
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+def test_out_may_be_stdout(name: str, model: str, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("text\nagua\n", encoding="utf-8")
+    answers = tmp_path / "answers.txt"
+    answers.write_text("before\n")
+    command = [sys.executable, "-m", "afina", "predict", model, "--file", "in.csv", "--out", name]
+    with answers.open("a") as stream:
+        subprocess.run(command, stdout=stream, stderr=subprocess.PIPE, check=True, cwd=tmp_path)
+    assert answers.read_text().startswith("before\ntext,label,")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.txt", "in.csv"]
+
+
+def test_files_that_are_no_csv_are_said_to_be(run: Run, model: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(gzip.compress(b"text\nagua\n"))
+    assert "a.csv: compressed; unpack it first" in run.error("predict", model, "--file", tmp_path / "a.csv")
+    (tmp_path / "b.csv").touch()
+    assert "b.csv: line 1: expected a header with column names, and the file is empty" in run.error(
+        "predict", model, "--file", tmp_path / "b.csv"
+    )
+    os.mkfifo(tmp_path / "c.csv")
+    assert "c.csv: is a pipe or a device" in run.error("predict", model, "--file", tmp_path / "c.csv")
+    (tmp_path / "d.csv").write_text("text\nagua\nfría\n", encoding="utf-8")
+    said = run.error("predict", model, "--file", tmp_path / "d.csv", "--encoding", "ascii")
+    assert "d.csv: line 3 is not ascii; name another --encoding" in said
 
 
 def test_out_is_never_a_folder(run: Run, model: str, tmp_path: Path) -> None:

@@ -366,6 +366,18 @@ def test_predictions_of_another_model_are_no_reference(
     assert "label 'x' is none of the model's" in error(foreign, good, "--model", model)
 
 
+def test_a_column_or_prefix_that_no_file_has_is_an_error(
+    error: Callable[..., str], model: Path, tmp_path: Path
+) -> None:
+    texts_file = tmp_path / "texts.csv"
+    texts_file.write_text("text\n" + "agua\n" * 40, encoding="utf-8")
+    predicted = tmp_path / "predicted.csv"
+    predicted.write_text("text,label,probability\n" + "agua,agua,0.7\n" * 40, encoding="utf-8")
+    assert "predicted.csv: no column 'nope'" in error(model, predicted, "--column", "nope")
+    wrong = error(model, texts_file, "--prefix", "typo_")
+    assert "texts.csv: no predictions in columns typo_label and typo_probability; correct --prefix" in wrong
+
+
 @pytest.mark.parametrize("option", ["--watch", "--drifted", "--alpha"])
 def test_options_out_of_range(error: Callable[..., str], model: Path, tmp_path: Path, option: str) -> None:
     new = write_csv(tmp_path / "new.csv", texts(1, 5))

@@ -193,6 +193,23 @@ def test_several_columns_are_joined(here: Path, model: str) -> None:
     assert [row["label"] for row in read_jsonl("out.jsonl")] == [one.label for one in expected]
     with pytest.raises(UserError, match="no column 'body'"):
         score("in.jsonl", "out.csv", model, Settings(columns=("body",)))
+    with pytest.raises(UserError, match="--column: t, t: name each once"):
+        score("in.jsonl", "out.csv", model, Settings(columns=("t", "t")))
+
+
+def test_what_cannot_run_leaves_nothing(here: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "in.csv").write_text("text\nluz\n")
+    (here / "broken.onnx").write_bytes(Path(model).read_bytes()[:-50])
+    before = sorted(path.name for path in here.iterdir())
+    with pytest.raises(UserError, match=r"broken\.onnx"):
+        score("in.csv", "out.csv", str(here / "broken.onnx"))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "afina.scoring.ray_engine", raising=False)
+    with pytest.raises(UserError, match="--engine ray needs the package ray"):
+        score("in.csv", "out.csv", model, engine="ray")
+    with pytest.raises(UserError, match="IN is empty"):
+        score("", "out.csv", model)
+    assert sorted(path.name for path in here.iterdir()) == before
 
 
 def test_parquet_keeps_its_types(here: Path, model: str) -> None:

@@ -17,6 +17,7 @@ import pytest
 from afina import table
 from afina.balancing import balance
 from afina.cleaning import clean
+from afina.encodings import detect_encoding
 from afina.errors import UserError
 from afina.labels import LabelSet
 from afina.params.balance import BalanceParams
@@ -24,7 +25,6 @@ from afina.params.clean import CleanParams
 from afina.params.extract import ExtractParams
 from afina.params.split import SplitParams
 from afina.sources import Extraction, read_sources
-from afina.sources.encodings import detect_encoding
 from afina.sources.excel import sheet_names
 from afina.sources.values import parse_times
 from afina.splitting import split_messages

@@ -92,6 +92,8 @@ def score(
             ``out``; or a worker died. What is finished is kept for the next run.
     """
     settings = _checked(settings or Settings(), workers, threads)
+    if not source:
+        raise UserError("score: IN is empty; name a file, a folder or a pattern")
     source, out = normalise(source), normalise(out)
     _check_places(source, out, workers if engine == "local" else 2)
     origin, target = storage_of(source), storage_of(out)
@@ -112,6 +114,7 @@ def score(
             return result
         run.check_apart([*(file.location for file in found), model])
         run.check_free()
+        _check_runnable(model, engine, workers)
         run.begin(job)
         plan = run.plan(origin, files, settings, write, model)
         run.clear()
@@ -120,6 +123,14 @@ def score(
         with _reachable(source):
             _check_unchanged(files, find_inputs(source, origin, run.is_of_a_run))
         return run.finish(job, plan, resumed)
+
+
+def _check_runnable(model: str, engine: str, workers: int) -> None:
+    """Check that the model can be opened and the engine is installed, before a run leaves anything."""
+    from afina.runtime.classifier import Classifier
+
+    _engine(engine, workers)
+    Classifier(model, threads=1)
 
 
 def _checked(settings: Settings, workers: int, threads: int | None) -> Settings:
@@ -131,6 +142,8 @@ def _checked(settings: Settings, workers: int, threads: int | None) -> Settings:
         raise UserError(f"score: --threads: expected 1 to {MOST_THREADS:,}, found {threads}")
     if not settings.columns:
         raise UserError("score: --column: name one at least")
+    if len(set(settings.columns)) < len(settings.columns):
+        raise UserError(f"score: --column: {', '.join(settings.columns)}: name each once")
     delimiter = settings.delimiter
     if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
         raise UserError(f"score: --delimiter: expected one character, found {delimiter!r}")

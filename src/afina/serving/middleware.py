@@ -67,10 +67,11 @@ class Observe:
         start = time.perf_counter()
         status = 0
         written = 0
+        ended = False
         problem = ""
 
         async def counted(message: Message) -> None:
-            nonlocal status, written
+            nonlocal status, written, ended
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message = {**message, "headers": [*message.get("headers", ()), *HEADERS]}
@@ -79,6 +80,7 @@ class Observe:
             else:
                 written += len(message.get("body", b""))
             await send(message)
+            ended = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
             await self.app(scope, receive, counted)
@@ -92,13 +94,14 @@ class Observe:
             seconds = time.perf_counter() - start
             method = scope["method"] if scope["method"] in METHODS else "other"
             route = _route(scope, self._paths)
-            # 499: the client closed the connection before there was an answer (the number is nginx's).
-            self.metrics.request(method, route, status or 499, seconds)
+            # 499: the client closed the connection before the end of the answer (the number is nginx's).
+            status = status if ended or problem else 499
+            self.metrics.request(method, route, status, seconds)
             fields: dict[str, object] = {
                 "client": (scope.get("client") or ("",))[0],
                 "method": method,
                 "route": route,
-                "status": status or 499,
+                "status": status,
                 "ms": round(seconds * 1000, 1),
                 "bytes": written,
                 **scope.get("state", {}).get("log", {}),

@@ -199,10 +199,12 @@ def _column(header: list[str], rows: list[list[str]], wanted: Column) -> int:
             return wanted.index
         raise _choose(header, "no column has this position")
     if wanted.name is not None:
-        places = [at for at, name in enumerate(header) if plain_name(name) == wanted.name]
+        wanted_name = wanted.name.strip()
+        places = [at for at, name in enumerate(header) if plain_name(name).strip() == wanted_name]
         if len(places) == 1:
             return places[0]
-        raise _choose(header, "several columns have this name" if places else "no column has this name")
+        shown = repr(wanted_name[:100])
+        raise _choose(header, f"several columns are named {shown}" if places else f"no column {shown}")
     if len(header) == 1:
         return 0
     found = [at for at in range(len(header)) if _words([row[at] for row in rows]) >= _TEXT_WORDS]

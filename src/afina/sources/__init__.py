@@ -13,11 +13,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from afina.encodings import is_rather_utf8
 from afina.errors import UserError
 from afina.params.extract import ExtractParams, Source
 from afina.progress import Progress
 from afina.sources.chunk import Chunk, Rejects
-from afina.sources.encodings import is_rather_utf8
 from afina.sources.mapping import MAPPED, finish, map_chunk
 from afina.sources.secrets import environment, expand
 from afina.table import SCHEMA

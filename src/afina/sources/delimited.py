@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from afina.delimiters import DELIMITERS, EXCELS_LINE_LENGTH, told_delimiter
+from afina.encodings import check_is_text, open_text, resolve_encoding
 from afina.errors import UserError
 from afina.params.extract import Source
 from afina.sources.chunk import (
@@ -22,7 +23,6 @@ from afina.sources.chunk import (
     check_unique,
     repeated_names,
 )
-from afina.sources.encodings import check_is_text, open_text, resolve_encoding
 
 _SAMPLE_CHARACTERS = 1 << 20
 _BLOCK_LINES = 10_000

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from afina.encodings import check_is_text, open_text, resolve_encoding
 from afina.errors import UserError
 from afina.params.extract import Source
 from afina.sources.chunk import Chunk, Rejects, document_chunks, lookup
-from afina.sources.encodings import check_is_text, open_text, resolve_encoding
 
 
 def read_json_lines(

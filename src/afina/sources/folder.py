@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from afina.encodings import decoding, open_binary, resolve_encoding
 from afina.errors import UserError
 from afina.params.extract import Source
 from afina.sources.chunk import CHUNK_ROWS, NOT_TEXT, Chunk, Column, Rejects, check_columns
-from afina.sources.encodings import decoding, open_binary, resolve_encoding
 
 COLUMNS = ("text", "label", "file", "folder")
 
