@@ -17,7 +17,8 @@ from afina.params.extract import Source
 TARGET = Path(__file__).with_suffix(".md")
 HEAD = """# Parameters
 
-Every parameter of [params.yaml](../params.yaml) with its default. What is not in the file has its default; an
+Every parameter of [params.yaml](../params.yaml) with its default. What is not in the file has its
+default, but for what `dvc.yaml` names, which DVC has to find there: `extract` says what is missing. An
 unknown name is an error. `seed` (default 42), at the top of the file, is shared by all stages that draw
 random numbers. This page is written by `python docs/parameters.py`.
 """

@@ -123,7 +123,9 @@ class Source(Parameters):
         description="Column that ties rows which must stay in one split (author, patient, thread)",
     )
     time: Column | None = Field(
-        default=None, description="Column of the date: ISO 8601, dd/mm/yyyy, seconds since 1970, Excel dates"
+        default=None,
+        description="Column of the date: ISO 8601, dd/mm/yyyy, seconds since 1970, "
+        "cells that Excel shows as dates",
     )
     time_format: str | None = Field(
         default=None, min_length=2, description="strptime format of the dates where they have another form"
