@@ -113,8 +113,8 @@ def predict(
 
     _write_utf8()
     classifier = Classifier(model, threads=threads)
+    clean_up_when_interrupted()
     if out is not None:
-        clean_up_when_interrupted()
         clean_up_when_terminated()
     with _writing(out):
         if file is not None:
@@ -137,6 +137,7 @@ def inspect(
     try:
         from afina.inspection import inspect_file, plain, show
 
+        clean_up_when_interrupted()
         inspection = inspect_file(file)
     except ModuleNotFoundError as error:
         raise UserError(
@@ -338,6 +339,7 @@ def drift(
         limits = Limits(watch, drifted, alpha)
     except ValueError as error:
         raise UserError(f"drift: --{error}") from None
+    clean_up_when_interrupted()
     comparison = compare_files(reference, new, model, column, prefix, limits, threads)
     _write_utf8()
     if as_json:

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 
 from afina.comparison import Predictions
 from afina.errors import UserError
@@ -59,7 +58,7 @@ def list_experiments(all_commits: bool) -> list[tuple[str, str, str]]:
     from dvc.scm import NoSCMError  # type: ignore[import-untyped]
 
     try:
-        with Repo(str(_root())) as repo:
+        with Repo(str(_root("leaderboard"))) as repo:
             found = repo.experiments.ls(all_commits=all_commits)
     except NoSCMError:
         raise UserError("leaderboard: not in a git repository, so there are no experiments") from None
@@ -81,10 +80,13 @@ def outdated_stages(revision: str | None) -> tuple[str, ...]:
     `dvc exp run` of some stages alone leaves the others' outputs as they were: the predictions are then those
     of other parameters. Stages come in the order of the lock; none where there is no lock to tell.
     """
+    from dvc.utils.serialize import ParseError, parse_yaml  # type: ignore[import-untyped]
+
     try:
-        lock, params = (yaml.safe_load(_content(revision, name)) for name in (LOCK, PARAMS))
+        # As DVC reads them: to it 5e-4 is a number, and to YAML 1.1 it is text.
+        lock, params = (parse_yaml(_content(revision, name), name) for name in (LOCK, PARAMS))
         return tuple(_outdated(lock["stages"], params))
-    except (UserError, OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+    except (UserError, OSError, ParseError, KeyError, TypeError, AttributeError):
         return ()
 
 
@@ -212,8 +214,8 @@ def _check_probabilities(column: pa.ChunkedArray, refuse: Any) -> None:
 # ------------------------------------------------------------------------------------------------ DVC
 
 
-def _root() -> Path:
-    """The folder of the DVC repository around the current one."""
+def _root(command: str = "compare") -> Path:
+    """The folder of the DVC repository around the current one; ``command`` is named where there is none."""
     from dvc.exceptions import NotDvcRepoError  # type: ignore[import-untyped]
     from dvc.repo import Repo
 
@@ -221,7 +223,7 @@ def _root() -> Path:
         return Path(Repo.find_root())
     except NotDvcRepoError:
         raise UserError(
-            f"{Path.cwd()}: not in a DVC repository; run it in the one whose models are compared"
+            f"{command}: {Path.cwd()}: not in a DVC repository; run it in the one whose models are compared"
         ) from None
 
 

@@ -214,14 +214,14 @@ stages:
     outs: [{path: balanced, md5: "one"}]
   train:
     deps: [{path: balanced, md5: "one"}]
-    params: {params.yaml: {train: {epochs: 3}}}
+    params: {params.yaml: {train: {epochs: 3, rate: 0.0005}}}
     outs: [{path: model, md5: "two"}]
   evaluate:
     deps: [{path: model, md5: "two"}]
   export:
     deps: [{path: model, md5: "other"}]
 """
-    params = "balance: {rate: 1}\ntrain: {epochs: 3}\n"
+    params = "balance: {rate: 1}\ntrain: {epochs: 3, rate: 5e-4}\n"
     for name, text in (("dvc.lock", lock), ("params.yaml", params), ("dvc.yaml", "params: [params.yaml]\n")):
         (project.root / name).write_text(text, encoding="utf-8")
     made.commit("first", 0.8)
@@ -233,7 +233,7 @@ stages:
     warned = project.run("afina", "compare", "--base", "first").err
     assert "warning: the predictions of workspace are not of its params.yaml: train, evaluate did" in warned
     (project.root / "dvc.lock").write_text(lock)
-    (project.root / "params.yaml").write_text(params.replace("3", "4"))
+    (project.root / "params.yaml").write_text(params.replace("3", "4", 1))
     result = project.run("afina", "leaderboard", "--metric", "accuracy")
     [line] = [line for line in result.out.splitlines() if "workspace" in line]
     assert line.endswith("(not run: train, evaluate)")
@@ -244,7 +244,7 @@ def test_leaderboard_outside_of_a_repository(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = Project(tmp_path / "empty").run("afina", "leaderboard", check=False)
     assert result.code == 2
-    assert result.err.splitlines()[-1].startswith("afina: error: ")
+    assert result.err.splitlines()[-1].startswith("afina: error: leaderboard: ")
     bare = start(tmp_path / "no-git", "--no-scm")
     result = bare.run("afina", "leaderboard", check=False)
     assert result.code == 2

@@ -95,7 +95,7 @@ class Observe:
             method = scope["method"] if scope["method"] in METHODS else "other"
             route = _route(scope, self._paths)
             # 499: the client closed the connection before the end of the answer (the number is nginx's).
-            status = status if ended or problem else 499
+            status = status if status and (ended or problem) else 499
             self.metrics.request(method, route, status, seconds)
             fields: dict[str, object] = {
                 "client": (scope.get("client") or ("",))[0],
