@@ -567,6 +567,7 @@ def test_control_c_while_a_library_is_loaded_ends_in_silence(module: str, model:
     """Even where the library would make another error of an exception that is raised within it."""
     code = f"""
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests run
 
 class Interrupted:
     def find_spec(self, name, path=None, target=None):
@@ -605,8 +606,9 @@ def test_a_signal_while_the_answer_is_written_leaves_nothing_half_written(
 ) -> None:
     (tmp_path / "in.csv").write_text("text\n" + "agua\n" * 3, encoding="utf-8")
     code = f"""
-import os, sys
+import os, signal, sys
 import afina.runtime.classifier as classifier
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests run
 
 def predict(*_):
     os.kill(os.getpid(), {int(number)})
