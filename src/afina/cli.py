@@ -34,6 +34,8 @@ T = TypeVar("T")
 CHUNK = 1024  # texts held in memory at a time
 SEPARATOR = "|"  # between the labels of a multilabel prediction
 _STDOUT = ("-", "/dev/stdout")
+# As `afina inspect` calls them.
+_NAMED_DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "bar": "|"}
 _OTHER_KINDS = {
     ".json": "JSON", ".jsonl": "JSON Lines", ".ndjson": "JSON Lines", ".parquet": "Parquet", ".xlsx": "Excel",
 }  # fmt: skip
@@ -86,7 +88,7 @@ def predict(
         Path | None, typer.Option("--out", help="Where the CSV with predictions goes; default: stdout.")
     ] = None,
     delimiter: Annotated[
-        str | None, typer.Option("--delimiter", help="Between the cells of the CSV; default: , ; tab or |.")
+        str | None, typer.Option("--delimiter", help="Between cells: a character, or tab; default: found.")
     ] = None,
     encoding: Annotated[
         str | None, typer.Option("--encoding", help="Of the CSV or of stdin; default: UTF-8.")
@@ -105,6 +107,7 @@ def predict(
     A CSV and --json also say whether a person should look, because the model is less sure than it has to be
     to reach evaluate.target_accuracy.
     """
+    delimiter = _NAMED_DELIMITERS.get(delimiter or "", delimiter)
     if out is not None and str(out) in _STDOUT:
         out = None  # what it leads to may be a file that others write to
     _check_options(model, text, file, out, delimiter, encoding, prefix, as_json)
@@ -366,7 +369,7 @@ def score(
     prefix: Annotated[str, typer.Option("--prefix", help="Put before the names of the columns added.")] = "",
     encoding: Annotated[str | None, typer.Option("--encoding", help="Of text files; default: found.")] = None,
     delimiter: Annotated[
-        str | None, typer.Option("--delimiter", help="Between the cells of a CSV; default: , ; tab or |.")
+        str | None, typer.Option("--delimiter", help="Between cells: a character, or tab; default: found.")
     ] = None,
     chunk: Annotated[int, typer.Option("--chunk", help="Most rows in a part.")] = 10_000,
     engine: Annotated[str, typer.Option("--engine", help="local, or ray: at RAY_ADDRESS.")] = "local",
@@ -387,6 +390,7 @@ def score(
 
     if engine not in ("local", "ray"):
         raise UserError(f"score: --engine: expected local or ray, found {engine!r}")
+    delimiter = _NAMED_DELIMITERS.get(delimiter or "", delimiter)
     settings = Settings(tuple(column or ("text",)), top_k, chunk, prefix, encoding, delimiter)
     clean_up_when_interrupted()
     result = score_files(
@@ -431,8 +435,8 @@ def _check_options(
     if out is not None:
         _check_out(out, model)
     if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
-        hint = "; a tab is $'\\t' in a shell, and is found without the option" if delimiter == "\\t" else ""
-        raise UserError(f"predict: --delimiter: expected one character, found {delimiter!r}{hint}")
+        names = ", ".join(name for name in _NAMED_DELIMITERS if name.isalpha())
+        raise UserError(f"predict: --delimiter: expected one character or {names}, found {delimiter!r}")
 
 
 def _check_out(out: Path, model: Path) -> None:
