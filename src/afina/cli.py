@@ -48,13 +48,35 @@ app = typer.Typer(
 )
 
 
+# Of click, of which typer has its own copy, or not, as its version is.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; a `UserError` becomes one line on stderr and exit status 2."""
+    """Run the command line; a user's mistake becomes one line on stderr and exit status 2."""
+    given = None if arguments is None else list(arguments)
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="afina")
+        status = app(args=given, prog_name="afina", standalone_mode=False)
     except UserError as error:
         print(f"afina: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except _UsageError as error:
+        print(_explain(error), file=sys.stderr)
+        raise SystemExit(2) from None
+    raise SystemExit(status)
+
+
+def _explain(error: Any) -> str:
+    """One line for an option or argument that is wrong; the help where nothing was given at all."""
+    called = "afina" if error.ctx is None else error.ctx.command_path
+    message = error.format_message().rstrip(".")
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return str(message)
+    command = called.removeprefix("afina").lstrip()
+    if called == "afina score" and "extra argument" in message:
+        message += "; a pattern goes in quotes"
+    where = f"{command}: " if command else ""
+    return f"afina: error: {where}{message[:1].lower()}{message[1:]}; see `{called} --help`"
 
 
 def _show_version(wanted: bool) -> None:

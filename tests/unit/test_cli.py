@@ -78,6 +78,33 @@ def test_version(run: Run) -> None:
     assert run("--version") == f"{__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["predict"], "predict: missing argument 'model'; see `afina predict --help`"),
+        (
+            ["predict", "m.onnx", "--colum", "x"],
+            "predict: no such option: --colum (Possible options: --column",
+        ),
+        (["predict", "m.onnx", "--top-k", "0"], "predict: invalid value for '--top-k': "),
+        (["predict", "m.onnx", "--text"], "option '--text' requires an argument"),
+        (["score", "a.csv", "b.csv", "c.csv"], "extra argument(s) (c.csv); a pattern goes in quotes; see `"),
+        (["leaderbord"], "no such command 'leaderbord'. Did you mean 'leaderboard'?"),
+    ],
+)
+def test_a_mistyped_command_is_one_line(run: Run, arguments: list[str], said: str) -> None:
+    assert said in run.error(*arguments)
+
+
+def test_nothing_at_all_gives_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([])
+    shown = capsys.readouterr()
+    assert ended.value.code == 2
+    assert "leaderboard" in shown.out + shown.err
+    assert "error" not in shown.err
+
+
 # ------------------------------------------------------------------------------------ --text and stdin
 
 
