@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except _UsageError as error:
         print(_explain(error), file=sys.stderr)
         raise SystemExit(2) from None
-    raise SystemExit(status)
+    raise SystemExit(status or 0)
 
 
 def _explain(error: Any) -> str:
