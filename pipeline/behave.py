@@ -26,9 +26,10 @@ from afina.params.behave import BehaveParams
 from afina.progress import track
 from afina.runtime import Classifier
 from afina.spreadsheets import escape_row
-from afina.stage import stage, warn
+from afina.stage import note_unwatched, stage, warn
 from afina.table import read, read_texts
 
+WATCHED = Path("data/cases")
 MODEL = Path("models/onnx/model.onnx")
 RAW = Path("data/raw/messages.parquet")
 TEST = Path("data/splits/test.parquet")
@@ -39,6 +40,7 @@ FAILURES = Path("data/evaluated/behaviour_failures.csv")
 @stage("behave")
 def main() -> str:
     params, seed = load_section(BehaveParams), load_seed()
+    note_unwatched("behave", params.files().values(), WATCHED)
     classifier = Classifier(MODEL)
     cases = read_cases(Path(params.cases), classifier.labels, classifier.task) if params.cases else []
     if params.cases and not cases:

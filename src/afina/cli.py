@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 import typer
 
 from afina import __version__
-from afina.delimiters import DELIMITERS, told_delimiter
+from afina.delimiters import DELIMITERS, NAMES, named, told_delimiter
 from afina.errors import UserError
 from afina.files import FULL, UnixLines, atomic_path
 from afina.interruption import clean_up_when_interrupted, clean_up_when_terminated
@@ -34,8 +34,6 @@ T = TypeVar("T")
 CHUNK = 1024  # texts held in memory at a time
 SEPARATOR = "|"  # between the labels of a multilabel prediction
 _STDOUT = ("-", "/dev/stdout")
-# As `afina inspect` calls them.
-_NAMED_DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "bar": "|"}
 _OTHER_KINDS = {
     ".json": "JSON", ".jsonl": "JSON Lines", ".ndjson": "JSON Lines", ".parquet": "Parquet", ".xlsx": "Excel",
 }  # fmt: skip
@@ -129,7 +127,7 @@ def predict(
     A CSV and --json also say whether a person should look, because the model is less sure than it has to be
     to reach evaluate.target_accuracy.
     """
-    delimiter = _NAMED_DELIMITERS.get(delimiter or "", delimiter)
+    delimiter = None if delimiter is None else named(delimiter)
     if out is not None and str(out) in _STDOUT:
         out = None  # what it leads to may be a file that others write to
     _check_options(model, text, file, out, delimiter, encoding, prefix, as_json)
@@ -412,7 +410,7 @@ def score(
 
     if engine not in ("local", "ray"):
         raise UserError(f"score: --engine: expected local or ray, found {engine!r}")
-    delimiter = _NAMED_DELIMITERS.get(delimiter or "", delimiter)
+    delimiter = None if delimiter is None else named(delimiter)
     settings = Settings(tuple(column or ("text",)), top_k, chunk, prefix, encoding, delimiter)
     clean_up_when_interrupted()
     result = score_files(
@@ -457,8 +455,9 @@ def _check_options(
     if out is not None:
         _check_out(out, model)
     if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
-        names = ", ".join(name for name in _NAMED_DELIMITERS if name.isalpha())
-        raise UserError(f"predict: --delimiter: expected one character or {names}, found {delimiter!r}")
+        raise UserError(
+            f"predict: --delimiter: expected one character or {', '.join(NAMES)}, found {delimiter!r}"
+        )
 
 
 def _check_out(out: Path, model: Path) -> None:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 
-DELIMITERS = (",", ";", "\t", "|")
+#: What people call them; the first that fits is taken where none is given.
+NAMES = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
+DELIMITERS = tuple(NAMES.values())
 
 #: Characters of a first line, at most, of which Excel's can be.
 EXCELS_LINE_LENGTH = 1024
 
 # Programs that fill every line up to the table's width leave delimiters behind it.
 _EXCELS_LINE = re.compile(r'\ufeff?("?)sep=([\t -!#-/:-@\[-`{-~])\1(?:\2|[ \t])*+[\r\n]*', re.IGNORECASE)
+
+
+def named(delimiter: str) -> str:
+    """The delimiter that a name, or ``\\t`` as programs write it, stands for; anything else is itself."""
+    return NAMES.get("tab" if delimiter == "\\t" else delimiter, delimiter)
 
 
 def told_delimiter(first_line: str) -> str | None:

@@ -17,6 +17,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from afina.delimiters import NAMES
 from afina.encodings import detect_encoding
 from afina.errors import UserError
 from afina.params.extract import SUFFIXES, ExtractParams, Source
@@ -309,7 +310,7 @@ def _how_delimited(path: Path, shown: str) -> tuple[dict[str, Any], dict[str, st
         "quotechar": dialect.quotechar,
     }
     header = _has_header(_first_rows({"path": shown, **options, "header": False}, path))
-    names = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+    names = {delimiter: name for name, delimiter in NAMES.items()}
     written = {
         "encoding": dialect.encoding,
         "delimiter": names.get(dialect.delimiter, repr(dialect.delimiter)),

@@ -241,9 +241,8 @@ def _by_time(table: pa.Table, params: SplitParams) -> Ints:
     if column.null_count:
         first = table["id"].combine_chunks().filter(pc.is_null(column))[0]
         raise UserError(
-            f"split.method time: {column.null_count} messages have no time, the first is id {first}, or one "
-            "that extract could not read; mend them in the source, set time_format: there, or use another "
-            "method"
+            f"split.method time: {column.null_count} messages have no time, the first is id {first}; mend "
+            "them in the source, set time_format: there if extract could not read them, or use another method"
         )
     _, moment, number = np.unique(
         np.asarray(column.cast(pa.int64())), return_inverse=True, return_counts=True

@@ -114,9 +114,10 @@ def score(
             return result
         run.check_apart([*(file.location for file in found), model])
         run.check_free()
-        _check_runnable(model, engine, workers)
-        run.begin(job)
-        plan = run.plan(origin, files, settings, write, model)
+        labels, multilabel = _checked_model(model)
+        _engine(engine, workers)  # says what to install where it is missing
+        run.begin(job)  # from here on something is left where it stops
+        plan = run.plan(origin, files, settings, write, labels, multilabel)
         run.clear()
         task = Task(source, run.work, run.parts, model, job["model"], threads)
         resumed = run.score(plan, task, engine, workers)
@@ -125,12 +126,12 @@ def score(
         return run.finish(job, plan, resumed)
 
 
-def _check_runnable(model: str, engine: str, workers: int) -> None:
-    """Check that the model can be opened and the engine is installed, before a run leaves anything."""
+def _checked_model(model: str) -> tuple[int, bool]:
+    """How many labels a model has, and whether a text may have several; a `UserError` if it is none."""
     from afina.runtime.classifier import Classifier
 
-    _engine(engine, workers)
-    Classifier(model, threads=1)
+    classifier = Classifier(model)
+    return len(classifier.labels), classifier.task == "multilabel"
 
 
 def _checked(settings: Settings, workers: int, threads: int | None) -> Settings:
@@ -401,7 +402,13 @@ class _Run:
             self.storage.write(f"{self.work}/job.json", json.dumps(job).encode())
 
     def plan(
-        self, origin: Storage, files: Sequence[InputFile], settings: Settings, write: Any, model: str
+        self,
+        origin: Storage,
+        files: Sequence[InputFile],
+        settings: Settings,
+        write: Any,
+        labels: int,
+        multilabel: bool,
     ) -> Plan:
         """The plan of an earlier run, or a new one.
 
@@ -411,10 +418,6 @@ class _Run:
         if self.storage.exists(f"{self.work}/plan.json"):
             with self.storage.open(f"{self.work}/plan.json") as stream:
                 return Plan.from_json(stream.read().decode())
-        from afina.runtime.classifier import Classifier
-
-        classifier = Classifier(model)
-        labels, multilabel = len(classifier.labels), classifier.task == "multilabel"
         planner = Planner(origin, settings, labels, multilabel, self.out, write, files)
         try:
             with (

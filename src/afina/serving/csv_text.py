@@ -139,8 +139,8 @@ def _lines(text: str) -> io.StringIO:
 
 
 def plain_name(name: str) -> str:
-    """A column's name with its line ends as ``\\n``: a form may change them on the way."""
-    return name.replace("\r\n", "\n").replace("\r", "\n")
+    """A column's name with its line ends as ``\\n``: a form may change them; no spaces around it."""
+    return name.replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
 @contextmanager

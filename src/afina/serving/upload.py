@@ -35,7 +35,7 @@ class Column:
     """Which column holds the texts; without either: it is found if there is but one that does.
 
     Attributes:
-        name: of the column, with line ends as `plain_name` has them.
+        name: of the column, as `plain_name` has it.
         index: its position, 0 for the first.
     """
 
@@ -199,11 +199,10 @@ def _column(header: list[str], rows: list[list[str]], wanted: Column) -> int:
             return wanted.index
         raise _choose(header, "no column has this position")
     if wanted.name is not None:
-        wanted_name = wanted.name.strip()
-        places = [at for at, name in enumerate(header) if plain_name(name).strip() == wanted_name]
+        places = [at for at, name in enumerate(header) if plain_name(name) == wanted.name]
         if len(places) == 1:
             return places[0]
-        shown = repr(wanted_name[:100])
+        shown = repr(wanted.name[:100])
         raise _choose(header, f"several columns are named {shown}" if places else f"no column {shown}")
     if len(header) == 1:
         return 0
