@@ -76,6 +76,14 @@ def test_variants_do_not_change_each_other(quality: Any) -> None:
     assert yaml.safe_dump(quality.params_of("sib200", {}, 42)) == before
 
 
+def test_a_set_at_random_differs_from_the_set_in_its_split_alone(quality: Any) -> None:
+    for again, name in quality.AGAIN.items():
+        one, other = quality.params_of(again, {}, 42), quality.params_of(name, {}, 42)
+        assert SplitParams.model_validate(one.pop("split")).near_duplicates is None
+        assert SplitParams.model_validate(other.pop("split")).near_duplicates is not None
+        assert one == other
+
+
 def test_the_trainer_gets_the_rows_lengths_and_epochs_of_the_defaults(quality: Any) -> None:
     arguments = argparse.Namespace(seeds=1, variants=["Trainer", "together"])
     trainer, together = quality.plans_of("medical", arguments)
