@@ -33,12 +33,10 @@ def main() -> str:
     files.write_json(CLEAN / "labels.json", result.labels)
     files.write_json(REPORTS / "cleaning.json", result.counts)
     files.write_csv(REPORTS / "label_map.csv", ("raw", "label", "rows"), result.label_map)
-    counts, labels = result.counts, result.labels
-    unused = counts["unused_label_map_names"]
-    return (
-        f"{counts['rows_out']:,} of {counts['rows_in']:,} rows kept, "
-        f"{len(labels['labels'])} labels, {labels['task']}"
-    ) + (f"; {len(unused)} names in label_map occur nowhere, such as {unused[0]!r}" if unused else "")
+    warn("clean", result.notes())
+    unused = result.counts["unused_label_map_names"]
+    named = f"; {len(unused)} names in label_map occur nowhere, such as {unused[0]!r}" if unused else ""
+    return result.describe() + named
 
 
 if __name__ == "__main__":

@@ -114,6 +114,9 @@ def _clean_chunk(texts: pa.Array, steps: list[str]) -> pa.Array:
 # ---------------------------------------------------------------------------------------- labels
 
 
+REASONS_SHOWN = 3  # of why rows went, the most frequent ones
+
+
 def read_label_map(path: Path) -> dict[str, str | None]:
     """Read a label map: a table with the columns ``raw`` (the old name) and ``label`` (the new one).
 
@@ -296,6 +299,26 @@ class Cleaned:
     labels: dict[str, Any]  # labels.json
     counts: dict[str, Any]  # cleaning.json
     label_map: list[tuple[str, str, int]]  # raw name, label ("" = dropped), rows
+
+    def describe(self) -> str:
+        """One line: what stayed, and why most of the rest did not."""
+        counts, labels = self.counts, self.labels
+        reasons = sorted(counts["rejected"].items(), key=lambda item: (-item[1], item[0]))
+        why = ", ".join(f"{count:,} {reason}" for reason, count in reasons[:REASONS_SHOWN])
+        more = f" and {len(reasons) - REASONS_SHOWN} more reasons" if len(reasons) > REASONS_SHOWN else ""
+        return (
+            f"{counts['rows_out']:,} of {counts['rows_in']:,} rows kept{f' ({why}{more})' if why else ''}, "
+            f"{len(labels['labels'])} labels, {labels['task']}"
+        )
+
+    def notes(self) -> list[str]:
+        """One line for each label that every row has, where a row may have several."""
+        everywhere = [name for name, count in self.labels["counts"].items() if count == self.table.num_rows]
+        return [
+            f"every row has the label {name!r}: there is nothing to learn, and its F1 raises the averages; "
+            "see clean.drop_labels"
+            for name in (everywhere if self.labels["task"] == "multilabel" else [])
+        ]
 
     def require_classes(self) -> None:
         """Check that there is something to learn.

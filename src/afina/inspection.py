@@ -185,6 +185,12 @@ def _report(
     reports = tuple(facts[name].report(roles.of(name)) for name in columns)
     if len(counts) > max(200, size // 4):
         notes.append(f"{len(counts):,} classes in {size:,} rows: is this column really the label?")
+    unlabelled = sum(not row for row in labels)
+    if multilabel and unlabelled:
+        notes.append(
+            f"{unlabelled:,} rows without a label stay out; if that means none of them, write "
+            "clean: {task: multilabel, unlabelled: keep}"
+        )
     conflicting = _conflicts(joined, labels)
     kind = Source.model_validate(source).kind
     return Inspection(
@@ -200,7 +206,7 @@ def _report(
         label_separator=separator,
         multilabel=multilabel,
         class_counts=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
-        unlabelled=sum(not row for row in labels),
+        unlabelled=unlabelled,
         words=_word_counts(joined),
         empty_texts=sum(not text.strip() for text in joined),
         duplicate_texts=size - len(set(joined)) if roles.text else 0,
@@ -646,7 +652,9 @@ class _Facts:
         if len(self.counts) > 8:
             return False
         seen = {cell.strip().lower().removesuffix(".0") for cell in self.counts}
-        return bool(seen) and seen <= (ONES | ZEROS) and len(seen) <= 2 and not seen <= {"x", "s", "n", "y"}
+        if not seen or not seen <= (ONES | ZEROS) or len(seen) > 2:
+            return False
+        return seen == {"x"} or not seen <= {"x", "s", "n", "y"}
 
     def paths(self) -> bool:
         """Whether the cells are paths or names of files."""

@@ -182,6 +182,8 @@ def new_tokens(
 def read_glossary(path: Path) -> dict[str, list[str]]:
     """Read a glossary: a CSV with the columns ``word`` and ``meaning``, several meanings separated by ``|``.
 
+    Comma, semicolon and tab are told apart by the line of the columns' names.
+
     Raises:
         UserError: it is missing, is not UTF-8 or not CSV, has other columns, or lacks a meaning.
     """
@@ -192,7 +194,9 @@ def read_glossary(path: Path) -> dict[str, list[str]]:
     except UnicodeDecodeError:
         raise UserError(f"adapt.glossary: {path}: not UTF-8; save it as CSV UTF-8") from None
     # Strict: else a quote that is never closed swallows the rest of the file.
-    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
+    header = content.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
     glossary: dict[str, list[str]] = {}
     start = 1  # line at which the row being read begins
     try:

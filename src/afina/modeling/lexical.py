@@ -154,7 +154,7 @@ def fit_lexical(
     label_weights: npt.NDArray[np.float64],
     row_weights: npt.NDArray[Any],
     vocabulary: int,
-    order: int = 3,
+    order: int = 2,
     c: float = 10.0,
     pieces: Mapping[int, Sequence[int]] | None = None,
 ) -> LexicalTables:
@@ -213,10 +213,12 @@ def _logistic(
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=c, max_iter=100, tol=1e-3)
+    # The tolerance is of the mean loss's slope, which rare n-grams make flat: at 1e-3 it can stop after a few
+    # steps, far from the end.
+    model = LogisticRegression(C=c, max_iter=200, tol=1e-4)
     weights = weights / weights.mean()  # or the scale of weights would act as regularisation
     with warnings.catch_warnings():
-        # After a hundred steps what is left to gain is below what validation can see.
+        # After two hundred steps what is left to gain is below what validation can see.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(matrix, targets, sample_weight=weights)
     return np.asarray(model.classes_), np.asarray(model.coef_), np.asarray(model.intercept_)

@@ -85,7 +85,7 @@ class TrainParams(Section):
         description="add a linear model over n-grams of tokens to the logits, inside the same graph; it "
         "learns with class weights, and train.loss and train.sampler do not change it",
     )
-    lexical_order: int = Field(3, ge=1, le=5, description="longest n-gram of the lexical model, in tokens")
+    lexical_order: int = Field(2, ge=1, le=5, description="longest n-gram of the lexical model, in tokens")
     lexical_length: int = Field(
         512,
         ge=4,

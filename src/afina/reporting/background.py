@@ -255,7 +255,11 @@ def _backbone(model: Any, locale: Locale) -> str | None:
 
 
 def _kept_epoch(training: Rows, locale: Locale) -> str | None:
-    scores = [number(row, "validation_macro_f1") or 0.0 for row in training]
+    # As training does: of epochs with one macro-F1, the one with the lower loss.
+    scores = [
+        (number(row, "validation_macro_f1") or 0.0, -(number(row, "validation_loss") or 0.0))
+        for row in training
+    ]
     if not scores:
         return None
     best = scores.index(max(scores)) + 1

@@ -90,7 +90,7 @@ def _map(source: Source, chunk: Chunk, where: str, rejects: Rejects) -> pa.Table
     own_id = source.id or ("file" if source.kind == "folder" else None)
     table = pa.table(
         {
-            "id": _keys(optional(own_id), text, labels),
+            "id": _keys(optional(own_id), text),
             "text": text,
             "labels": pa.array(labels, pa.list_(pa.string())),
             "group": optional(source.group),
@@ -105,11 +105,11 @@ def _map(source: Source, chunk: Chunk, where: str, rejects: Rejects) -> pa.Table
     return table if keep.all() else table.filter(pa.array(keep))
 
 
-def _keys(own: pa.Array, text: pa.Array, labels: list[list[str]]) -> pa.Array:
-    """The row's own id, or where it has none the hash of its content."""
+def _keys(own: pa.Array, text: pa.Array) -> pa.Array:
+    """The row's own id, or where it has none the hash of its text."""
     if own.null_count == 0:
         return own
-    return pc.coalesce(own, pa.array(content_hashes(text.to_pylist(), labels), pa.string()))
+    return pc.coalesce(own, pa.array(text_hashes(text.to_pylist()), pa.string()))
 
 
 def _text(source: Source, chunk: Chunk, where: str) -> pa.Array:
@@ -289,10 +289,9 @@ def _ids(name: str, keys: pa.ChunkedArray) -> tuple[pa.ChunkedArray, int]:
     return pc.binary_join_element_wise(pa.scalar(f"{name}:"), keys, ""), repeated
 
 
-def content_hashes(texts: Sequence[str], labels: Sequence[Sequence[str]]) -> list[str]:
-    """16 hexadecimal digits of BLAKE2b over a text and its labels, the same on every machine."""
-    blake2b = hashlib.blake2b
-    return [
-        blake2b("\x1f".join((text, *names)).encode(), digest_size=8).hexdigest()
-        for text, names in zip(texts, labels, strict=True)
-    ]
+def text_hashes(texts: Sequence[str]) -> list[str]:
+    """16 hexadecimal digits of BLAKE2b over each text, the same on every machine.
+
+    Not over labels: a row whose label is corrected stays the same row.
+    """
+    return [hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts]
