@@ -305,7 +305,8 @@ class Cleaned:
         counts, labels = self.counts, self.labels
         reasons = sorted(counts["rejected"].items(), key=lambda item: (-item[1], item[0]))
         why = ", ".join(f"{count:,} {reason}" for reason, count in reasons[:REASONS_SHOWN])
-        more = f" and {len(reasons) - REASONS_SHOWN} more reasons" if len(reasons) > REASONS_SHOWN else ""
+        hidden = len(reasons) - REASONS_SHOWN
+        more = f" and {hidden} more reason{'s' if hidden > 1 else ''}" if hidden > 0 else ""
         return (
             f"{counts['rows_out']:,} of {counts['rows_in']:,} rows kept{f' ({why}{more})' if why else ''}, "
             f"{len(labels['labels'])} labels, {labels['task']}"

@@ -554,6 +554,28 @@ def test_label_names_may_be_numbers() -> None:
     assert params(label_map={1: "Deuda", 2: None}).label_map == {"1": "Deuda", "2": None}
 
 
+def test_the_line_names_the_most_frequent_reasons() -> None:
+    rows = messages(
+        *[("", ["a"])] * 3, *[("x", [])] * 2, ("uno", ["c"]), ("dos", ["a"]), ("dos", ["a"]), ("tres", ["b"])
+    )
+    params = CleanParams(label_map={"c": None})
+    assert clean(rows, params, params.label_map).describe() == (
+        "2 of 9 rows kept (3 empty text, 2 no label, 1 duplicate and 1 more reason), 2 labels, multiclass"
+    )
+    assert clean(messages(("uno", ["a"]), ("dos", ["b"])), CleanParams()).describe() == (
+        "2 of 2 rows kept, 2 labels, multiclass"
+    )
+
+
+def test_a_label_that_every_row_has_is_said() -> None:
+    rows = messages(("uno", ["a", "b"]), ("dos", ["a"]), ("tres", ["c", "a"]))
+    assert clean(rows, CleanParams()).notes() == [
+        "every row has the label 'a': there is nothing to learn, and its F1 raises the averages; "
+        "see clean.drop_labels"
+    ]
+    assert not clean(messages(("uno", ["a", "b"]), ("dos", ["a"]), ("tres", ["c"])), CleanParams()).notes()
+
+
 def test_the_stage(tmp_path: Path, repository: Path) -> None:
     rows = messages(("<p>uno</p>", ["a"]), ("uno", ["a"]), ("dos", ["b"]), ('tres,\n"x"', ["c"]))
     table.write(rows, tmp_path / "data/raw/messages.parquet")
@@ -566,7 +588,9 @@ def test_the_stage(tmp_path: Path, repository: Path) -> None:
 
     first = run()
     assert first.returncode == 0, first.stderr
-    assert first.stdout.startswith("clean: 2 of 4 rows kept, 2 labels, multiclass")
+    assert first.stdout.startswith(
+        "clean: 2 of 4 rows kept (1 duplicate, 1 label dropped), 2 labels, multiclass"
+    )
     outputs = ["data/clean/messages.parquet", "data/clean/rejected.csv", "data/clean/labels.json",
                "reports/data/cleaning.json", "reports/data/label_map.csv"]  # fmt: skip
     contents = [(tmp_path / name).read_bytes() for name in outputs]

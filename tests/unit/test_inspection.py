@@ -179,6 +179,20 @@ def test_columns_of_zero_and_one_are_labels(tmp_path: Path) -> None:
     assert paste(found, tmp_path).table.num_rows == 50
 
 
+def test_columns_marked_with_x_are_labels(tmp_path: Path) -> None:
+    draw = random.Random(3)
+    lines = ["comment,water,light"]
+    for _ in range(50):
+        lines.append(f"{' '.join(draw.choices(WORDS, k=9))},{draw.choice('xX ')},{draw.choice('x ')}")
+    (tmp_path / "a.csv").write_text("\n".join(lines), encoding="utf-8")
+    found = inspect_file(tmp_path / "a.csv", tmp_path)
+    assert (found.text, found.label_columns) == (("comment",), ("water", "light"))
+    none = sum(line.rstrip().endswith(",") and ", ," in line for line in lines)
+    assert found.unlabelled == none > 0
+    assert any(note.startswith(f"{none} rows without a label stay out") for note in found.notes)
+    assert paste(found, tmp_path).table.num_rows == 50
+
+
 def test_a_slash_in_a_class_is_no_separator(tmp_path: Path) -> None:
     lines = ["text;label"] + [
         f"palabras sueltas {number};{'a/b' if number % 2 else 'c'}" for number in range(30)

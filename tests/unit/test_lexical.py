@@ -15,6 +15,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression
 
 from afina.export import graph
 from afina.labels import LabelSet, Task, encode_labels
@@ -313,6 +315,25 @@ def test_it_learns_the_words_of_each_label(task: Task, order: int) -> None:
     logits = score(LexicalScorer.from_tables(tables, order), held_out)
     answers = logits.argmax(axis=1) if task == "multiclass" else logits > 0
     assert (answers == truth).mean() > 0.95
+
+
+def test_the_fit_goes_to_its_end() -> None:
+    """Many rare n-grams make the slope of the loss flat far from its minimum."""
+    draw, count, vocabulary = np.random.default_rng(0), 600, 1000
+    common = 1 / np.arange(1, vocabulary + 1)
+    targets = draw.integers(0, 4, count)
+    texts = draw.choice(vocabulary, size=(count, 12), p=common / common.sum())
+    telling = vocabulary - 1 - targets * 40 - draw.integers(0, 40, count)
+    texts[np.arange(count), draw.integers(0, 12, count)] = telling
+    matrix = Features(2, 2**13, vocabulary).fit(list(texts))
+
+    def loss(slopes: npt.NDArray[np.float64], offsets: npt.NDArray[np.float64]) -> float:
+        logs = log_softmax(matrix @ slopes.T + offsets, axis=1)[np.arange(count), targets]
+        return float(-10.0 * logs.sum() + 0.5 * (slopes**2).sum())
+
+    _, *fitted = lexical._logistic(matrix, targets, 10.0, np.ones(count))
+    best = LogisticRegression(C=10.0, tol=1e-8, max_iter=3000).fit(matrix, targets)
+    assert loss(*fitted) <= 1.001 * loss(best.coef_, best.intercept_)
 
 
 def test_equal_inputs_give_equal_tables() -> None:

@@ -382,6 +382,17 @@ def test_files_that_are_absent_leave_their_part_out(make: object, language: str)
     )[0].note
 
 
+def test_of_epochs_with_one_macro_f1_the_one_with_the_lower_loss_was_kept() -> None:
+    header = ("epoch", "validation_loss", "validation_macro_f1")
+    for losses, kept in (((0.9, 0.8, 0.7), 2), ((0.8, 0.9, 0.7), 1), ((0.8, 0.8, 0.7), 1)):
+        rows = [
+            (number, loss, score)
+            for number, (loss, score) in enumerate(zip(losses, (0.8, 0.8, 0.7), strict=True), 1)
+        ]
+        page = render_page(replace(multiclass(), training=as_rows(header, rows)), setting("en"))
+        assert f"epoch {kept} of 3 was kept" in page
+
+
 @pytest.mark.parametrize(
     "names",
     [

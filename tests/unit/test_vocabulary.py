@@ -466,11 +466,17 @@ def test_a_glossary_with_other_columns_and_a_byte_order_mark(tmp_path: Path) -> 
     assert chosen_glossary(str(path), wordpiece(), []) == read_glossary(path)
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_glossary_as_spreadsheets_save_it(delimiter: str, tmp_path: Path) -> None:
+    path = tmp_path / "g.csv"
+    path.write_text("word,meaning,n\nagua,water|the water,1\n".replace(",", delimiter), encoding="utf-8-sig")
+    assert read_glossary(path) == {"agua": ["water", "the water"]}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "expected the columns word and meaning"),
-        (b"word;meaning\nagua;water\n", "expected the columns word and meaning"),
         (b"word,translation\nagua,water\n", "expected the columns word and meaning"),
         (b"word,meaning\nagua,water\nluz\n", "line 3: 'luz' has no meaning"),
         ("word,meaning\nmás,more\n".encode("cp1252"), "not UTF-8"),
