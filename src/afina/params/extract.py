@@ -116,7 +116,7 @@ class Source(Parameters):
         default=(), description="Columns of 0 and 1, one a label, each named as its label (multilabel)"
     )
     id: Column | None = Field(
-        default=None, description="Column of the row's own id; by default a content hash"
+        default=None, description="Column of the row's own id; by default a hash of the text"
     )
     group: Column | None = Field(
         default=None,
