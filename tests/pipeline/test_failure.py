@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 from workspace import ROOT, Project, Result, write_params
 
 from afina.files import sha256
@@ -67,14 +69,18 @@ def test_a_wrong_parameter_leaves_the_reports_of_the_last_run(project: Project) 
     assert project.lock == lock
 
 
-def test_the_model_before_a_failed_stage_comes_back_as_the_readme_says(project: Project) -> None:
+@pytest.mark.parametrize(
+    ("change", "stage"), [({"train__epoch": 3}, "train"), ({"clean__min_count": 1_000_000}, "clean")]
+)
+def test_what_was_before_a_failed_stage_comes_back_as_the_readme_says(
+    change: dict[str, Any], stage: str, project: Project
+) -> None:
     before = contents(project)
-    project.set(train__epoch=3)
-    result = project.dvc("repro", check=False)
-    assert "train.epoch" in error_line(result, "train")
+    project.set(**change)
+    error_line(project.dvc("repro", check=False), stage)
     assert contents(project) != before
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "`dvc checkout && git checkout reports models`" in readme
-    project.dvc("checkout")
+    assert "`git checkout reports models && dvc checkout --force`" in readme
     project.git("checkout", "reports", "models")
+    project.dvc("checkout", "--force")
     assert contents(project) == before
