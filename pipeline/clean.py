@@ -34,9 +34,7 @@ def main() -> str:
     files.write_json(REPORTS / "cleaning.json", result.counts)
     files.write_csv(REPORTS / "label_map.csv", ("raw", "label", "rows"), result.label_map)
     warn("clean", result.notes())
-    unused = result.counts["unused_label_map_names"]
-    named = f"; {len(unused)} names in label_map occur nowhere, such as {unused[0]!r}" if unused else ""
-    return result.describe() + named
+    return result.describe()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from afina.delimiters import DELIMITERS, told_delimiter
+from afina.delimiters import likely_delimiter, told_delimiter
 from afina.errors import UserError
 from afina.params.clean import CleanParams
 from afina.progress import Progress
@@ -169,7 +169,7 @@ def _csv_lines(content: bytes) -> Iterator[tuple[int, list[str]]]:
     lines = list(io.StringIO(text, newline=""))
     told = told_delimiter(lines[0]) if lines else None
     skipped = 0 if told is None else 1
-    delimiter = told or max(DELIMITERS, key="".join(lines[:1]).count)
+    delimiter = told or likely_delimiter("".join(lines[:1]))
     reader = csv.reader(lines[skipped:], delimiter=delimiter)
     for row in reader:
         yield reader.line_num + skipped, row
@@ -301,8 +301,8 @@ class Cleaned:
     label_map: list[tuple[str, str, int]]  # raw name, label ("" = dropped), rows
 
     def describe(self) -> str:
-        """One line: what stayed, and why most of the rest did not."""
-        counts, labels = self.counts, self.labels
+        """One line: what stayed, why most of the rest did not, and names that the label map has in vain."""
+        counts, labels, unused = self.counts, self.labels, self.counts["unused_label_map_names"]
         reasons = sorted(counts["rejected"].items(), key=lambda item: (-item[1], item[0]))
         why = ", ".join(f"{count:,} {reason}" for reason, count in reasons[:REASONS_SHOWN])
         hidden = len(reasons) - REASONS_SHOWN
@@ -310,7 +310,7 @@ class Cleaned:
         return (
             f"{counts['rows_out']:,} of {counts['rows_in']:,} rows kept{f' ({why}{more})' if why else ''}, "
             f"{len(labels['labels'])} labels, {labels['task']}"
-        )
+        ) + (f"; {len(unused)} names in label_map occur nowhere, such as {unused[0]!r}" if unused else "")
 
     def notes(self) -> list[str]:
         """One line for each label that every row has, where a row may have several."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 import typer
 
 from afina import __version__
-from afina.delimiters import DELIMITERS, NAMES, named, told_delimiter
+from afina.delimiters import DELIMITERS, NAMES, likely_delimiter, named, told_delimiter
 from afina.errors import UserError
 from afina.files import FULL, UnixLines, atomic_path
 from afina.interruption import clean_up_when_interrupted, clean_up_when_terminated
@@ -713,7 +713,7 @@ def _detect_delimiter(header: str, column: str) -> str:
     for delimiter in DELIMITERS:
         if column.strip() in _names(next(csv.reader([header], delimiter=delimiter))):
             return delimiter
-    return max(DELIMITERS, key=header.count)
+    return likely_delimiter(header)
 
 
 def _predict_csv(classifier: Classifier, table: _Csv, out: Path | None, prefix: str, top_k: int) -> None:

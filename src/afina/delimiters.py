@@ -20,6 +20,11 @@ def named(delimiter: str) -> str:
     return NAMES.get("tab" if delimiter == "\\t" else delimiter, delimiter)
 
 
+def likely_delimiter(header: str) -> str:
+    """The one that a line of columns' names has most of; a comma where it has none."""
+    return max(DELIMITERS, key=header.count)
+
+
 def told_delimiter(first_line: str) -> str | None:
     """The delimiter that a first line ``sep=;``, as Excel knows it, names; None: the line is another one."""
     match = _EXCELS_LINE.fullmatch(first_line)

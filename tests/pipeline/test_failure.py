@@ -70,14 +70,15 @@ def test_a_wrong_parameter_leaves_the_reports_of_the_last_run(project: Project) 
 
 
 @pytest.mark.parametrize(
-    ("change", "stage"), [({"train__epoch": 3}, "train"), ({"clean__min_count": 1_000_000}, "clean")]
+    ("change", "stage", "said"),
+    [({"train__epoch": 3}, "train", "train.epoch"), ({"clean__min_count": 1_000_000}, "clean", "is left")],
 )
 def test_what_was_before_a_failed_stage_comes_back_as_the_readme_says(
-    change: dict[str, Any], stage: str, project: Project
+    change: dict[str, Any], stage: str, said: str, project: Project
 ) -> None:
     before = contents(project)
     project.set(**change)
-    error_line(project.dvc("repro", check=False), stage)
+    assert said in error_line(project.dvc("repro", check=False), stage)
     assert contents(project) != before
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "`git checkout reports models && dvc checkout --force`" in readme

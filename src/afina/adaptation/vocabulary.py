@@ -22,6 +22,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, models, trainers
 
 from afina.adaptation.pieces import EXTENDABLE, piece_ids, vocabulary_kind
+from afina.delimiters import likely_delimiter
 from afina.errors import UserError
 
 # Share of running words in the Spanish glossary from which texts are Spanish.
@@ -182,7 +183,7 @@ def new_tokens(
 def read_glossary(path: Path) -> dict[str, list[str]]:
     """Read a glossary: a CSV with the columns ``word`` and ``meaning``, several meanings separated by ``|``.
 
-    Comma, semicolon and tab are told apart by the line of the columns' names.
+    Other delimiters than commas are known by the line of the columns' names.
 
     Raises:
         UserError: it is missing, is not UTF-8 or not CSV, has other columns, or lacks a meaning.
@@ -194,8 +195,7 @@ def read_glossary(path: Path) -> dict[str, list[str]]:
     except UnicodeDecodeError:
         raise UserError(f"adapt.glossary: {path}: not UTF-8; save it as CSV UTF-8") from None
     # Strict: else a quote that is never closed swallows the rest of the file.
-    header = content.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
+    delimiter = likely_delimiter(content.partition("\n")[0])
     reader = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
     glossary: dict[str, list[str]] = {}
     start = 1  # line at which the row being read begins
