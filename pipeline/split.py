@@ -6,13 +6,15 @@ from pathlib import Path
 
 from afina import table
 from afina.files import write_csv, write_json
+from afina.kept_split import read_kept
 from afina.labels import read_label_set
 from afina.params.base import load_section, load_seed
-from afina.params.split import SplitParams
+from afina.params.split import SPLITS, SplitParams
 from afina.rejected import write_rejected
-from afina.splitting import SPLITS, split_messages
-from afina.stage import stage
+from afina.splitting import split_messages
+from afina.stage import note_unwatched, stage
 
+WATCHED = Path("data/source")
 CLEAN = Path("data/clean")
 OUTPUT = Path("data/splits")
 REPORTS = Path("reports/data")
@@ -22,7 +24,9 @@ REPORTS = Path("reports/data")
 def main() -> str:
     params = load_section(SplitParams)
     messages = table.read(CLEAN / "messages.parquet")
-    division = split_messages(messages, read_label_set(CLEAN / "labels.json"), params, load_seed())
+    note_unwatched("split", params.files().values(), WATCHED)
+    kept = None if params.keep is None else read_kept(Path(params.keep))
+    division = split_messages(messages, read_label_set(CLEAN / "labels.json"), params, load_seed(), kept)
     for name in SPLITS:
         table.write(division.tables[name], OUTPUT / f"{name}.parquet")
     write_rejected(division.rejected, OUTPUT / "rejected.csv")

@@ -226,6 +226,32 @@ def compare(
 
 
 @app.command()
+def keep_split(
+    revision: Annotated[
+        str | None, typer.Option("--rev", help="A commit whose splits are kept; without it, those on disk.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="The CSV to write.")] = Path(
+        "data/source/kept_split.csv"
+    ),
+) -> None:
+    """Write which split each message is in, for split.keep: new messages then leave the known ones there.
+
+    Without it one more message reshuffles the three parts, and `afina compare` finds few test rows that two
+    commits have in common.
+    """
+    try:
+        from afina.kept_split import write_kept
+        from afina.revisions import read_splits
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"keep-split: needs the package {error.name}; install it with `pip install 'afina[pipeline]'`"
+        ) from None
+    kept = read_splits(revision)
+    write_kept(out, kept)
+    print(f"{out}: the splits of {len(kept):,} messages; in params.yaml: split: {{keep: {out.as_posix()}}}")
+
+
+@app.command()
 def leaderboard(
     metric: Annotated[str, typer.Option("--metric", help="What experiments are ordered by.")] = "macro_f1",
     alpha: Annotated[float, typer.Option("--alpha", help="Risk of calling an equal model worse.")] = 0.05,

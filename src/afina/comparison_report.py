@@ -167,6 +167,11 @@ def _notes(comparison: Comparison, shown: Shown) -> list[str]:
         notes.append(
             "Changed data or labels are no regression: what is said of the common rows is information."
         )
+    if pairing.changed > MOST_CHANGED and pairing.only_base:
+        notes.append(
+            "Where messages were added: `afina keep-split --rev BASE` and split.keep leave the known ones in "
+            "their split, with the test rows of base among them."
+        )
     for names, revision in ((pairing.added, "head"), (pairing.removed, "base")):
         if names:
             notes.append(f"Labels only in {revision}: {_listed(names, shown)}.")

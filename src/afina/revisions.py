@@ -18,6 +18,7 @@ from afina.comparison import Predictions
 from afina.errors import UserError
 from afina.evaluation.predictions import SCHEMA, SCHEMA_VERSION
 from afina.labels import TASKS, Task, encode_labels
+from afina.params.split import SPLITS
 
 PREDICTIONS = "reports/predictions.parquet"
 PREDICTED_BY = "evaluate"  # the stage that makes them
@@ -90,8 +91,36 @@ def outdated_stages(revision: str | None) -> tuple[str, ...]:
         return ()
 
 
-def _content(revision: str | None, path: str) -> bytes:
-    return (_root() / path).read_bytes() if revision is None else _read(revision, "revision", path)
+def read_splits(revision: str | None) -> dict[str, str]:
+    """Which split each message of a revision is in, by id.
+
+    Args:
+        revision: a commit, branch, tag or DVC experiment; None: the files in the workspace.
+
+    Raises:
+        UserError: there is no such revision, or it has no splits in the workspace, the cache or the remote.
+    """
+    found: dict[str, str] = {}
+    for name in SPLITS:
+        path = f"data/splits/{name}.parquet"
+        try:
+            content = _content(revision, path, "keep-split", "--rev")
+            ids = pq.ParquetFile(pa.BufferReader(content)).read(columns=["id"], use_threads=False)
+        except FileNotFoundError:
+            raise UserError(
+                f"keep-split: {path}: no such file; make it with `dvc repro split`, bring it back with `dvc "
+                "checkout`, or name a commit with --rev"
+            ) from None
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise UserError(f"keep-split: {path}: not what split writes ({_line(error)})") from None
+        found |= dict.fromkeys(ids["id"].to_pylist(), name)
+    return found
+
+
+def _content(revision: str | None, path: str, command: str = "compare", option: str = "revision") -> bytes:
+    return (
+        (_root(command) / path).read_bytes() if revision is None else _read(revision, option, path, command)
+    )
 
 
 def _outdated(stages: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
@@ -227,7 +256,7 @@ def _root(command: str = "compare") -> Path:
         ) from None
 
 
-def _read(revision: str, option: str, file: str = PREDICTIONS) -> bytes:
+def _read(revision: str, option: str, file: str = PREDICTIONS, command: str = "compare") -> bytes:
     """The bytes of a revision's predictions, or another file, from git, DVC's cache or its remote."""
     import dvc.api  # type: ignore[import-untyped]
     from dvc.exceptions import (
@@ -238,30 +267,30 @@ def _read(revision: str, option: str, file: str = PREDICTIONS) -> bytes:
     )
     from dvc.scm import SCM, RevError, SCMError
 
-    root = _root()
+    root = _root(command)
     if not revision:
-        raise UserError(f"compare: {option}: the revision has no name; give a commit, branch or tag")
+        raise UserError(f"{command}: {option}: the revision has no name; give a commit, branch or tag")
     try:
         top = Path(SCM(str(root)).root_dir)
     except SCMError:
         raise UserError(
-            f"compare: {root}: not in a git repository, so there is no revision to read"
+            f"{command}: {root}: not in a git repository, so there is no revision to read"
         ) from None
     path = (root.resolve().relative_to(top.resolve()) / file).as_posix()
     try:
         return cast(bytes, dvc.api.read(path, repo=str(root), rev=revision, mode="rb"))
     except RevError:
         raise UserError(
-            f"compare: {option}: no revision {revision!r} in git; in a shallow clone, fetch it first"
+            f"{command}: {option}: no revision {revision!r} in git; in a shallow clone, fetch it first"
         ) from None
     except (FileMissingError, OutputNotFoundError, PathMissingError):
         raise UserError(
-            f"compare: {option} {revision}: no {file} at that revision, or one that is in no cache "
+            f"{command}: {option} {revision}: no {file} at that revision, or one that is in no cache "
             "and on no remote; run `dvc repro` and commit there, or `dvc fetch --all-commits` here"
         ) from None
     except (DvcException, OSError) as error:
         raise UserError(
-            f"compare: {option} {revision}: {file}: DVC cannot read it ({_line(error)})"
+            f"{command}: {option} {revision}: {file}: DVC cannot read it ({_line(error)})"
         ) from None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,17 +15,16 @@ from scipy.sparse import csr_array
 from afina.errors import UserError
 from afina.labels import LabelSet
 from afina.near_duplicates import merge_components, near_duplicate_components
-from afina.params.split import SplitParams
-from afina.stratification import stratify, unreached_labels
+from afina.params.split import SPLITS, SplitParams
+from afina.spreadsheets import escape_formula
+from afina.stratification import UNPLACED, stratify, unreached_labels
 from afina.table import REJECTED, empty_rejected
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
 LEAK = "near duplicate across splits"
-_UNASSIGNED = -1
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,13 @@ class _Messages:
         )
 
 
-def split_messages(table: pa.Table, label_set: LabelSet, params: SplitParams, seed: int) -> Division:
+def split_messages(
+    table: pa.Table,
+    label_set: LabelSet,
+    params: SplitParams,
+    seed: int,
+    kept: Mapping[str, str] | None = None,
+) -> Division:
     """Divide the clean table into train, validation and test.
 
     ``stratified`` and ``group`` divide units that never straddle: components of near duplicates, joined with
@@ -95,9 +100,17 @@ def split_messages(table: pa.Table, label_set: LabelSet, params: SplitParams, se
     together, and the rest is left as it is. ``auto`` is ``given`` where a row names its split, else ``group``
     where a row has a group, else ``stratified``.
 
+    With ``kept``, the messages that it names stay where it has them, and those that are near duplicates or of
+    the group of such a one go where it is; the others are divided so that all together come as near to the
+    shares as they can. Near duplicates that are kept apart are treated as with ``time``.
+
+    Args:
+        kept: id as `read_kept` gives it -> split.
+
     Raises:
-        UserError: a class cannot reach every split (``params.small_classes``), a split would be empty, or the
-            column that the method needs is missing or incomplete.
+        UserError: a class cannot reach every split (``params.small_classes``), a split would be empty, the
+            column that the method needs is missing or incomplete, or ``kept`` names no message or goes with
+            ``time`` or ``given``.
     """
     if not table.num_rows:
         raise UserError("split: there is no message to split; see data/clean/rejected.csv for the reasons")
@@ -105,19 +118,21 @@ def split_messages(table: pa.Table, label_set: LabelSet, params: SplitParams, se
     messages = _messages(table, label_set.labels, params)
     rejected = np.zeros(table.num_rows, bool)
     straddling = 0
+    fixed = np.full(table.num_rows, UNPLACED, np.int64) if kept is None else _as_kept(messages, kept, method)
     if method in ("stratified", "group"):
         units = messages.components
         if method == "group":
             units = _joined_with_groups(units, _column(table, "group", "group"))
-        splits = _stratified(messages, units, params, seed)
+        splits = _stratified(messages, units, params, seed, fixed)
     else:
         splits = _by_time(table, params) if method == "time" else _as_given(table)
+    if kept is not None or method in ("time", "given"):
         straddling, rejected = _straddling(messages.components, splits)
         if params.leaks == "keep":
             rejected[:] = False
         if method == "given":
             splits = _with_carved(messages, splits, rejected, params, seed)
-    final = np.where(rejected, _UNASSIGNED, splits)
+    final = np.where(rejected, UNPLACED, splits)
     _note_parted_groups(messages, final)
     for number, name in enumerate(SPLITS):
         if not (final == number).any():
@@ -190,7 +205,7 @@ def _group_codes(groups: pa.Array) -> tuple[Ints, Ints]:
 def _note_parted_groups(messages: _Messages, splits: Ints) -> None:
     """Note the groups whose messages are in several splits, which the method did not ask to keep together."""
     rows, codes = _group_codes(messages.table["group"].combine_chunks())
-    rows, codes = rows[splits[rows] != _UNASSIGNED], codes[splits[rows] != _UNASSIGNED]
+    rows, codes = rows[splits[rows] != UNPLACED], codes[splits[rows] != UNPLACED]
     pairs = np.unique(codes * len(SPLITS) + splits[rows])
     parted = int((np.unique(pairs // len(SPLITS), return_counts=True)[1] > 1).sum())
     if parted:
@@ -199,14 +214,38 @@ def _note_parted_groups(messages: _Messages, splits: Ints) -> None:
         )
 
 
-def _stratified(messages: _Messages, units: Ints, params: SplitParams, seed: int) -> Ints:
+def _as_kept(messages: _Messages, kept: Mapping[str, str], method: str) -> Ints:
+    """The split (n,) of the messages that are kept where they are; `UNPLACED` for the others."""
+    if method not in ("stratified", "group"):
+        raise UserError(
+            f"split.keep: with split.method {method} every message has its split; take split.keep out, or "
+            "set split.method to stratified or group"
+        )
+    ids = messages.table["id"].to_pylist()
+    numbers = {id_: SPLITS.index(name) for id_, name in kept.items()}
+    fixed = np.array([numbers.get(escape_formula(id_), UNPLACED) for id_ in ids], np.int64)
+    found = int((fixed != UNPLACED).sum())
+    if not found:
+        raise UserError(
+            f"split.keep: it names {len(kept):,} ids, and no message has one of them; is it of other data?"
+        )
+    note = f"{found:,} of {len(ids):,} messages stay where split.keep has them"
+    messages.notes.append(note + (f", {len(kept) - found:,} more are not there" if len(kept) > found else ""))
+    return fixed
+
+
+def _stratified(messages: _Messages, units: Ints, params: SplitParams, seed: int, fixed: Ints) -> Ints:
     fractions = np.array([1 - params.validation - params.test, params.validation, params.test])
     counts, sizes, unit = messages.unit_counts(units)
+    # With one that is kept in test go its near duplicates, then its group; else with one in validation.
+    fixed = np.where(fixed == UNPLACED, _last(fixed, messages.components)[messages.components], fixed)
+    placed = _last(fixed, unit)[: len(sizes)]
     too_few = np.asarray((counts > 0).sum(axis=0)) < len(SPLITS)
     if params.small_classes == "error":
         _raise_for(messages, np.flatnonzero(too_few & (counts.sum(axis=0) > 0)), counts)
     to_train = np.asarray(counts @ too_few.astype(np.int64)) > 0
-    splits = stratify(counts, sizes, fractions, np.random.default_rng(seed), to_train)
+    placed[to_train & (placed == UNPLACED)] = TRAIN
+    splits = stratify(counts, sizes, fractions, np.random.default_rng(seed), placed)
     if params.small_classes == "error":
         _raise_for(messages, np.flatnonzero(unreached_labels(counts, splits, len(SPLITS))), counts)
     largest = int(np.argmax(sizes))
@@ -215,7 +254,7 @@ def _stratified(messages: _Messages, units: Ints, params: SplitParams, seed: int
             f"one set of messages that stay together has {sizes[largest]} of {len(units)} and is in "
             f"{SPLITS[splits[largest]]}: the splits are far from the shares asked for where it is too large"
         )
-    return splits[unit]
+    return np.where(fixed == UNPLACED, splits[unit], fixed)
 
 
 def _raise_for(messages: _Messages, small: Ints, counts: csr_array) -> None:
@@ -260,8 +299,8 @@ def _by_time(table: pa.Table, params: SplitParams) -> Ints:
 
 def _as_given(table: pa.Table) -> Ints:
     column = _column(table, "split", "given")
-    splits = pc.fill_null(pc.index_in(column, value_set=pa.array(SPLITS)), _UNASSIGNED)
-    wrong = np.flatnonzero(np.asarray(splits) == _UNASSIGNED)
+    splits = pc.fill_null(pc.index_in(column, value_set=pa.array(SPLITS)), UNPLACED)
+    wrong = np.flatnonzero(np.asarray(splits) == UNPLACED)
     if len(wrong):
         row = int(wrong[0])
         raise UserError(
@@ -284,7 +323,8 @@ def _with_carved(messages: _Messages, splits: Ints, rejected: Mask, params: Spli
     fractions = np.array([1 - sum(shares[split] for split in missing), *(shares[split] for split in missing)])
     too_few = np.asarray((counts > 0).sum(axis=0)) < len(fractions)
     to_train = np.asarray(counts @ too_few.astype(np.int64)) > 0
-    carved = stratify(counts, sizes, fractions, np.random.default_rng(seed), to_train)
+    placed = np.where(to_train, TRAIN, UNPLACED)
+    carved = stratify(counts, sizes, fractions, np.random.default_rng(seed), placed)
     names = " and ".join(SPLITS[split] for split in missing)
     messages.notes.append(f"the source gives no {names}: carved out of its train, stratified")
     result = splits.copy()
@@ -294,10 +334,15 @@ def _with_carved(messages: _Messages, splits: Ints, rejected: Mask, params: Spli
 
 def _straddling(components: Ints, splits: Ints) -> tuple[int, Mask]:
     """How many components straddle splits, and which of their rows are not in the last of these."""
-    last = np.full(len(splits), _UNASSIGNED, np.int64)
-    np.maximum.at(last, components, splits)
-    leaks = splits < last[components]
+    leaks = splits < _last(splits, components)[components]
     return len(np.unique(components[leaks])), leaks
+
+
+def _last(splits: Ints, units: Ints) -> Ints:
+    """The last split (n,) that some row of each unit is in, units being numbers below n."""
+    last = np.full(len(splits), UNPLACED, np.int64)
+    np.maximum.at(last, units, splits)
+    return last
 
 
 def _leaks(table: pa.Table, components: Ints, splits: Ints, rejected: Mask) -> pa.Table:

@@ -20,7 +20,7 @@ Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 LARGE = 0.1  # a unit larger than this part of the smallest subset is placed before the small ones
-_UNPLACED = -1
+UNPLACED = -1
 
 
 def stratify(
@@ -28,7 +28,7 @@ def stratify(
     sizes: Ints,
     fractions: Floats,
     rng: np.random.Generator,
-    first_only: Mask | None = None,
+    placed: Ints | None = None,
 ) -> Ints:
     """Divide U units among k subsets so that every label is divided in the proportions asked for.
 
@@ -37,22 +37,22 @@ def stratify(
         sizes: (U,) how many examples each unit holds.
         fractions: (k,) share of each subset, all positive, sum 1.
         rng: where ties and the choice within a kind are drawn from.
-        first_only: (U,) units that go to subset 0 whatever the proportions.
+        placed: (U,) the subset of units that have one whatever the proportions, `UNPLACED` for the others;
+            None: all are to be placed. The others make up for what these leave uneven, as far as they can.
 
     Returns:
         (U,) the subset of each unit. A label with at least k units reaches every subset, unless the labels it
         comes with make that impossible (`unreached_labels` tells).
     """
     counts = _with_unlabelled(counts, sizes)
-    subsets = np.full(len(sizes), _UNPLACED, np.int64)
-    fixed = np.zeros(len(sizes), bool) if first_only is None else first_only
-    subsets[fixed] = 0
+    subsets = np.full(len(sizes), UNPLACED, np.int64) if placed is None else placed.copy()
+    fixed = subsets != UNPLACED
     demand = _Demand(counts, sizes, fractions)
     demand.take(subsets)
 
     large = np.flatnonzero((sizes > max(1.0, LARGE * fractions.min() * sizes.sum())) & ~fixed)
     _place(counts, sizes, large, demand, subsets, rng)
-    _place(counts, sizes, np.flatnonzero(subsets == _UNPLACED), demand, subsets, rng)
+    _place(counts, sizes, np.flatnonzero(subsets == UNPLACED), demand, subsets, rng)
     _reach_every_subset(counts, sizes, ~fixed, subsets, len(fractions))
     return subsets
 

@@ -139,6 +139,15 @@ def test_what_was_left_out_is_said() -> None:
     assert "\nChanged data or labels are no regression: " in shown
     assert "\nLabels only in head: new, newer.\nLabels only in base: old.\n" in shown
     assert "\nTest rows left out: 3 only in base, 2 with other true labels.\n" in shown
+    assert "keep-split" not in shown  # nearly all rows are common: the labels are what has changed
+
+
+def test_where_few_rows_are_common_it_is_said_how_to_keep_them() -> None:
+    pairing = Pairing(80, 400, 420, 0, (), ())
+    shown = text(replace(COMPARISON, verdict="data changed", pairing=pairing), "a", "b")
+    assert "\nWhere messages were added: `afina keep-split --rev BASE` and split.keep leave " in shown
+    only_more = text(replace(COMPARISON, pairing=Pairing(400, 0, 80, 0, (), ())), "a", "b")
+    assert "keep-split" not in only_more
 
 
 def test_the_same_predictions_need_no_table() -> None:

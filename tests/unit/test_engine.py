@@ -116,8 +116,8 @@ def assert_close(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: fl
 def even(monkeypatch: pytest.MonkeyPatch) -> float:
     """A larger epsilon of AdamW: with 1e-8 a gradient that is zero but for rounding moves its weight.
 
-    With 1e-3 the head's rate of 1e-2 makes of an error e of the gradient at most 10 e an update; gradients here
-    are about 7e-3, so that they still move the weights by most of the rate.
+    With 1e-3 the head's rate of 1e-2 makes of an error e of the gradient at most 10 e an update; gradients
+    here are about 7e-3, so that they still move the weights by most of the rate.
     """
     epsilon = 1e-3
     monkeypatch.setattr(training_weights, "EPSILON", epsilon)

@@ -19,8 +19,8 @@ from sklearn.model_selection import train_test_split
 from afina.errors import UserError
 from afina.labels import LabelSet
 from afina.near_duplicates import near_duplicate_components
-from afina.params.split import SplitParams
-from afina.splitting import LEAK, SPLITS, Division, split_messages
+from afina.params.split import SPLITS, SplitParams
+from afina.splitting import LEAK, Division, split_messages
 from afina.stratification import stratify, unreached_labels
 from afina.table import SCHEMA
 

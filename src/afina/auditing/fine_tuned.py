@@ -23,7 +23,7 @@ from afina.labels import LabelSet
 from afina.modeling.inference import predict_logits
 from afina.modeling.store import load_classifier
 from afina.params.train import TrainParams
-from afina.stratification import stratify
+from afina.stratification import UNPLACED, stratify
 from afina.training.forward import choose_device
 from afina.training.loop import train
 
@@ -120,7 +120,7 @@ def set_aside(y: IntArray, label_count: int, seed: int, units: Ints | None = Non
     single = np.asarray((counts > 0).sum(axis=0) == 1)
     kept = np.asarray(counts[:, single].sum(axis=1) > 0)
     fractions = np.array([1 - VALIDATION_SHARE, VALIDATION_SHARE])
-    subsets = stratify(counts, sizes, fractions, np.random.default_rng(seed), first_only=kept)
+    subsets = stratify(counts, sizes, fractions, np.random.default_rng(seed), np.where(kept, 0, UNPLACED))
     if not subsets.any():
         raise UserError(
             f"audit.fine_tuned_folds: of the {len(y)} rows outside a fold no two share a label but near "

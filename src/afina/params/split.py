@@ -8,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from afina.params.base import Section
 
+SPLITS = ("train", "validation", "test")
+
 
 class SplitParams(Section):
     """How messages are divided into train, validation and test."""
@@ -43,9 +45,19 @@ class SplitParams(Section):
     )
     leaks: Literal["drop", "keep"] = Field(
         "drop",
-        description="near duplicates that time or given put in two splits: drop: keep those in test (else in "
-        "validation) and reject the others; keep: leave them, counted in the report",
+        description="near duplicates that time, given or keep put in two splits: drop: keep those in test "
+        "(else in validation) and reject the others; keep: leave them, counted in the report",
     )
+    keep: str | None = Field(
+        None,
+        min_length=1,
+        description="CSV with the columns id and split, as `afina keep-split` writes it: messages named in "
+        "it stay in that split, so that new ones do not reshuffle the test part; stratified and group",
+    )
+
+    def files(self) -> dict[str, str]:
+        """The CSV of the messages whose split is kept."""
+        return {} if self.keep is None else {"keep": self.keep}
 
     @field_validator("near_duplicates")
     @classmethod
