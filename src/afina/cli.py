@@ -196,7 +196,7 @@ def compare(
 
     Reads reports/predictions.parquet of both and pairs rows by id. Exit status 1: worse, that is a drop
     beyond --max-drop which is more than chance; 0: anything else; 2: it could not be compared. Where labels
-    came or went, or more than a tenth of the test rows have no partner with the same labels, the data
+    came or went, or more than a tenth of the base's test rows have no partner with the same labels, the data
     changed, and that is never called worse.
     """
     try:

@@ -14,10 +14,10 @@ The difference of a score, head - base, is judged in two ways, and a verdict nee
   models' answers at random. It knows of no tolerance, but it is exact for any number of rows, where a
   bootstrap within classes of one or two rows is too sure of itself.
 
-Changed data are no regression: where the label sets differ, or more than `MOST_CHANGED` of the test rows have
-no partner, the two models were asked different questions, and the comparison on what is common is given as
-information. Below that limit the rows with a partner are judged as ever, so that a few new or corrected rows
-do not disarm the gate.
+Changed data are no regression: where the label sets differ, or more than `MOST_CHANGED` of base's test rows
+have no partner, the two models were asked different questions, and the comparison on what is common is given
+as information. Below that limit the rows with a partner are judged as ever, so that a few corrected rows, or
+any number of new ones, do not disarm the gate.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ METRICS: dict[Task, tuple[str, ...]] = {
     "multilabel": ("macro_f1", "micro_f1", "weighted_f1", "subset_accuracy"),
 }
 
-MOST_CHANGED = 0.1  # share of the larger test split that may have no partner before data count as changed
+MOST_CHANGED = 0.1  # share of base's test rows that may have no partner before data count as changed
 POWER = 0.8  # with which a detectable drop is called worse
 FEW_PAIRS = 25  # discordant pairs below which McNemar's test is exact
 TIE = 1e-12  # differences that are equal but for rounding
@@ -87,8 +87,8 @@ class Pairing:
 
     @property
     def changed(self) -> float:
-        """Share of the larger test split that has no partner."""
-        return 1 - self.common / (self.common + self.relabelled + max(self.only_base, self.only_head))
+        """Share of base's test rows that have no partner; new rows, however many, take none away."""
+        return 1 - self.common / (self.common + self.relabelled + self.only_base)
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,9 @@ def compare(base: Predictions, head: Predictions, gate: Gate) -> Comparison:
     The averages run over the labels that both revisions have, as everywhere also over those without a row; a
     prediction of any other label is wrong.
 
-    The verdict is ``data changed`` where the label sets differ or too many rows have no partner, and ``the
-    same predictions`` where no answer differs. Otherwise it is ``worse`` where the one-sided bound of the
-    difference lies below ``-max_drop``, ``better`` where the two-sided interval lies above 0 (and the
+    The verdict is ``data changed`` where the label sets differ or too many of base's rows have no partner,
+    and ``the same predictions`` where no answer differs. Otherwise it is ``worse`` where the one-sided bound
+    of the difference lies below ``-max_drop``, ``better`` where the two-sided interval lies above 0 (and the
     randomisation test agrees, each with its error probability), ``too little data`` where a drop of
     ``gate.detectable`` would probably have been missed, else ``no evidence``.
 

@@ -119,7 +119,7 @@ def _changed_data(comparison: Comparison) -> str:
         if names
     ]
     if pairing.changed > MOST_CHANGED:
-        found.append(f"{100 * pairing.changed:.0f} % of the test rows without a partner")
+        found.append(f"{100 * pairing.changed:.0f} % of the base's test rows without a partner")
     return ", ".join(found)
 
 

@@ -135,7 +135,7 @@ def test_the_workspace_may_be_newer_than_any_commit(history: History, tmp_path: 
     assert copied.compare("--base", "first", inside="deeper").out.startswith("better: ")
     write_model(predictions, 0.7, rows=600)
     assert copied.compare("--base", "first").out.startswith(
-        "data changed: 25 % of the test rows without a partner; on 600 common test rows macro-F1 "
+        "data changed: 25 % of the base's test rows without a partner; on 600 common test rows macro-F1 "
     )
     predictions.write_bytes(b"none")
     assert "reports/predictions.parquet: not a Parquet file" in copied.error("--base", "first")

@@ -124,10 +124,10 @@ def test_the_first_line_of_each_verdict() -> None:
     assert first_line("the same predictions") == (
         "the same predictions: macro-F1 0.839 on 536 common test rows"
     )
-    pairing = Pairing(480, 4, 56, 0, ("new",), ("x", "y"))
+    pairing = Pairing(480, 56, 4, 0, ("new",), ("x", "y"))
     assert first_line("data changed", pairing=pairing) == (
-        "data changed: 1 label added, 2 labels removed, 10 % of the test rows without a partner; on 480 "
-        "common test rows macro-F1 0.843 -> 0.839, difference -0.004 [-0.024, +0.016]"
+        "data changed: 1 label added, 2 labels removed, 10 % of the base's test rows without a partner; on "
+        "480 common test rows macro-F1 0.843 -> 0.839, difference -0.004 [-0.024, +0.016]"
     )
     only = Pairing(480, 4, 3, 1, (), ("x",))
     assert first_line("data changed", pairing=only).startswith("data changed: 1 label removed; on 480 ")
