@@ -13,10 +13,12 @@ from statistics import NormalDist
 
 import numpy as np
 
-from afina.evaluation.metrics import Counts, IntArray, count, one_hot
+from afina.evaluation.metrics import Counts, FloatArray, IntArray, count, one_hot
 from afina.labels import Task
 
 CHUNK_CELLS = 8_000_000  # resampled counts held at once: 64 MB
+TINY = 10  # rows of a stratum below which they alone say too little of how much it varies
+PRIOR_ROWS = 2  # rows, as right as those of other labels on average, that are added to so small a one
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,15 @@ def bootstrap_intervals(
     """Percentile intervals of the headline metrics of the task, and of the F1 of each label.
 
     Stratified by each row's rarest true label (in multiclass: its class), so that no resample loses a rare
-    label; the interval is conditional on the sizes of these strata, and a stratum of one row does not vary.
+    label; the interval is conditional on the sizes of these strata. In one of fewer than `TINY` rows, which
+    vary too little among themselves and a single one not at all, `PRIOR_ROWS` are added before it is drawn
+    from, as right as the average label's: an empirical Bayes estimate (Agresti & Coull 1998, "Approximate is
+    better than exact for interval estimation of binomial proportions", add as many).
 
-    Rows that are all right are all right in every resample too. So a score of 0 or 1 has the interval of
-    Wilson (see `wilson_interval`) of as many rows as the label has, or all rows; macro-F1 of as many as would
-    give a share the variance of the mean of the labels' shares. A label without a row may have any F1.
+    An interval holds the score. Rows that are all right are all right in every resample too. So a score of 0
+    or 1 has the interval of Wilson (see `wilson_interval`) of as many rows as the label has, or all rows;
+    macro-F1 of as many as would give a share the variance of the mean of the labels' shares. A label without
+    a row may have any F1.
 
     Args:
         y_true: class indexes (n,) or multi-hot (n, L).
@@ -79,7 +85,9 @@ def bootstrap_intervals(
     support = observed.support
     rows = [label_count**2 / float(np.sum(1 / np.maximum(support, 1))), len(truth), *support.tolist()]
     found = [
-        wilson_interval(score, size, confidence) if score in (0.0, 1.0) else Interval(float(low), float(high))
+        wilson_interval(score, size, confidence)
+        if score in (0.0, 1.0)
+        else Interval(min(score, float(low)), max(score, float(high)))
         for score, size, (low, high) in zip(scores, rows, edges.T, strict=True)
     ]
     return Intervals(dict(zip(headline_metrics(task), found[:2], strict=True)), found[2:])
@@ -98,22 +106,37 @@ def resampled_counts(
         guess: multi-hot (n, L).
     """
     label_count = truth.shape[1]
-    rarity = np.where(truth == 1, truth.sum(axis=0), np.iinfo(np.int64).max)
+    support = truth.sum(axis=0)
+    rarity = np.where(truth == 1, support, np.iinfo(np.int64).max)
     stratum = np.where(truth.any(axis=1), rarity.argmin(axis=1), label_count)
+    recalls = (truth & guess).sum(axis=0)[support > 0] / support[support > 0]
+    recall = float(recalls.mean()) if len(recalls) else 0.0
     totals = np.zeros((samples, 3 * label_count))
     for label in np.unique(stratum):
         rows = stratum == label
+        drawn = int(rows.sum())
         pairs, times = np.unique(
             np.concatenate([truth[rows], guess[rows]], axis=1), axis=0, return_counts=True
         )
         left, right = np.split(pairs, 2, axis=1)
+        share = (times / drawn).astype(np.float64)
+        if drawn < TINY and label < label_count:
+            left, right, share = _with_prior(left, right, share, drawn, recall)
         columns = np.concatenate([left & right, left, right], axis=1).astype(np.float64)
-        drawn, share = int(times.sum()), times / times.sum()
-        step = max(1, CHUNK_CELLS // len(pairs))
+        step = max(1, CHUNK_CELLS // len(share))
         for start in range(0, samples, step):
             stop = min(start + step, samples)
             totals[start:stop] += generator.multinomial(drawn, share, size=stop - start) @ columns
     return Counts(*np.split(totals, 3, axis=1))
+
+
+def _with_prior(
+    left: IntArray, right: IntArray, share: FloatArray, rows: int, recall: float
+) -> tuple[IntArray, IntArray, FloatArray]:
+    """A stratum's pairs and their shares, with rows added: the same truths, found at ``recall`` or missed."""
+    added = PRIOR_ROWS / (rows + PRIOR_ROWS)
+    shares = [share * (1 - added), share * added * recall, share * added * (1 - recall)]
+    return np.tile(left, (3, 1)), np.concatenate([right, left, np.zeros_like(left)]), np.concatenate(shares)
 
 
 def wilson_interval(share: float, rows: float, level: float = 0.95) -> Interval:
