@@ -119,7 +119,7 @@ def resampled_counts(
             np.concatenate([truth[rows], guess[rows]], axis=1), axis=0, return_counts=True
         )
         left, right = np.split(pairs, 2, axis=1)
-        share = (times / drawn).astype(np.float64)
+        share: FloatArray = times / drawn
         if drawn < TINY and label < label_count:
             left, right, share = _with_prior(left, right, share, drawn, recall)
         columns = np.concatenate([left & right, left, right], axis=1).astype(np.float64)
