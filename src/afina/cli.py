@@ -230,9 +230,9 @@ def keep_split(
     revision: Annotated[
         str | None, typer.Option("--rev", help="A commit whose splits are kept; without it, those on disk.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="The CSV to write.")] = Path(
-        "data/source/kept_split.csv"
-    ),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The CSV to write; data/source/kept_split.csv without it.")
+    ] = None,
 ) -> None:
     """Write which split each message is in, for split.keep: new messages then leave the known ones there.
 
@@ -241,14 +241,18 @@ def keep_split(
     """
     try:
         from afina.kept_split import write_kept
-        from afina.revisions import read_splits
+        from afina.revisions import find_root, read_splits
     except ModuleNotFoundError as error:
         raise UserError(
             f"keep-split: needs the package {error.name}; install it with `pip install 'afina[pipeline]'`"
         ) from None
     kept = read_splits(revision)
-    write_kept(out, kept)
-    print(f"{out}: the splits of {len(kept):,} messages; in params.yaml: split: {{keep: {out.as_posix()}}}")
+    root = find_root("keep-split").resolve()
+    path = root / "data/source/kept_split.csv" if out is None else out.resolve()
+    write_kept(path, kept)
+    # As the stages see it, which run at the root.
+    name = (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+    print(f"{name}: the splits of {len(kept):,} messages; in params.yaml: split: {{keep: {name}}}")
 
 
 @app.command()

@@ -38,7 +38,7 @@ def read_revision(revision: str | None, option: str) -> Predictions:
             this is no git and DVC repository, or `parse_predictions` refuses the file.
     """
     if revision is None:
-        path = _root() / PREDICTIONS
+        path = find_root() / PREDICTIONS
         try:
             return parse_predictions(path.read_bytes(), PREDICTIONS)
         except FileNotFoundError:
@@ -59,7 +59,7 @@ def list_experiments(all_commits: bool) -> list[tuple[str, str, str]]:
     from dvc.scm import NoSCMError  # type: ignore[import-untyped]
 
     try:
-        with Repo(str(_root("leaderboard"))) as repo:
+        with Repo(str(find_root("leaderboard"))) as repo:
             found = repo.experiments.ls(all_commits=all_commits)
     except NoSCMError:
         raise UserError("leaderboard: not in a git repository, so there are no experiments") from None
@@ -70,7 +70,7 @@ def changed_params(base: str, revision: str) -> dict[str, dict[str, Any]]:
     """Parameters that differ between two revisions: name -> what it was (old) and is (new)."""
     from dvc.repo import Repo
 
-    with Repo(str(_root())) as repo:
+    with Repo(str(find_root())) as repo:
         files = repo.params.diff(a_rev=base, b_rev=revision).get("diff", {})
     return {name: values for changes in files.values() for name, values in changes.items()}
 
@@ -91,8 +91,8 @@ def outdated_stages(revision: str | None) -> tuple[str, ...]:
         return ()
 
 
-def read_splits(revision: str | None) -> dict[str, str]:
-    """Which split each message of a revision is in, by id.
+def read_splits(revision: str | None) -> list[tuple[str, str, str]]:
+    """Id, split and text of each message of a revision.
 
     Args:
         revision: a commit, branch, tag or DVC experiment; None: the files in the workspace.
@@ -100,12 +100,12 @@ def read_splits(revision: str | None) -> dict[str, str]:
     Raises:
         UserError: there is no such revision, or it has no splits in the workspace, the cache or the remote.
     """
-    found: dict[str, str] = {}
+    found: list[tuple[str, str, str]] = []
     for name in SPLITS:
         path = f"data/splits/{name}.parquet"
         try:
             content = _content(revision, path, "keep-split", "--rev")
-            ids = pq.ParquetFile(pa.BufferReader(content)).read(columns=["id"], use_threads=False)
+            rows = pq.ParquetFile(pa.BufferReader(content)).read(columns=["id", "text"], use_threads=False)
         except FileNotFoundError:
             raise UserError(
                 f"keep-split: {path}: no such file; make it with `dvc repro split`, bring it back with `dvc "
@@ -113,13 +113,16 @@ def read_splits(revision: str | None) -> dict[str, str]:
             ) from None
         except (pa.ArrowException, OSError, KeyError) as error:
             raise UserError(f"keep-split: {path}: not what split writes ({_line(error)})") from None
-        found |= dict.fromkeys(ids["id"].to_pylist(), name)
+        ids, texts = (rows[column].to_pylist() for column in ("id", "text"))
+        found += zip(ids, [name] * len(ids), texts, strict=True)
     return found
 
 
 def _content(revision: str | None, path: str, command: str = "compare", option: str = "revision") -> bytes:
     return (
-        (_root(command) / path).read_bytes() if revision is None else _read(revision, option, path, command)
+        (find_root(command) / path).read_bytes()
+        if revision is None
+        else _read(revision, option, path, command)
     )
 
 
@@ -243,13 +246,13 @@ def _check_probabilities(column: pa.ChunkedArray, refuse: Any) -> None:
 # ------------------------------------------------------------------------------------------------ DVC
 
 
-def _root(command: str = "compare") -> Path:
+def find_root(command: str = "compare") -> Path:
     """The folder of the DVC repository around the current one; ``command`` is named where there is none."""
     from dvc.exceptions import NotDvcRepoError  # type: ignore[import-untyped]
     from dvc.repo import Repo
 
     try:
-        return Path(Repo.find_root())
+        return Path(Repo.findfind_root())
     except NotDvcRepoError:
         raise UserError(
             f"{command}: {Path.cwd()}: not in a DVC repository; run it in the one whose models are compared"
@@ -267,7 +270,7 @@ def _read(revision: str, option: str, file: str = PREDICTIONS, command: str = "c
     )
     from dvc.scm import SCM, RevError, SCMError
 
-    root = _root(command)
+    root = find_root(command)
     if not revision:
         raise UserError(f"{command}: {option}: the revision has no name; give a commit, branch or tag")
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 from scipy.sparse import csr_array
 
 from afina.errors import UserError
+from afina.kept_split import Kept
 from afina.labels import LabelSet
 from afina.near_duplicates import merge_components, near_duplicate_components
 from afina.params.split import SPLITS, SplitParams
-from afina.spreadsheets import escape_formula
 from afina.stratification import UNPLACED, stratify, unreached_labels
 from afina.table import REJECTED, empty_rejected
 
@@ -89,7 +89,7 @@ def split_messages(
     label_set: LabelSet,
     params: SplitParams,
     seed: int,
-    kept: Mapping[str, str] | None = None,
+    kept: Kept | None = None,
 ) -> Division:
     """Divide the clean table into train, validation and test.
 
@@ -100,12 +100,10 @@ def split_messages(
     together, and the rest is left as it is. ``auto`` is ``given`` where a row names its split, else ``group``
     where a row has a group, else ``stratified``.
 
-    With ``kept``, the messages that it names stay where it has them, and those that are near duplicates or of
-    the group of such a one go where it is; the others are divided so that all together come as near to the
-    shares as they can. Near duplicates that are kept apart are treated as with ``time``.
-
-    Args:
-        kept: id as `read_kept` gives it -> split.
+    With ``kept``, the messages that it names stay where it has them, and those that are near duplicates of
+    such a one, or of its group, go where it is; the others are divided so that all together come as near to
+    the shares as they can. Near duplicates that are kept apart are treated as with ``time``, and so is a new
+    message of a group in one split that is a near duplicate of a message in another.
 
     Raises:
         UserError: a class cannot reach every split (``params.small_classes``), a split would be empty, the
@@ -119,15 +117,20 @@ def split_messages(
     rejected = np.zeros(table.num_rows, bool)
     straddling = 0
     fixed = np.full(table.num_rows, UNPLACED, np.int64) if kept is None else _as_kept(messages, kept, method)
+    torn = np.zeros(table.num_rows, bool)
     if method in ("stratified", "group"):
         units = messages.components
+        follow = _following(fixed, units)
         if method == "group":
-            units = _joined_with_groups(units, _column(table, "group", "group"))
-        splits = _stratified(messages, units, params, seed, fixed)
+            groups = _column(table, "group", "group")
+            follow, torn = _with_group(fixed, follow, groups)
+            units = _joined_with_groups(units, groups)
+        splits = _stratified(messages, units, params, seed, follow)
     else:
         splits = _by_time(table, params) if method == "time" else _as_given(table)
     if kept is not None or method in ("time", "given"):
         straddling, rejected = _straddling(messages.components, splits)
+        rejected |= torn
         if params.leaks == "keep":
             rejected[:] = False
         if method == "given":
@@ -214,32 +217,44 @@ def _note_parted_groups(messages: _Messages, splits: Ints) -> None:
         )
 
 
-def _as_kept(messages: _Messages, kept: Mapping[str, str], method: str) -> Ints:
+def _as_kept(messages: _Messages, kept: Kept, method: str) -> Ints:
     """The split (n,) of the messages that are kept where they are; `UNPLACED` for the others."""
     if method not in ("stratified", "group"):
         raise UserError(
             f"split.keep: with split.method {method} every message has its split; take split.keep out, or "
             "set split.method to stratified or group"
         )
-    ids = messages.table["id"].to_pylist()
-    numbers = {id_: SPLITS.index(name) for id_, name in kept.items()}
-    fixed = np.array([numbers.get(escape_formula(id_), UNPLACED) for id_ in ids], np.int64)
-    found = int((fixed != UNPLACED).sum())
+    names = kept.splits(messages.table["id"].to_pylist(), messages.table["text"].to_pylist())
+    fixed = np.array([UNPLACED if name is None else SPLITS.index(name) for name in names], np.int64)
+    found, named = int((fixed != UNPLACED).sum()), len(kept.ids)
     if not found:
         raise UserError(
-            f"split.keep: it names {len(kept):,} ids, and no message has one of them; is it of other data?"
+            f"split.keep: it names {named:,} messages, and none of them is here; is it of other data?"
         )
-    note = f"{found:,} of {len(ids):,} messages stay where split.keep has them"
-    messages.notes.append(note + (f", {len(kept) - found:,} more are not there" if len(kept) > found else ""))
+    note = f"{found:,} of {len(fixed):,} messages stay where split.keep has them"
+    messages.notes.append(note + (f", {named - found:,} more are not there" if named > found else ""))
     return fixed
 
 
-def _stratified(messages: _Messages, units: Ints, params: SplitParams, seed: int, fixed: Ints) -> Ints:
+def _following(fixed: Ints, units: Ints) -> Ints:
+    """Where rows (n,) go because they, or the last of those with the same number, are kept there."""
+    return np.where(fixed == UNPLACED, _last(fixed, units)[units], fixed)
+
+
+def _with_group(fixed: Ints, follow: Ints, groups: pa.Array) -> tuple[Ints, Mask]:
+    """Where rows (n,) go with their groups too, and which cannot be with their group and near duplicates."""
+    rows, codes = _group_codes(groups)
+    of_group = np.full(len(fixed), UNPLACED, np.int64)
+    of_group[rows] = _last(fixed[rows], codes)[codes]
+    torn = (fixed == UNPLACED) & (of_group != UNPLACED) & (follow != UNPLACED) & (follow != of_group)
+    return np.where(follow == UNPLACED, of_group, follow), torn
+
+
+def _stratified(messages: _Messages, units: Ints, params: SplitParams, seed: int, follow: Ints) -> Ints:
+    """Splits (n,); those of ``follow`` where it has one, and the rest of such a unit goes with the last."""
     fractions = np.array([1 - params.validation - params.test, params.validation, params.test])
     counts, sizes, unit = messages.unit_counts(units)
-    # With one that is kept in test go its near duplicates, then its group; else with one in validation.
-    fixed = np.where(fixed == UNPLACED, _last(fixed, messages.components)[messages.components], fixed)
-    placed = _last(fixed, unit)[: len(sizes)]
+    placed = _last(follow, unit)[: len(sizes)]
     too_few = np.asarray((counts > 0).sum(axis=0)) < len(SPLITS)
     if params.small_classes == "error":
         _raise_for(messages, np.flatnonzero(too_few & (counts.sum(axis=0) > 0)), counts)
@@ -254,7 +269,7 @@ def _stratified(messages: _Messages, units: Ints, params: SplitParams, seed: int
             f"one set of messages that stay together has {sizes[largest]} of {len(units)} and is in "
             f"{SPLITS[splits[largest]]}: the splits are far from the shares asked for where it is too large"
         )
-    return np.where(fixed == UNPLACED, splits[unit], fixed)
+    return np.where(follow == UNPLACED, splits[unit], follow)
 
 
 def _raise_for(messages: _Messages, small: Ints, counts: csr_array) -> None:

@@ -20,6 +20,14 @@ def splits_of(project: Project) -> dict[str, str]:
     }
 
 
+def texts_of(project: Project) -> dict[str, str]:
+    return {
+        text: name
+        for name in ("train", "validation", "test")
+        for text in pq.read_table(project.root / "data" / "splits" / f"{name}.parquet")["text"].to_pylist()
+    }
+
+
 def add_messages(project: Project) -> int:
     """Append altered copies of every fourth message, with ids of their own; returns how many."""
     path = project.root / SOURCE
@@ -57,13 +65,35 @@ def test_the_known_messages_stay_and_two_commits_can_be_compared(project: Projec
 
     # The file is an input of the stage: other splits there, and the messages are there.
     lines = (project.root / KEPT).read_text(encoding="utf-8").splitlines()
-    moved = next(line for line in lines if line.endswith(",train")).removesuffix(",train")
-    (project.root / KEPT).write_text(
-        "\n".join(lines).replace(f"\n{moved},train\n", f"\n{moved},test\n") + "\n", encoding="utf-8"
-    )
+    number = next(number for number, line in enumerate(lines) if ",train," in line)
+    moved = lines[number].partition(",")[0]
+    lines[number] = lines[number].replace(",train,", ",test,")
+    (project.root / KEPT).write_text("\n".join(lines) + "\n", encoding="utf-8")
     assert "split" in project.dvc("repro", "split").ran
     after = splits_of(project)
     assert {id_: after[id_] for id_ in before} == before | {moved: "test"}
+
+
+def test_a_later_message_that_is_the_same_leaves_the_known_one_where_it_is(project: Project) -> None:
+    """It has the first id, and so stands for both."""
+    before = texts_of(project)
+    project.run("afina", "keep-split")
+    path = project.root / SOURCE
+    _, *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
+    with path.open("a", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([f"!{id_}", *rest] for id_, *rest in rows)
+    project.set(split__keep=KEPT)
+    (project.root / "deeper").mkdir()
+    project.dvc("repro", "split")
+    assert texts_of(project) == before
+    assert all(":!" in id_ for id_ in splits_of(project))
+
+    # Wherever it is run, the file is the one that the stages read.
+    (project.root / KEPT).unlink()
+    inside = Project(project.root / "deeper")
+    assert KEPT in project.run("sh", "-c", "cd deeper && afina keep-split").out
+    assert (project.root / KEPT).is_file()
+    assert not list(inside.root.iterdir())
 
 
 def test_what_cannot_be_kept_is_said_in_one_line(project: Project) -> None:

@@ -15,15 +15,16 @@ from scipy.sparse import csr_array
 from test_splitting import divide, ids, label_set, make_table, split_of
 
 from afina.errors import UserError
-from afina.kept_split import read_kept, write_kept
+from afina.kept_split import Kept, read_kept, write_kept
 from afina.near_duplicates import near_duplicate_components
 from afina.params.split import SPLITS, SplitParams
-from afina.splitting import Division, split_messages
+from afina.splitting import LEAK, Division, split_messages
 from afina.spreadsheets import escape_formula
 from afina.stratification import UNPLACED, stratify
 
 
-def divide_kept(table: pa.Table, kept: dict[str, str], seed: int = 42, **params: Any) -> Division:
+def divide_kept(table: pa.Table, kept: dict[str, str] | Kept, seed: int = 42, **params: Any) -> Division:
+    kept = Kept(kept) if isinstance(kept, dict) else kept
     return split_messages(table, label_set(table), SplitParams.parse(params), seed, kept)
 
 
@@ -100,7 +101,7 @@ def test_new_messages_of_a_known_group_go_where_it_is() -> None:
     assert [after[id_] for id_ in ids(table)] == [after[f"m{number % 40:05d}"] for number in range(300)]
 
 
-def test_a_near_duplicate_comes_before_the_group() -> None:
+def test_a_message_that_belongs_to_two_splits_is_set_aside_and_its_group_stays() -> None:
     rng = np.random.default_rng(4)
     texts, groups = random_texts(rng, 120), [f"hilo {number % 30}" for number in range(120)]
     table = make_table(random_labels(rng, 120), texts, groups=groups)
@@ -111,9 +112,71 @@ def test_a_near_duplicate_comes_before_the_group() -> None:
     texts[number] = texts[int(trained[1:])] + " gracias"  # of a group in test, and nearly one in train
     table = make_table(table["labels"].to_pylist(), texts, groups=groups)
     division = divide_kept(table, before)
-    assert split_of(division)[f"m{number:05d}"] == "train"
-    assert division.rejected.num_rows == 0
-    assert any("groups have messages in several splits" in note for note in division.report["notes"])
+    assert division.rejected.to_pylist() == [
+        {
+            "id": f"m{number:05d}",
+            "source": "mensajes.csv",
+            "row": None,
+            "reason": LEAK,
+            "detail": f"near duplicate of {trained} in train",
+        }
+    ]
+    after = split_of(division)
+    assert {id_: after[id_] for id_ in before} == before
+    of_group = {
+        after[id_]
+        for id_, group in zip(ids(table), groups, strict=True)
+        if group == groups[number] and id_ in after
+    }
+    assert of_group == {"test"}
+    kept = divide_kept(table, before, leaks="keep")
+    assert split_of(kept)[f"m{number:05d}"] == "train"
+    assert any("1 groups have messages in several splits" in note for note in kept.report["notes"])
+
+
+def test_a_near_duplicate_takes_no_others_of_its_group_with_it() -> None:
+    """A customer in train writes again, once nearly what another one in test wrote."""
+    rng = np.random.default_rng(14)
+    texts, groups = random_texts(rng, 122), [f"hilo {number % 30}" for number in range(122)]
+    table = make_table(random_labels(rng, 122), texts, groups=groups)
+    before = split_of(divide(table.slice(0, 90)))
+    trained, tested = (next(i for i, name in before.items() if name == part) for part in ("train", "test"))
+    groups[120] = groups[121] = groups[int(trained[1:])]
+    texts[120] = texts[int(tested[1:])] + " gracias"
+    table = make_table(table["labels"].to_pylist(), texts, groups=groups)
+    division = divide_kept(table, before)
+    assert split_of(division)["m00121"] == "train"
+    assert ids(division.rejected) == ["m00120"]
+
+
+def test_messages_are_known_by_what_they_say_where_ids_have_moved(tmp_path: Path) -> None:
+    """`clean` leaves the first id of equal messages, which may be that of a later one."""
+    rng = np.random.default_rng(15)
+    table = make_table(random_labels(rng, 150), random_texts(rng, 150))
+    before = split_of(divide(table))
+    texts = dict(zip(ids(table), table["text"].to_pylist(), strict=True))
+    write_kept(tmp_path / "kept.csv", [(id_, name, texts[id_]) for id_, name in before.items()])
+    renamed = pa.array([f"a{id_}" if number % 3 else id_ for number, id_ in enumerate(ids(table))])
+    others = table.set_column(0, table.schema.field("id"), renamed)
+    edited = others["text"].to_pylist()
+    edited[0] += " y otra cosa"  # which its id still tells
+    others = others.set_column(2, table.schema.field("text"), pa.array(edited))
+    division = divide_kept(others, read_kept(tmp_path / "kept.csv"), seed=7)
+    after = split_of(division)
+    assert [after[id_] for id_ in ids(others)] == [before[id_] for id_ in ids(table)]
+    assert division.report["notes"] == ["150 of 150 messages stay where split.keep has them"]
+    # Of an id that another message has now, what it says counts.
+    swapped = table.set_column(0, table.schema.field("id"), pa.array(ids(table)[::-1]))
+    after = split_of(divide_kept(swapped, read_kept(tmp_path / "kept.csv"), seed=7))
+    assert [after[id_] for id_ in ids(swapped)] == [before[id_] for id_ in ids(table)]
+
+
+def test_a_text_kept_in_two_splits_is_known_by_its_id() -> None:
+    kept = Kept()
+    for id_, split in (("a", "train"), ("b", "test")):
+        assert kept.add(id_, split, "0123") == split
+    assert kept.texts == {"0123": None}
+    assert kept.splits(["b", "a", "c"], ["x", "x", "x"]) == ["test", "train", None]
 
 
 def apart(params: dict[str, Any]) -> tuple[Division, dict[str, str]]:
@@ -154,7 +217,7 @@ def test_what_is_gone_is_said_and_other_data_are_refused() -> None:
     assert division.report["notes"] == [
         "140 of 140 messages stay where split.keep has them, 10 more are not there"
     ]
-    with pytest.raises(UserError, match=r"split\.keep: it names 2 ids, and no message has one of them"):
+    with pytest.raises(UserError, match=r"split\.keep: it names 2 messages, and none of them is here"):
         divide_kept(table, {"x": "train", "y": "test"})
 
 
@@ -186,10 +249,11 @@ def test_units_that_are_placed_stay_and_the_others_make_up_for_them() -> None:
 )
 def test_whatever_the_ids_what_is_read_is_what_was_written(kept: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "kept_split.csv"
-    write_kept(path, kept)
+    write_kept(path, [(id_, split, id_) for id_, split in kept.items()])
     read = read_kept(path)
-    assert {id_: read[escape_formula(id_)] for id_ in kept} == kept
-    assert [cell for cell in read if escape_formula(cell) != cell] == []
+    assert read.splits(list(kept), [""] * len(kept)) == list(kept.values())
+    assert read.splits([""] * len(kept), list(kept)) == list(kept.values())
+    assert [cell for cell in read.ids if escape_formula(cell) != cell] == []
 
 
 @pytest.mark.parametrize(
@@ -233,4 +297,4 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_file_that_a_spreadsheet_saved_is_read(lines: Sequence[str], tmp_path: Path) -> None:
     path = tmp_path / "kept.csv"
     path.write_text("\r\n".join(lines), encoding="utf-8")
-    assert read_kept(path) == {"a": "train", "b": "test"}
+    assert read_kept(path) == Kept({"a": "train", "b": "test"})

@@ -26,9 +26,10 @@ from afina.params.extract import ExtractParams
 from afina.params.split import SplitParams
 from afina.sources import Extraction, read_sources
 from afina.sources.excel import sheet_names
-from afina.sources.values import parse_times
+from afina.sources.values import parse_times, split_cell
 from afina.splitting import split_messages
 from afina.table import BALANCED_SCHEMA, REJECTED, SCHEMA
+from afina.text_hash import text_hashes
 
 
 def extract(root: Path, *sources: dict[str, Any]) -> Extraction:
@@ -96,6 +97,18 @@ def test_several_labels_in_one_cell(tmp_path: Path) -> None:
     put(tmp_path, "a.csv", "text;label\na;1, 5\nb;3\nc;\nd;2 ,2,, 7\ne;['joy', 'fear']\n")
     got = extract(tmp_path, {"path": "a.csv", **BASIC, "label_separator": ","}).table["labels"].to_pylist()
     assert got == [["1", "5"], ["3"], [], ["2", "7"], ["joy", "fear"]]
+
+
+def test_lists_as_pandas_writes_those_of_parquet(tmp_path: Path) -> None:
+    """A list comes back as numpy's array, which has no commas, and line breaks where it is long."""
+    given = [["joy", "great fear"], ["calm"], ["a, b", "it's"], [f"label {number}" for number in range(30)]]
+    pd.DataFrame({"text": list("abcd"), "label": given}).to_parquet(tmp_path / "a.parquet")
+    pd.read_parquet(tmp_path / "a.parquet").to_csv(tmp_path / "a.csv", index=False)
+    assert "['joy' 'great fear']" in (tmp_path / "a.csv").read_text()
+    got = extract(tmp_path, {"path": "a.csv", **BASIC, "label_separator": ","}).table["labels"].to_pylist()
+    assert got == given
+    for cell in ("['joy fear']", "['joy', 'fear' ]", "[it's, that's]"):
+        assert split_cell(cell, ",") == [part.strip(" '") for part in cell[1:-1].split(",")]
 
 
 def test_without_a_separator_a_label_is_the_cell(tmp_path: Path) -> None:
@@ -225,6 +238,18 @@ def test_utf_16_that_breaks_off(tmp_path: Path, given: dict[str, str]) -> None:
     assert rejected(got) == [(2, "bytes that are not text in this encoding")]
 
 
+def test_a_number_of_thousands_of_digits(tmp_path: Path) -> None:
+    """Python does not read it; the field need not even be one that is asked for."""
+    row = f'{{"text": "a", "label": "x", "n": {"9" * 5_000}}}'
+    put(tmp_path, "a.jsonl", f'{{"text": "b", "label": "x"}}\n{row}\n')
+    got = extract(tmp_path, {"path": "a.jsonl", **BASIC})
+    assert rows(got) == [("b", ["x"])]
+    assert rejected(got) == [(2, "not valid JSON: a number with too many digits")]
+    put(tmp_path, "a.json", f"[{row}]")
+    with pytest.raises(UserError, match=r"^a\.json: a number with too many digits; correct the file"):
+        extract(tmp_path, {"path": "a.json", **BASIC})
+
+
 def test_a_byte_order_mark_is_no_text_though_the_encoding_is_given(tmp_path: Path) -> None:
     put(tmp_path, "a.csv", '"text","label"\nniño,x\n', "utf-8-sig")
     put(tmp_path, "b.csv", '"niño, sí",x\n', "utf-8-sig")
@@ -332,14 +357,31 @@ def test_a_backslash_before_a_quote(tmp_path: Path) -> None:
 # Ids, groups, times, splits
 
 
-def test_ids_are_the_source_s_own_and_repeated_ones_are_numbered(tmp_path: Path) -> None:
-    put(tmp_path, "a.csv", "text,label,n\na,x,7\nb,x,8\nc,x,7\nd,x,7#2\ne,x,7\nf,x,\n")
+def test_ids_are_the_source_s_own_and_repeated_ones_are_told_apart_by_their_texts(tmp_path: Path) -> None:
+    a, b = text_hashes(["a", "b"])
+    put(tmp_path, "a.csv", f"text,label,n\na,x,7\nb,x,8\nb,x,7\nd,x,7#{b}\na,x,7\nf,x,\n")
     got = extract(tmp_path, {"path": "a.csv", **BASIC, "id": "n"})
     ids = got.table["id"].to_pylist()
-    assert ids[:5] == ["a:7", "a:8", "a:7#3", "a:7#2", "a:7#4"]
+    assert ids[:5] == [f"a:7#{a}", "a:8", f"a:7#{b}#2", f"a:7#{b}", f"a:7#{a}#2"]
     assert len(ids[5]) == len("a:") + 16
     assert got.summaries[0].repeated_ids == 2
-    assert "2 repeated ids numbered" in got.describe()
+    assert "2 repeated ids told apart" in got.describe()
+
+
+def test_repeated_ids_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
+    """An export with the newest on top: a message more of a ticket leaves the others' ids as they were."""
+    lines = ["otra vez,x,7", "hola,x,7", "hola,x,8", "adios,y,8"]
+    put(tmp_path, "a.csv", "\n".join(["text,label,n", *lines]) + "\n")
+    put(tmp_path, "b/a.csv", "\n".join(["text,label,n", "nuevo,x,7", *reversed(lines)]) + "\n")
+
+    def ids(path: str) -> dict[tuple[str, str], str]:
+        table = extract(tmp_path, {"path": path, **BASIC, "id": "n"}).table
+        rows = zip(table["text"].to_pylist(), table["id"].to_pylist(), strict=True)
+        return {(text, id_[:3]): id_ for text, id_ in rows}
+
+    before, after = ids("a.csv"), ids("b/a.csv")
+    assert {key: after[key] for key in before} == before
+    assert len(set(after.values())) == 5
 
 
 def test_whole_numbers_are_the_same_in_every_format(tmp_path: Path) -> None:
@@ -441,6 +483,28 @@ def test_digits_alone_are_a_date_or_an_epoch() -> None:
         ("1706702400000", noon),
         ("1706702400000000", noon),
         ("199913312359", moment(1976, 5, 2, 19, 28, 32, 359_000)),
+    ):
+        assert parse_times([text]) == [time], text
+
+
+def test_dates_with_the_month_s_name() -> None:
+    moment = datetime.datetime
+    for text, time in (
+        ("Mon, 06 Apr 2009 22:19:45 -0700", moment(2009, 4, 7, 5, 19, 45)),
+        ("6 Apr 2009 22:19:45 GMT (UTC)", moment(2009, 4, 6, 22, 19, 45)),
+        ("06 Apr 2009 22:19 EST", moment(2009, 4, 7, 3, 19)),
+        ("06 Apr 2009", moment(2009, 4, 6)),
+        ("05-May-2024 10:00 PM", moment(2024, 5, 5, 22)),
+        ("March 5, 2024, 11:45 PM", moment(2024, 3, 5, 23, 45)),
+        ("Mar 5, 2024 12:05 a.m.", moment(2024, 3, 5, 0, 5)),
+        ("Tue Mar 05 2024 23:45:00 GMT-0300 (hora estándar)", moment(2024, 3, 6, 2, 45)),
+        ("Mon Jan 15 10:30:00 UTC 2024", moment(2024, 1, 15, 10, 30)),
+        ("Mon Jan 15 10:30:00 2024", moment(2024, 1, 15, 10, 30)),
+        ("Mon Jan 15 10:30:00 CET 2024", None),  # a zone that is not known
+        ("Mon, 06 Apr 2009 22:19:45 CLT", None),
+        ("el 5 de marzo de 2024", None),
+        ("5 Mar 2024 25:00", None),
+        ("31 Feb 2024", None),
     ):
         assert parse_times([text]) == [time], text
 
@@ -1100,7 +1164,7 @@ def test_slices_go_through_the_stages(tmp_path: Path, strategy: str) -> None:
     assert parts["train"].num_rows != cleaned.num_rows - parts["test"].num_rows - parts["validation"].num_rows
     for part in parts.values():
         for row in part.to_pylist():
-            number = int(row["id"].removeprefix("a:"))
+            number = int(row["id"].removeprefix("a:").partition("#")[0])  # the copy's text follows
             region = [("region", "Sur")] if number % 2 else []
             assert row["slices"] == [("office", str(number % 3)), *region]
 

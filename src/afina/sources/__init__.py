@@ -52,7 +52,7 @@ class Extraction:
         line += f", {self.rejected.num_rows:,} rejected"
         repeated = sum(summary.repeated_ids for summary in self.summaries)
         if repeated:
-            line += f", {repeated:,} repeated ids numbered"
+            line += f", {repeated:,} repeated ids told apart"
         unreadable = sum(summary.unreadable_times for summary in self.summaries)
         if unreadable:
             first = next(summary.unreadable_time for summary in self.summaries if summary.unreadable_times)

@@ -30,8 +30,8 @@ def read_json_lines(
                     continue
                 try:
                     value = json.loads(line)
-                except (json.JSONDecodeError, RecursionError) as error:
-                    reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+                except (ValueError, RecursionError) as error:
+                    reason = _unreadable(error)
                     rejects.add(number, f"not valid JSON: {reason}", line.strip())
                     continue
                 if not isinstance(value, Mapping):
@@ -61,8 +61,10 @@ def read_json(
             lines = error.msg == "Extra data" and error.lineno == 2
             hint = "set format: jsonl" if lines else "correct the file"
             raise UserError(f"{where}: line {error.lineno}: not valid JSON ({error.msg}); {hint}") from None
-        except RecursionError:
-            raise UserError(f"{where}: nested too deeply to be read; flatten the file") from None
+        except UnicodeError:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: {_unreadable(error)}; correct the file") from None
 
     def documents() -> Iterator[tuple[int, Mapping[str, Any]]]:
         for number, item in enumerate(_records(value, source.records, where), start=1):
@@ -72,6 +74,13 @@ def read_json(
                 rejects.add(number, "not a JSON object", json.dumps(item, ensure_ascii=False))
 
     yield from document_chunks(documents(), wanted, where, limit=source.limit)
+
+
+def _unreadable(error: ValueError | RecursionError) -> str:
+    """What is wrong with JSON that cannot be read; Python refuses whole numbers of thousands of digits."""
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number with too many digits"
 
 
 def _encoding(source: Source, path: Path, where: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +21,7 @@ from afina.sources.values import (
     unencodable,
 )
 from afina.table import SCHEMA
+from afina.text_hash import text_hashes
 
 # As SCHEMA, but the id may be repeated and lacks the source's name, the time is still text, and the slices
 # have all their values, null or not, in the order of their names.
@@ -197,7 +197,7 @@ def finish(source: Source, name: str, mapped: pa.Table) -> tuple[pa.Table, int, 
     Labels, groups and ids that are whole numbers are the same whatever the format: see `_without_zeros`.
     """
     times, unreadable = _times(mapped["time"], source.time_format)
-    ids, repeated = _ids(name, _without_zeros(mapped["id"]))
+    ids, repeated = _ids(name, _without_zeros(mapped["id"]), mapped["text"])
     size = mapped.num_rows
     table = pa.table(
         {
@@ -265,33 +265,27 @@ def _times(texts: pa.ChunkedArray, time_format: str | None) -> tuple[pa.ChunkedA
     return pa.chunked_array([times]), unreadable.to_pylist()
 
 
-def _ids(name: str, keys: pa.ChunkedArray) -> tuple[pa.ChunkedArray, int]:
-    """``name:key``; a key seen before gets #2, #3 in the order of rows."""
+def _ids(name: str, keys: pa.ChunkedArray, texts: pa.ChunkedArray) -> tuple[pa.ChunkedArray, int]:
+    """``name:key``; where rows share a key, the text's hash follows, and a number if that is equal too.
+
+    By what they say, not by their order: of an export with the newest on top every row would have another
+    row's number each time. A key that is the text's hash is not followed by it again.
+    """
     repeated = 0
     if pc.count_distinct(keys).as_py() < len(keys):
         counts = pc.value_counts(keys)
         several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+        places = np.flatnonzero(pc.is_in(keys, several).to_numpy())
+        repeated = len(places) - len(several)
         values = keys.to_pylist()
-        taken = set(values)
-        last: dict[str, int] = {}
-        for at in np.flatnonzero(pc.is_in(keys, several).to_numpy()):
-            key = values[at]
-            if key not in last:
-                last[key] = 1
-                continue
-            repeated += 1
-            last[key] += 1
-            while (candidate := f"{key}#{last[key]}") in taken:
-                last[key] += 1
+        taken = set(values) - set(several.to_pylist())
+        for at, digits in zip(places, text_hashes(texts.take(pa.array(places)).to_pylist()), strict=True):
+            first = candidate = values[at] if values[at] == digits else f"{values[at]}#{digits}"
+            number = 1
+            while candidate in taken:
+                number += 1
+                candidate = f"{first}#{number}"
             taken.add(candidate)
             values[at] = candidate
         keys = pa.chunked_array([pa.array(values, pa.string())])
     return pc.binary_join_element_wise(pa.scalar(f"{name}:"), keys, ""), repeated
-
-
-def text_hashes(texts: Sequence[str]) -> list[str]:
-    """16 hexadecimal digits of BLAKE2b over each text, the same on every machine.
-
-    Not over labels: a row whose label is corrected stays the same row.
-    """
-    return [hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts]

@@ -97,15 +97,22 @@ def blank_as_null(values: pa.Array) -> pa.Array:
     return pc.if_else(pc.fill_null(blank, False), pa.scalar(None, pa.string()), values)
 
 
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_ARRAY = re.compile(rf"\s*(?:{_QUOTED.pattern})(?:\s+(?:{_QUOTED.pattern}))+\s*")
+
+
 def split_cell(cell: str, separator: str) -> list[str]:
     """The labels of one cell, each once, in order, without the spaces around them.
 
-    A cell written as a list (``['joy', 'fear']``, as pandas writes one to CSV) loses brackets and quotes.
+    A cell written as a list (``['joy', 'fear']``, or without commas as numpy writes the arrays that pandas
+    makes of lists in Parquet) loses brackets and quotes.
     """
     cell = cell.strip()
     listed = cell.startswith("[") and cell.endswith("]")
     if listed:
         cell = cell[1:-1]
+        if _ARRAY.fullmatch(cell):
+            return list(dict.fromkeys(filter(None, (part[1:-1].strip() for part in _QUOTED.findall(cell)))))
     # A separator of white space alone splits at any run of it.
     parts = (part.strip() for part in cell.split(separator.strip() or None))
     if listed:
@@ -149,6 +156,19 @@ _YEAR_MONTH = re.compile(r"(\d{4})(?:-(\d{2}))?")
 _COMPACT = re.compile(r"((?:19|20)\d{6})(\d{4}|\d{6})(\.\d+)?")
 _NUMBER = re.compile(r"-?\d{9,19}(?:\.\d+)?")
 
+_DAY, _MONTH = r"(?P<day>\d{1,2})", r"(?P<month>[A-Za-z]{3,9})\.?"
+_YEAR, _WEEKDAY = r"(?P<year>\d{4}|\d{2})", r"(?:[A-Za-z]{3,9}\.?,?\s+)?"
+_CLOCK = r"(?P<clock>\d{1,2}:\d{2}(?::\d{2})?)(?:\s*(?P<half>[AaPp]\.?[Mm]\b\.?))?"
+_ZONE = r"(?:\s*(?:(?:GMT|UTC)?(?P<offset>[+-]\d{4})|(?P<zone>GMT|UTC?|Z|[ECMP][SD]T)))?(?:\s*\(.*\))?"
+_WITH_MONTH_NAMES = [
+    re.compile(pattern)
+    for pattern in (
+        rf"{_WEEKDAY}{_DAY}[ -]{_MONTH}[ -]{_YEAR}(?:[, ]+{_CLOCK}{_ZONE})?",  # of mails
+        rf"{_WEEKDAY}{_MONTH}\s+{_DAY},?\s+{_YEAR}(?:[, ]+{_CLOCK}{_ZONE})?",  # of JavaScript, and in prose
+        rf"{_WEEKDAY}{_MONTH}\s+{_DAY}\s+{_CLOCK}{_ZONE}\s+{_YEAR}",  # of C and Java
+    )
+]
+
 
 def parse_times(
     texts: Sequence[str | None], time_format: str | None = None
@@ -157,7 +177,8 @@ def parse_times(
 
     ISO 8601, year first with ``/`` or ``.``, day first (month first if some date of the column can only be
     read so and none only day first), digits alone as 20240131120000, seconds, milliseconds or microseconds
-    since 1970, and mail dates; or ``time_format`` (strptime) alone.
+    since 1970, dates with the month's name as mails and programs write them; or ``time_format`` (strptime)
+    alone. None too where a zone is named that is not known: an hour that is hours off is worse than none.
     """
     if time_format is not None:
         return [_with_format(text, time_format) for text in texts]
@@ -190,13 +211,32 @@ def _parse_time(text: str, month_first: bool) -> datetime.datetime | None:
         try:
             return _utc(datetime.datetime.fromisoformat(text))
         except ValueError:
-            parsed = email.utils.parsedate_tz(text)
-            if parsed is None or parsed[0] < 1900:
-                return None
-            moment = datetime.datetime(*parsed[:6])
-            return moment - datetime.timedelta(seconds=parsed[9] or 0)
+            return _from_mail(text)
     except (ValueError, OverflowError):
         return None
+
+
+def _from_mail(text: str) -> datetime.datetime | None:
+    """A mail's date, and what `str` of a date is in JavaScript, Java and C; None for anything else.
+
+    The library's parser passes over what it does not know, and with it over AM and PM and foreign zones.
+    """
+    if not (match := next(filter(None, (form.fullmatch(text) for form in _WITH_MONTH_NAMES)), None)):
+        return None
+    day, month, year, clock, half, offset, zone = match.group(
+        "day", "month", "year", "clock", "half", "offset", "zone"
+    )
+    parsed = email.utils.parsedate_tz(f"{day} {month} {year} {clock or '00:00'} {offset or zone or ''}")
+    if parsed is None or parsed[0] < 1900:
+        return None
+    hour = parsed[3] if half is None else _of_24(parsed[3], half)
+    moment = datetime.datetime(*parsed[:3], hour, *parsed[4:6])
+    return moment - datetime.timedelta(seconds=parsed[9] or 0)
+
+
+def _of_24(hour: int, half: str) -> int:
+    """An hour of twelve with AM or PM as one of the whole day."""
+    return hour % 12 + (12 if half.lower().startswith("p") else 0)
 
 
 def _utc(moment: datetime.datetime) -> datetime.datetime:
@@ -231,7 +271,7 @@ def _from_parts(match: re.Match[str], month_first: bool) -> datetime.datetime:
         year += 2000 if year < 70 else 1900
     hour = int(match[4] or 0)
     if match[7]:
-        hour = hour % 12 + (12 if match[7].lower().startswith("p") else 0)
+        hour = _of_24(hour, match[7])
     return datetime.datetime(year, month, day, hour, int(match[5] or 0), int(match[6] or 0))
 
 
