@@ -330,7 +330,8 @@ def test_phones_and_ids_together() -> None:
      "El lun, 3 may 2021, Ana\n<a@b.es> escribió:\nantes", "On Mon, May 3, Ana wrote:\nbefore",
      "-----Mensaje original-----\nantes",
      "________________________________\nDe: Ana\nEnviado: lunes\nPara: Eva\n\nantes",
-     "*De:* Ana\n*Fecha:* lunes\nantes"],
+     "*De:* Ana\n*Fecha:* lunes\nantes", "From: Ana <a@b.es>\nTo: Eva\nSubject: x\n\nbefore",
+     "El 5 de marzo de 2024, Ana escribió:\nantes", "El 05/03/24 Ana escribió:\nantes"],
 )  # fmt: skip
 def test_strip_quotes(quote: str) -> None:
     assert cleaning.strip_quotes(f"De acuerdo.\n\n{quote}").strip() == "De acuerdo."
@@ -342,6 +343,12 @@ def test_strip_quotes_leaves_the_rest() -> None:
         "hola >:( \n>:(",
         "> solo cita",
         "El jefe escribió: no\nnada",
+        "Hola.\nEl señor Pérez me escribió esto:\nSu solicitud fue rechazada.",
+        "Hola.\nEl 5 de marzo mi hermano les escribió lo siguiente:\nNo llega.",
+        "Reclamo\nDe: Santiago\nPara: Valparaíso\nEl bus no pasó",
+        "Formulario\nDe: Ana\nFecha: 3/5/2024\nAsunto: Reclamo\nMensaje: no me llega",
+        "Formulario\nDe: Ana <a@b.es>\nAsunto: Reclamo\n\nCuerpo del mensaje:\nno me llega",
+        "Form\nFrom: Ana <a@b.es>\nSubject: x\n\nMessage Body:\nnothing came",
         "una línea",
     ):
         assert cleaning.strip_quotes(text) == text

@@ -218,8 +218,9 @@ def lowercase(text: str) -> str:
 # ----------------------------------------------------------------------------------- e-mail parts
 
 _QUOTED_LINE = _lazy(r'[ \t]{0,3}>(?:[ \t>\w¿¡"«(*-]|$)')
+# Between the first word and who wrote stands when: "El señor Pérez me escribió esto:" is what someone tells.
 _REPLY_HEADER = _lazy(
-    r"\s{0,3}(?:El|On|Le|Em|Am|Il)\b.{3,280}?"
+    r"\s{0,3}(?:El|On|Le|Em|Am|Il)\b(?=.{0,280}?(?:\d:\d\d|\d{4}|\d[/.-]\d|,[^,]{0,20}\d|@)).{3,280}?"
     r"\b(?:escribi[óo]|wrote|a écrit|escreveu|schrieb|ha scritto)\b.{0,40}:\s*$",
     re.IGNORECASE,
 )
@@ -229,9 +230,17 @@ _ORIGINAL = _lazy(
     re.IGNORECASE,
 )
 _FROM = _lazy(r"[ \t>*]{0,4}(?:De|From|Von)\*?:\*?\s", re.IGNORECASE)
-_SENT = _lazy(r"[ \t>*]{0,4}(?:Enviado(?: el)?|Sent|Fecha|Date|Para|To|Asunto|Subject)\*?:", re.IGNORECASE)
+_SENT = _lazy(r"[ \t>*]{0,4}(?:Enviado(?: el)?|Sent|Fecha|Date)\*?:", re.IGNORECASE)
+_TO = _lazy(r"[ \t>*]{0,4}(?:Para|To|Asunto|Subject)\*?:", re.IGNORECASE)
+# What a form of a web page calls the message in the mail that it makes: that is no quote.
+_FORM = _lazy(
+    r"[ \t>*]{0,4}(?:(?:cuerpo del )?mensaje|message(?: body)?|comentarios?|comments?|consulta|descripci[óo]n"
+    r"|description|detalles?)\*?:",
+    re.IGNORECASE,
+)
 _RULE = _lazy(r"\s*[_=-]{5,60}\s*$")
 _LINE = 400  # characters of a line that the patterns see
+_HEADER_LINES = 6  # after "De:", in which the others are looked for
 
 
 def strip_quotes(text: str) -> str:
@@ -246,7 +255,7 @@ def strip_quotes(text: str) -> str:
         if not head:
             kept.append(line)
             continue
-        following = [later[:_LINE].rstrip() for later in lines[number + 1 : number + 5]]
+        following = [later[:_LINE].rstrip() for later in lines[number + 1 : number + 1 + _HEADER_LINES]]
         if _starts_quote(head, following):
             break
         if not _QUOTED_LINE.match(head):
@@ -263,7 +272,11 @@ def _starts_quote(head: str, following: list[str]) -> bool:
         return True
     if following and _REPLY_HEADER.match(f"{head} {following[0]}") and not _REPLY_HEADER.match(following[0]):
         return True
-    return bool(_FROM.match(head)) and any(_SENT.match(line) for line in following)
+    if not _FROM.match(head) or any(_FORM.match(line) for line in following):
+        return False
+    near = following[:4]
+    # Who writes of a way has "De:" and "Para:" too; a mail's header has a time, or an address.
+    return any(_SENT.match(line) for line in near) or ("@" in head and any(_TO.match(line) for line in near))
 
 
 _SIGNATURE_MARK = _lazy(
