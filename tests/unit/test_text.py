@@ -331,7 +331,8 @@ def test_phones_and_ids_together() -> None:
      "-----Mensaje original-----\nantes",
      "________________________________\nDe: Ana\nEnviado: lunes\nPara: Eva\n\nantes",
      "*De:* Ana\n*Fecha:* lunes\nantes", "From: Ana <a@b.es>\nTo: Eva\nSubject: x\n\nbefore",
-     "El 5 de marzo de 2024, Ana escribió:\nantes", "El 05/03/24 Ana escribió:\nantes"],
+     "El 5 de marzo de 2024, Ana escribió:\nantes", "El 05/03/24 Ana escribió:\nantes",
+     "El 20 de mayo, Ana escribió:\nantes"],
 )  # fmt: skip
 def test_strip_quotes(quote: str) -> None:
     assert cleaning.strip_quotes(f"De acuerdo.\n\n{quote}").strip() == "De acuerdo."

@@ -220,7 +220,7 @@ def lowercase(text: str) -> str:
 _QUOTED_LINE = _lazy(r'[ \t]{0,3}>(?:[ \t>\w¿¡"«(*-]|$)')
 # Between the first word and who wrote stands when: "El señor Pérez me escribió esto:" is what someone tells.
 _REPLY_HEADER = _lazy(
-    r"\s{0,3}(?:El|On|Le|Em|Am|Il)\b(?=.{0,280}?(?:\d:\d\d|\d{4}|\d[/.-]\d|,[^,]{0,20}\d|@)).{3,280}?"
+    r"\s{0,3}(?:El|On|Le|Em|Am|Il)\b(?=.{0,280}?(?:\d:\d\d|\d{4}|\d[/.-]\d|,[^,]{0,20}\d|\d[^,]{0,20},|@)).{3,280}?"
     r"\b(?:escribi[óo]|wrote|a écrit|escreveu|schrieb|ha scritto)\b.{0,40}:\s*$",
     re.IGNORECASE,
 )
