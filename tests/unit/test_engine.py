@@ -567,6 +567,15 @@ def test_r_drop_without_any_dropout_is_a_mistake() -> None:
         TrainParams.parse(none | {"r_drop": 1} | some)
 
 
+def test_r_drop_with_a_backbone_that_has_no_dropout_of_its_own(
+    backbones: Callable[[Architecture], Path], tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {"dropout": 0.0, "backbone_dropout": None, "r_drop": 1.0, "epochs": 1}
+    with pytest.raises(UserError, match=r"^train\.r_drop: this backbone has no dropout of its own"):
+        run(tmp_path / "a", params_for(backbones("modernbert"), **changes))
+    run(tmp_path / "b", params_for(backbones("bert"), **changes))  # which has
+
+
 def test_r_drop_moves_the_weights(bert: Path) -> None:
     examples = make_examples(bert)
     noisy = [make_engine(bert, dropout=0.5, backbone_dropout=0.1, r_drop=weight) for weight in (0.0, 4.0)]

@@ -103,7 +103,10 @@ def softmax_formula(
         scale = params.ldam_scale
     p = torch.exp(scale * z) / torch.exp(scale * z).sum()
     share = params.label_smoothing
-    value = -(1 - share) * torch.log(p[target]) - share / width * torch.log(p).sum()
+    spread = torch.ones(width, dtype=torch.float64)
+    if params.loss == "logit_adjusted":
+        spread = n**params.logit_adjustment_tau
+    value = -(1 - share) * torch.log(p[target]) - share * (spread / spread.sum() * torch.log(p)).sum()
     if params.loss == "focal":
         value = -((1 - p[target]) ** params.focal_gamma) * torch.log(p[target])
     return value * factors[target] * n.sum() / (n * factors).sum()
@@ -141,8 +144,13 @@ def sigmoid_formula(
             factor = params.distribution_balanced_alpha + 1 / (
                 1 + torch.exp(-params.distribution_balanced_beta * (ratio - params.distribution_balanced_mu))
             )
-        has = y[label] * (1 - params.label_smoothing) + params.label_smoothing / 2
-        total = total + factor * (has * weights[label] * yes + (1 - has) * no)
+        spread = torch.tensor(0.5, dtype=torch.float64)
+        if params.loss == "logit_adjusted":
+            odds = (prior / (1 - prior)) ** params.logit_adjustment_tau
+            spread = odds / (1 + odds)
+        has = y[label] * (1 - params.label_smoothing) + params.label_smoothing * spread
+        factor = factor * (weights[label] if y[label] else 1.0)
+        total = total + factor * (has * yes + (1 - has) * no)
     return total / width
 
 
@@ -232,6 +240,39 @@ def test_logit_adjustment_by_hand() -> None:
     built = objective("multilabel", np.array([1]), rows=4, loss="logit_adjusted")
     assert value(built, [0], [1]) == pytest.approx(math.log(4))
     assert value(built, [0], [0]) == pytest.approx(math.log(4 / 3))
+
+
+@pytest.mark.parametrize("counts", [[950, 50], [1000, 20, 20], [3000, 500, 100, 30], [500, 3, 0]])
+def test_smoothed_logit_adjustment_fits_best_where_it_answers_the_true_class(counts: list[int]) -> None:
+    """Spread evenly, smoothing would ask a perfect fit for a rare class on a frequent one's examples."""
+    built = objective("multiclass", np.array(counts), loss="logit_adjusted", label_smoothing=0.1)
+    for target, count in enumerate(counts):
+        if count:
+            logits = fitted(built, torch.zeros(1, len(counts)), torch.tensor([target]))
+            assert int(logits.argmax()) == target
+
+
+@pytest.mark.parametrize("changes", [{"loss": "logit_adjusted"}, {"class_weights": {"b": 99.0}}])
+def test_smoothed_labels_fit_best_where_each_is_answered_rightly(changes: dict[str, Any]) -> None:
+    built = objective("multilabel", np.array([500, 10]), rows=1_000, label_smoothing=0.1, **changes)
+    for targets in ([0, 0], [0, 1], [1, 0], [1, 1]):
+        logits = fitted(built, torch.zeros(1, 2), torch.tensor([targets]))
+        assert (logits[0] > 0).int().tolist() == targets
+
+
+def fitted(built: Objective, logits: Tensor, targets: Tensor) -> Tensor:
+    """The logits of the least loss of one example."""
+    logits = logits.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = built(logits, targets, 1.0).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return logits.detach()
 
 
 def test_ldam_by_hand() -> None:
@@ -501,8 +542,10 @@ def test_class_weights_multiply_examples_or_positives() -> None:
     )
     logits, targets = examples("multilabel")
     found = objective("multilabel", rows=300, class_weights={"d": 5.0})(logits, targets, 1.0)
-    expected = example_losses(logits, targets, "multilabel", 0.0, torch.tensor([1.0, 1.0, 1.0, 5.0]))
-    torch.testing.assert_close(found, expected)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits, targets.float(), pos_weight=torch.tensor([1.0, 1.0, 1.0, 5.0]), reduction="none"
+    )
+    torch.testing.assert_close(found, expected.mean(dim=1))
 
 
 @pytest.mark.parametrize(("loss", "task"), EVERY)

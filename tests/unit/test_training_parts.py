@@ -180,12 +180,17 @@ def test_rates_and_decay_of_parameter_groups(architecture: Architecture, tmp_pat
 
 def test_new_tokens_have_a_learning_rate_of_their_own(tmp_path: Path) -> None:
     backbone = load_pretrained(build_tiny_backbone(tmp_path / "b"))
+    model = TextClassifier(backbone, 3, "mean", [], "gelu", 0.0)
     params = TrainParams(learning_rate=1e-4, new_token_learning_rate=3e-4)
     size = len(backbone.get_input_embeddings().weight)
-    factors = row_factors(backbone, size - 2, params)
+    factors = row_factors(model, size - 2, params)
     assert factors is not None
     torch.testing.assert_close(factors, torch.tensor([1.0] * (size - 2) + [3.0] * 2))
-    assert row_factors(backbone, None, params) is None
+    assert row_factors(model, None, params) is None
+    # The layers' decay is of known tokens alone: of two layers, the embeddings are at 0.5^2 of the rate.
+    decayed = row_factors(model, size - 2, params.model_copy(update={"layer_decay": 0.5}))
+    assert decayed is not None
+    torch.testing.assert_close(decayed * 0.25e-4, torch.tensor([0.25e-4] * (size - 2) + [3e-4] * 2))
 
 
 def test_updates_have_generators_of_their_own() -> None:

@@ -123,7 +123,7 @@ class Features:
         return sparse.csr_matrix(tokens @ self.inside + _matrix(grams, shape))
 
     def fit(self, texts: Sequence[Ids]) -> sparse.csr_matrix:
-        """Learn how rare each row is, and give `transform` of the texts; rows in one text only count 0."""
+        """Learn how rare each row is, and give `transform` of the texts; rows met in a single one count 0."""
         counts = self.counts(texts)
         found = np.asarray((counts > 0).sum(axis=0)).ravel()
         self.idf = np.where(found >= 2, np.log((1 + len(texts)) / (1 + found)) + 1, 0.0)

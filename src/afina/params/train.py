@@ -147,7 +147,12 @@ class TrainParams(Section):
         description="share of the updates over which the learning rates rise; then they fall to 0",
     )
     max_grad_norm: float = Field(1.0, gt=0, description="gradients with a larger norm are scaled down to it")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all labels")
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the target spread over all labels, by their frequency with logit_adjusted",
+    )
     loss: Literal[
         "cross_entropy",
         "focal",

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from afina.adaptation.store import AdaptedBackbone, read_adapted
 from afina.errors import UserError
@@ -52,7 +52,16 @@ from afina.training.checkpoint import (
     save_checkpoint,
     writing,
 )
-from afina.training.engine import Engine, Examples, NotFiniteError, Updated, fitting, freeze, shown_ids
+from afina.training.engine import (
+    Engine,
+    Examples,
+    NotFiniteError,
+    Updated,
+    fitting,
+    freeze,
+    layer_factor,
+    shown_ids,
+)
 from afina.training.forward import (
     choose_attention,
     choose_device,
@@ -320,7 +329,11 @@ def _objective(
 def _build_model(
     params: TrainParams, source: AdaptedBackbone, label_count: int, seed: int, device: torch.device
 ) -> TextClassifier:
-    """The classifier before its first update; what of it is trained requires a gradient."""
+    """The classifier before its first update; what of it is trained requires a gradient.
+
+    Raises:
+        UserError: two passes are to agree, and nothing in the model makes them differ.
+    """
     torch.manual_seed(seed)
     backbone = load_pretrained(source.folder, choose_attention(device), params.backbone_dropout)
     model = TextClassifier(
@@ -329,6 +342,11 @@ def _build_model(
     freeze(model, params.freeze)
     if params.lora_rank:
         add_adapters(model, params, source.first_new_token)
+    if params.r_drop and not any(part.p for part in model.modules() if isinstance(part, nn.Dropout)):
+        raise UserError(
+            "train.r_drop: this backbone has no dropout of its own, so the two passes are the same; set "
+            "train.dropout or train.backbone_dropout, or train.r_drop: 0"
+        )
     return model.to(device)
 
 
@@ -356,7 +374,7 @@ def _build_engine(
         accelerator.process_index,
         accelerator.num_processes,
         lambda tensor: accelerator.reduce(tensor, reduction="sum"),
-        row_factors(model.backbone, first_new, params),
+        row_factors(model, first_new, params),
         # Beside adapters the rows of known tokens stay, as all weights of the backbone do.
         first_new if params.lora_rank and first_new is not None else 0,
     )
@@ -499,12 +517,13 @@ def _save(run: _Run, state: State, train_data: str, folder: Path) -> None:
         save_classifier(folder, model, backbone_config, data.tokenizer_json, config)
 
 
-def row_factors(backbone: Any, first_new: int | None, params: TrainParams) -> Tensor | None:
-    """Factor (V,) on the learning rate of each token's embedding; None: 1 for all."""
+def row_factors(model: TextClassifier, first_new: int | None, params: TrainParams) -> Tensor | None:
+    """Factor (V,) on each token's learning rate, which has the layers' decay already; None: 1 for all."""
     if first_new is None:
         return None
-    factors = torch.ones(len(backbone.get_input_embeddings().weight))
-    factors[first_new:] = params.new_token_learning_rate / params.learning_rate
+    factors = torch.ones(len(model.backbone.get_input_embeddings().weight))
+    known = params.learning_rate * layer_factor("embeddings", model, params.layer_decay)
+    factors[first_new:] = params.new_token_learning_rate / known
     return factors
 
 

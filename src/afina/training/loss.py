@@ -48,6 +48,7 @@ class Objective:
     class_weights: Tensor | None = None  # of a class's examples; multilabel: of a label's positives
     label_weights: Tensor | None = None  # multilabel alone: of a label in all examples
     offsets: Tensor | None = None  # added to the logits
+    smooth: Tensor | None = None  # what label smoothing takes each label for; None: all alike
     margins: Tensor | None = None  # taken off the true class's logit
     rarity: Tensor | None = None  # 1 / training rows
 
@@ -73,11 +74,13 @@ class Objective:
                 losses = losses * self.class_weights[targets]
             return losses
         positive, negative = self._of_labels(logits)
-        if weighted and self.class_weights is not None:
-            positive = positive * self.class_weights
         smoothing = self.params.label_smoothing
-        shares = targets.to(logits.dtype) * (1 - smoothing) + smoothing / 2
+        spread = smoothing * (0.5 if self.smooth is None else self.smooth)
+        shares = targets.to(logits.dtype) * (1 - smoothing) + spread
         terms = shares * positive + (1 - shares) * negative
+        if weighted and self.class_weights is not None:
+            # Of those that have the label: on the smoothed part of the others it would be taken for a wish.
+            terms = terms * torch.where(targets == 1, self.class_weights, 1.0)
         if weighted and self.label_weights is not None:
             terms = terms * self.label_weights
         if self.rarity is not None:
@@ -105,7 +108,11 @@ class Objective:
             return focal_losses(logits, targets, self.params.focal_gamma)
         if self.margins is not None:
             return margin_losses(logits, targets, self.margins, self.params.ldam_scale)
-        return example_losses(logits, targets, "multiclass", self.params.label_smoothing)
+        smoothing = self.params.label_smoothing
+        if self.smooth is None:
+            return example_losses(logits, targets, "multiclass", smoothing)
+        spread = -(logits.log_softmax(dim=1) * self.smooth).sum(dim=1)
+        return (1 - smoothing) * example_losses(logits, targets, "multiclass") + smoothing * spread
 
     def _of_labels(self, logits: Tensor) -> Terms:
         params = self.params
@@ -154,11 +161,12 @@ def build_objective(
     by_class = (
         None if class_weights is None else np.array([class_weights.get(label, 1.0) for label in labels])
     )
-    by_label, offsets, margins, rarity = None, None, None, None
+    by_label, offsets, margins, rarity, smooth = None, None, None, None, None
     if params.loss == "class_balanced":
         by_label = effective_number_weights(counts, params.class_balanced_beta)
     elif params.loss == "logit_adjusted":
         offsets = prior_offsets(counts, row_count, params.logit_adjustment_tau, task)
+        smooth = adjusted_smoothing(offsets, counts, task)
     elif params.loss == "ldam":
         margins = label_margins(counts, params.ldam_max_margin)
     elif params.loss == "distribution_balanced":
@@ -175,6 +183,7 @@ def build_objective(
         class_weights=_vector(by_class),
         label_weights=_vector(by_label),
         offsets=_vector(offsets),
+        smooth=_vector(smooth),
         margins=_vector(margins),
         rarity=_vector(rarity),
     )
@@ -324,6 +333,19 @@ def prior_offsets(counts: Ints, row_count: int, tau: float, task: Task) -> Float
     return offsets
 
 
+def adjusted_smoothing(offsets: Floats, counts: Ints, task: Task) -> Floats:
+    """What label smoothing spreads its share to under logit adjustment (L,): what the offsets alone say.
+
+    Spread evenly it would ask for as much of a rare class as of a frequent one after the offsets have lowered
+    it, and beyond an imbalance of some 20 to 1 a perfect fit would answer the rare one for the frequent one's
+    examples. Multilabel: of yes and no the share that is yes.
+    """
+    if task == "multilabel":
+        return np.asarray(1 / (1 + np.exp(-offsets)))
+    shares = np.exp(offsets) * (counts > 0)
+    return np.asarray(shares / shares.sum())
+
+
 def label_margins(counts: Ints, max_margin: float) -> Floats:
     """LDAM's margins (L,): n^(-1/4) times a constant, such that the rarest label has ``max_margin``.
 
@@ -361,7 +383,6 @@ def example_losses(
     targets: Tensor,
     task: Task,
     label_smoothing: float = 0.0,
-    positive_weights: Tensor | None = None,
 ) -> Tensor:
     """The cross-entropy of each example, float32 (B,).
 
@@ -372,14 +393,11 @@ def example_losses(
         targets: class indexes int64 (B,) for multiclass; multi-hot (B, L) for multilabel.
         task: multiclass: cross-entropy; multilabel: binary cross-entropy, averaged over the labels.
         label_smoothing: share of the target spread evenly over all labels (multilabel: over yes and no).
-        positive_weights: (L,), multilabel only: factor on the loss of a label's positive examples.
     """
     if task == "multiclass":
         return functional.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
     smooth = targets.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
-    return functional.binary_cross_entropy_with_logits(
-        logits, smooth, pos_weight=positive_weights, reduction="none"
-    ).mean(dim=1)
+    return functional.binary_cross_entropy_with_logits(logits, smooth, reduction="none").mean(dim=1)
 
 
 def focal_losses(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
