@@ -252,7 +252,7 @@ def find_root(command: str = "compare") -> Path:
     from dvc.repo import Repo
 
     try:
-        return Path(Repo.findfind_root())
+        return Path(Repo.find_root())
     except NotDvcRepoError:
         raise UserError(
             f"{command}: {Path.cwd()}: not in a DVC repository; run it in the one whose models are compared"
