@@ -27,6 +27,7 @@ from afina.quotes import UnsoundQuotesError, sound_rows
 from afina.spreadsheets import escape_formula
 
 if TYPE_CHECKING:
+    from afina.leaderboard import Entry
     from afina.runtime.classifier import Classifier, Prediction, Score
 
 T = TypeVar("T")
@@ -267,24 +268,38 @@ def leaderboard(
     """Order the experiments of `dvc exp` by a score, and say which the best one is really better than.
 
     The workspace and the latest commit take part. Those marked "tied" are not shown to be worse than the
-    best on the same test rows. "not run" names stages behind the predictions that did not run with the
-    parameters: the score is of others.
+    best on the same test rows; "other data" have other test rows or labels than the best. "not run" names
+    stages behind the predictions that did not run with the parameters: the score is of others.
     """
     try:
-        from afina.leaderboard import Entry, changed, rank, table
-        from afina.revisions import changed_params, list_experiments, outdated_stages, read_revision
+        from afina.leaderboard import rank, table
+        from afina.revisions import list_experiments
     except ModuleNotFoundError as error:
         raise UserError(
             f"leaderboard: needs the package {error.name}; install it with `pip install 'afina[pipeline]'`"
         ) from None
-    entries = []
-    for name, revision, base in [
-        ("workspace", None, "HEAD"),
-        ("HEAD", "HEAD", None),
-        *list_experiments(all_commits),
-    ]:
+    states = [("workspace", None, "HEAD"), ("HEAD", "HEAD", None), *list_experiments(all_commits)]
+    entries = _entries(states)
+    if not entries:
+        raise UserError("leaderboard: nothing here has predictions; run `dvc repro`")
+    _write_utf8()
+    print(table(rank(entries, metric, alpha), metric, alpha, as_markdown), end="")
+
+
+def _entries(states: Iterable[tuple[str, str | None, str | None]]) -> list[Entry]:
+    """The states that can be ranked, each a name, a revision and its baseline; stderr says why others not."""
+    from afina.leaderboard import Entry, changed
+    from afina.revisions import changed_params, outdated_stages, read_revision
+
+    entries: list[Entry] = []
+    for name, revision, base in states:
         try:
             predictions = read_revision(revision, name)
+            if entries and predictions.task != entries[0].predictions.task:
+                first = entries[0]
+                raise UserError(
+                    f"its task is {predictions.task}, that of {first.name} is {first.predictions.task}"
+                )
         except UserError as error:
             print(f"leaderboard: {name} is left out: {error}", file=sys.stderr)
             continue
@@ -292,10 +307,7 @@ def leaderboard(
         if stages := outdated_stages(revision):
             changes = f"{changes} (not run: {', '.join(stages)})".lstrip()
         entries.append(Entry(name, changes, predictions))
-    if not entries:
-        raise UserError("leaderboard: nothing here has predictions; run `dvc repro`")
-    _write_utf8()
-    print(table(rank(entries, metric, alpha), metric, alpha, as_markdown), end="")
+    return entries
 
 
 @app.command()

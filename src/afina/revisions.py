@@ -52,6 +52,8 @@ def read_revision(revision: str | None, option: str) -> Predictions:
 def list_experiments(all_commits: bool) -> list[tuple[str, str, str]]:
     """Name, revision and baseline of the experiments of the latest commit, or of every commit.
 
+    A name is unique among the experiments of one commit: one that several have is followed by the commit.
+
     Raises:
         UserError: this is no git and DVC repository.
     """
@@ -63,7 +65,12 @@ def list_experiments(all_commits: bool) -> list[tuple[str, str, str]]:
             found = repo.experiments.ls(all_commits=all_commits)
     except NoSCMError:
         raise UserError("leaderboard: not in a git repository, so there are no experiments") from None
-    return [(name, revision, base) for base, members in found.items() for name, revision in members]
+    times = Counter(name for members in found.values() for name, _ in members)
+    return [
+        (name if times[name] == 1 else f"{name} ({shown(base)})", revision, base)
+        for base, members in found.items()
+        for name, revision in members
+    ]
 
 
 def changed_params(base: str, revision: str) -> dict[str, dict[str, Any]]:

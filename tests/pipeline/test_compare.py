@@ -51,12 +51,12 @@ class History:
         return result.err
 
 
-def write_model(path: Path, accuracy: float, rows: int = 800) -> None:
+def write_model(path: Path, accuracy: float, rows: int = 800, prefix: str = "m") -> None:
     """The predictions of a model that is right on the first rows of each class; a worse one on fewer."""
     truth = np.arange(rows) % len(LABELS)
     place = np.arange(rows) // len(LABELS) / (rows // len(LABELS))
     predicted = np.where(place < accuracy, truth, (truth + 1) % len(LABELS))
-    part = ([f"m{row}" for row in range(rows)], truth, predicted, np.full((rows, len(LABELS)), 0.25))
+    part = ([f"{prefix}{row}" for row in range(rows)], truth, predicted, np.full((rows, len(LABELS)), 0.25))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(prediction_table(LabelSet("multiclass", LABELS), {"test": part}), path)
 
@@ -202,6 +202,41 @@ def test_leaderboard_orders_experiments(tmp_path: Path) -> None:
     wrong = project.run("afina", "leaderboard", "--metric", "micro_f1", check=False)
     assert (wrong.code, wrong.out) == (2, "")
     assert wrong.err.splitlines()[-1].startswith("afina: error: leaderboard: --metric: ")
+
+
+def test_leaderboard_of_every_commit(tmp_path: Path) -> None:
+    """A name that two commits have, test rows that no other has, and another task."""
+    project = start(tmp_path)
+    made = History(project, cached=False)
+    found = {}
+    for tag, accuracy in (("first", 0.8), ("second", 0.7)):
+        made.commit(tag, accuracy)
+        found[f"same ({project.git('rev-parse', 'HEAD').strip()[:8]})"] = accuracy + 0.1
+        write_model(project.root / PREDICTIONS, accuracy + 0.1)
+        project.dvc("exp", "save", "--name", "same")
+        project.git("checkout", "--quiet", "--", ".")
+    path = project.root / PREDICTIONS
+    write_model(path, 0.5, prefix="other")
+    project.dvc("exp", "save", "--name", "apart")
+    truth = np.eye(len(LABELS), dtype=np.int8)
+    part = ([f"m{row}" for row in range(4)], truth, truth, truth.astype(np.float64))
+    write_predictions(prediction_table(LabelSet("multilabel", LABELS), {"test": part}), path)
+    project.dvc("exp", "save", "--name", "several")
+    project.git("checkout", "--quiet", "--", ".")
+
+    result = project.run("afina", "leaderboard", "--metric", "accuracy", "--all-commits")
+    for name, score in found.items():
+        assert f"  {name}  " in result.out
+        [line] = [line for line in result.out.splitlines() if name in line]
+        assert line.split()[3] == f"{score:.3f}"
+    [line] = [line for line in result.out.splitlines() if " apart " in line]
+    assert line.split()[1:] == ["apart", "0.500", "other", "data"]
+    assert "several" not in result.out
+    assert result.err.splitlines() == [
+        "leaderboard: several is left out: its task is multilabel, that of workspace is multiclass"
+    ]
+    latest = project.run("afina", "leaderboard", "--metric", "accuracy").out
+    assert " same  " in latest
 
 
 def test_predictions_of_other_parameters_are_said_to_be(tmp_path: Path) -> None:
