@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afina.evaluation.abstention import wilson_interval
+from afina.evaluation.intervals import bootstrap_intervals, wilson_interval
 from afina.evaluation.metrics import count, prediction_metrics
 from afina.evaluation.slices import (
     NO_VALUE,
@@ -249,6 +249,26 @@ def test_rows_with_nothing_to_find_say_nothing_of_micro_f1() -> None:
 
 
 # intervals
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_rows_without_labels_make_no_micro_f1_of_all_rows_surer(score: float) -> None:
+    """Of 500 rows 3 have the label: an interval of 3, in the slice as for all rows."""
+    y = np.zeros((500, 2), dtype=np.int8)
+    y[:3, 0] = 1
+    predicted = y if score else np.zeros_like(y)
+    found = bootstrap_intervals(y, predicted, 2, "multilabel", samples=100).headline["micro_f1"]
+    expected = wilson_interval(score, 3)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    twice = np.tile(y, (2, 1)), np.tile(predicted, (2, 1))
+    row = of(slice_rows(*twice, {"source": ["x"] * 500 + ["y"] * 500}, 2, "multilabel"), "x")
+    assert (row.low, row.high) == pytest.approx((found.low, found.high), abs=1e-6)
+
+
+def test_without_any_label_micro_f1_may_be_anything() -> None:
+    y = np.zeros((500, 2), dtype=np.int8)
+    found = bootstrap_intervals(y, y, 2, "multilabel", samples=100).headline["micro_f1"]
+    assert (found.low, found.high) == (0, 1)
 
 
 def test_label_sets_that_are_right_or_wrong_as_a_whole_have_wilsons_interval() -> None:

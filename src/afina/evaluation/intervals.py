@@ -60,9 +60,9 @@ def bootstrap_intervals(
     better than exact for interval estimation of binomial proportions", add as many).
 
     An interval holds the score. Rows that are all right are all right in every resample too. So a score of 0
-    or 1 has the interval of Wilson (see `wilson_interval`) of as many rows as the label has, or all rows;
-    macro-F1 of as many as would give a share the variance of the mean of the labels' shares. A label without
-    a row may have any F1.
+    or 1 has the interval of Wilson (see `wilson_interval`) of as many rows as the label has; accuracy of all
+    rows, micro-F1 of what they are worth (see `effective_rows`); macro-F1 of as many as would give a share
+    the variance of the mean of the labels' shares. A label without a row may have any F1.
 
     Args:
         y_true: class indexes (n,) or multi-hot (n, L).
@@ -83,7 +83,8 @@ def bootstrap_intervals(
     observed = count(truth, guess, label_count)
     scores = [float(observed.f1.mean()), float(observed.total().f1[0]), *observed.f1.tolist()]
     support = observed.support
-    rows = [label_count**2 / float(np.sum(1 / np.maximum(support, 1))), len(truth), *support.tolist()]
+    whole = len(truth) if task == "multiclass" else effective_rows(*row_counts(truth, guess), confidence)
+    rows = [label_count**2 / float(np.sum(1 / np.maximum(support, 1))), whole, *support.tolist()]
     found = [
         wilson_interval(score, size, confidence)
         if score in (0.0, 1.0)
@@ -158,3 +159,38 @@ def wilson_interval(share: float, rows: float, level: float = 0.95) -> Interval:
     variance = share * (1 - share) / rows + squared / (4 * rows**2)
     half = math.sqrt(squared * variance) / (1 + squared / rows)
     return Interval(max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
+
+
+def row_counts(truth: IntArray, guess: IntArray) -> tuple[IntArray, IntArray]:
+    """Of each multi-hot row (m, L), for micro-F1: twice its labels found; its labels true plus predicted."""
+    hits = 2 * (truth & guess).sum(axis=1, dtype=np.int64)
+    return hits, truth.sum(axis=1, dtype=np.int64) + guess.sum(axis=1, dtype=np.int64)
+
+
+def effective_rows(hits: IntArray, sizes: IntArray, level: float) -> float:
+    """The rows, each right or wrong as a whole, whose share of right ones varies like hits over sizes.
+
+    Micro-F1 is the ratio of two sums over the rows; its variance is that of the linearised ratio. A few rows
+    that happen to agree have none, so z^2 / 2 rows of a usual size are added that are right, and as many
+    that are wrong, as Agresti & Coull do ("Approximate Is Better than 'Exact' for Interval Estimation of
+    Binomial Proportions", The American Statistician 52, 1998). Where rows are right or wrong as a whole, and
+    of one size, the result is their number, and the interval exactly Wilson's. Rows without any label, true
+    or predicted, are 0 rows.
+
+    Args:
+        hits: as `row_counts` gives them, (m,).
+        sizes: the same; a row with none has no weight.
+        level: of the interval.
+    """
+    if not sizes.any():
+        return 0.0
+    added = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    # Sums of whole numbers, so that the order of the rows changes nothing.
+    total, squares = int(sizes.sum()), int(np.square(sizes).sum())
+    usual = squares / total  # the mean over the labels, so that one long row among short ones counts as one
+    weight = total + added * usual
+    share = (int(hits.sum()) + added / 2 * usual) / weight
+    spread = int(np.square(hits).sum()) + added / 2 * usual**2
+    spread -= 2 * share * (int((hits * sizes).sum()) + added / 2 * usual**2)
+    spread += share**2 * (squares + added * usual**2)
+    return share * (1 - share) * weight**2 / spread - added

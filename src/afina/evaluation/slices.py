@@ -17,12 +17,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from afina.evaluation.intervals import Interval, headline_metrics, wilson_interval
+from afina.evaluation.intervals import (
+    Interval,
+    effective_rows,
+    headline_metrics,
+    row_counts,
+    wilson_interval,
+)
 from afina.evaluation.metrics import FEW_ROWS, Counts, IntArray, count, one_hot, ratio
 from afina.labels import Task
 
@@ -179,7 +184,7 @@ def slice_rows(
     "(none)" where those rows are a slice of an earlier column already, as where a source lacks the column.
 
     The interval is Wilson's (see `wilson_interval`). For micro-F1 it takes as many rows as would be worth
-    the rows at hand if each were right or wrong as a whole, see `_effective_rows`.
+    the rows at hand if each were right or wrong as a whole, see `effective_rows`.
 
     Args:
         y_true: class indexes (n,) or multi-hot (n, L).
@@ -275,38 +280,11 @@ def _expected(support: IntArray, rows: int, overall: Counts, total: int, task: T
 
 def _micro_f1(truth: IntArray, guess: IntArray, level: float) -> tuple[float | None, Interval | None]:
     """Micro-F1 of multi-hot rows (m, L), and its interval."""
-    hits = 2 * (truth & guess).sum(axis=1, dtype=np.int64)
-    sizes = truth.sum(axis=1, dtype=np.int64) + guess.sum(axis=1, dtype=np.int64)
+    hits, sizes = row_counts(truth, guess)
     if not sizes.any():
         return None, None
     score = int(hits.sum()) / int(sizes.sum())
-    return score, wilson_interval(score, _effective_rows(hits, sizes, level), level)
-
-
-def _effective_rows(hits: IntArray, sizes: IntArray, level: float) -> float:
-    """The rows, each right or wrong as a whole, whose share of right ones varies like hits over sizes.
-
-    Micro-F1 is the ratio of two sums over the rows; its variance is that of the linearised ratio. A few rows
-    that happen to agree have none, so z^2 / 2 rows of a usual size are added that are right, and as many
-    that are wrong, as Agresti & Coull do ("Approximate Is Better than 'Exact' for Interval Estimation of
-    Binomial Proportions", The American Statistician 52, 1998). Where rows are right or wrong as a whole, and
-    of one size, the result is their number, and the interval exactly Wilson's.
-
-    Args:
-        hits: twice the labels found of each row (m,).
-        sizes: labels true plus labels predicted of each row (m,), not all 0; a row with none has no weight.
-        level: of the interval.
-    """
-    added = NormalDist().inv_cdf((1 + level) / 2) ** 2
-    # Sums of whole numbers, so that the order of the rows changes nothing.
-    total, squares = int(sizes.sum()), int(np.square(sizes).sum())
-    usual = squares / total  # the mean over the labels, so that one long row among short ones counts as one
-    weight = total + added * usual
-    share = (int(hits.sum()) + added / 2 * usual) / weight
-    spread = int(np.square(hits).sum()) + added / 2 * usual**2
-    spread -= 2 * share * (int((hits * sizes).sum()) + added / 2 * usual**2)
-    spread += share**2 * (squares + added * usual**2)
-    return share * (1 - share) * weight**2 / spread - added
+    return score, wilson_interval(score, effective_rows(hits, sizes, level), level)
 
 
 def _number(value: float | None) -> float | None:
