@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +46,11 @@ def multiclass() -> Inputs:
     return _inputs("multiclass")
 
 
+def uncalibrated() -> Inputs:
+    """Four classes, and probabilities as the model was trained to give them."""
+    return _inputs("multiclass", "none")
+
+
 def multilabel() -> Inputs:
     """The same with any number of classes a message."""
     return _inputs("multilabel")
@@ -59,7 +64,9 @@ def as_rows(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Rows:
     return [{key: value for key, value in row.items() if value} for row in csv.DictReader(stream)]
 
 
-def evaluated(task: Task, rows: int = 160) -> tuple[Evaluation, pa.Table]:
+def evaluated(
+    task: Task, rows: int = 160, calibration: Literal["fit", "none"] = "fit"
+) -> tuple[Evaluation, pa.Table]:
     """Made-up logits, evaluated; and the test rows."""
     generator = np.random.default_rng(7)
     parts = []
@@ -84,7 +91,7 @@ def evaluated(task: Task, rows: int = 160) -> tuple[Evaluation, pa.Table]:
         "tfidf_f1": dict.fromkeys(LABELS, 0.5),
     }
     rivals = {"majority": np.zeros_like(test.y), "tfidf": np.roll(test.y, 1, axis=0)}
-    params = EvaluateParams(bootstrap_samples=100)
+    params = EvaluateParams(bootstrap_samples=100, calibration=calibration)
     found = evaluate(validation, test, LabelSet(task, LABELS), baseline, params, 1, None, None, rivals)
     return found, pa.table({"id": list(test.ids), "text": list(test.texts)})
 
@@ -186,8 +193,8 @@ def int8_report(task: Task) -> dict[str, Any]:
     }
 
 
-def _inputs(task: Task) -> Inputs:
-    found, test = evaluated(task)
+def _inputs(task: Task, calibration: Literal["fit", "none"] = "fit") -> Inputs:
+    found, test = evaluated(task, calibration=calibration)
     label_set = LabelSet(task, LABELS, dict(zip(LABELS, (500, 270, 180, 50), strict=True)))
     doubt = ("test:1", "test", HOSTILE, "salud", 0.01, "linear|fine-tuned", "", LONG)
     pairs = [

@@ -15,8 +15,9 @@ from afina.labels import LabelSet
 from afina.reporting.card import escape, render_card
 from afina.reporting.inputs import Inputs
 from afina.reporting.locale import Locale
+from afina.reporting.words import WORDS
 from afina.runtime import Classifier
-from report_inputs import HOSTILE, LABELS, multiclass, multilabel, setting
+from report_inputs import HOSTILE, LABELS, multiclass, multilabel, setting, uncalibrated
 from toy_artifact import write_toy
 
 
@@ -72,6 +73,18 @@ def test_the_card_has_every_label_and_the_metrics_with_their_intervals(make: Any
     interval = inputs.metrics["interval"]
     assert f"| {locale.interval(interval['macro_f1_low'], interval['macro_f1_high'])} |" in card
     assert locale.text("card_limits") in card
+
+
+@pytest.mark.parametrize("language", ["es", "en"])
+def test_only_what_was_calibrated_is_said_to_be(language: Any) -> None:
+    fitted, plain = (render_card(make(), setting(language), "es") for make in (multiclass, uncalibrated))
+    for key in ("card_graph", "limit_confidence"):
+        said, raw = (
+            escape(WORDS[language][name]) if "limit" in key else WORDS[language][name]
+            for name in (key, f"{key}_raw")
+        )
+        assert (said in fitted, raw in fitted) == (True, False)
+        assert (said in plain, raw in plain) == (False, True)
 
 
 @pytest.mark.parametrize("make", [multiclass, multilabel])

@@ -41,7 +41,17 @@ from afina.reporting.page import build_sections, render_page
 from afina.reporting.results import MATRIX_LABELS, headline, tiles
 from afina.reporting.setting import shorten
 from afina.reporting.words import EN, ES, WORDS
-from report_inputs import HOSTILE, LABELS, LONG, as_rows, evaluated, multiclass, multilabel, setting
+from report_inputs import (
+    HOSTILE,
+    LABELS,
+    LONG,
+    as_rows,
+    evaluated,
+    multiclass,
+    multilabel,
+    setting,
+    uncalibrated,
+)
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 LANGUAGES = ("es", "en")
@@ -456,6 +466,22 @@ def test_few_validation_rows_are_why_no_confidence_is_known() -> None:
     shown = "".join(parse(few_validation_rows(multiclass())).text)
     assert "22 mensajes son pocos; hacen falta al menos 30" in shown
     assert "Ninguna confianza basta" not in shown
+
+
+@pytest.mark.parametrize(("language", "words"), [("es", ES), ("en", EN)])
+def test_only_what_was_calibrated_is_said_to_be(language: str, words: dict[str, str]) -> None:
+    keys = ("limit_confidence", "use_intro", "state.calibrated")
+    raw = ("limit_confidence_raw", "use_intro_raw", "state.uncalibrated")
+    fitted, plain = (
+        html.unescape(render_page(make(), setting(language))) for make in (multiclass, uncalibrated)
+    )  # type: ignore[arg-type]
+    for key, other in zip(keys, raw, strict=True):
+        assert words[key] in fitted
+        assert words[other] not in fitted
+        assert words[other] in plain
+    assert words["limit_confidence"] not in plain
+    assert words["use_intro"] not in plain
+    assert words["state.as trained"] not in plain
 
 
 def test_who_is_better_is_said_as_models_csv_says_it() -> None:

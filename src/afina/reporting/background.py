@@ -386,7 +386,8 @@ def limit_sentences(inputs: Inputs, setting: Setting) -> list[str]:
     if truncated.get("share"):
         share, length = locale.percent(truncated["share"], 1), locale.integer(truncated["window"])
         found.append(locale.text("limit_truncated", share=share, tokens=length))
-    return [*found, locale.text("limit_interval"), locale.text("limit_confidence")]
+    confidence = "limit_confidence" if inputs.calibrated else "limit_confidence_raw"
+    return [*found, locale.text("limit_interval"), locale.text(confidence)]
 
 
 def _other_topics(inputs: Inputs, locale: Locale) -> str:
@@ -407,7 +408,7 @@ def _other_topics(inputs: Inputs, locale: Locale) -> str:
 def use(inputs: Inputs, setting: Setting) -> Section:
     """The files, and how to run them."""
     locale = setting.locale
-    blocks: list[Block] = [Paragraph(locale.text("use_intro"))]
+    blocks: list[Block] = [Paragraph(locale.text("use_intro" if inputs.calibrated else "use_intro_raw"))]
     sizes = inputs.export.get("size_mb") or {}
     if sizes:
         columns = [

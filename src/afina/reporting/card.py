@@ -88,7 +88,7 @@ def render_card(inputs: Inputs, setting: Setting, text_language: str) -> str:
         f"## {locale.text('card_run')}",
         locale.text("card_run_afina"),
         f"```python\n{python_example('model.onnx', inputs, locale)}\n```",
-        locale.text("card_graph"),
+        locale.text("card_graph" if inputs.calibrated else "card_graph_raw"),
         locale.text("card_run_plain"),
         f"```python\n{_PLAIN.format(sample=sample)}\n```",
     ]

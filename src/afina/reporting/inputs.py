@@ -63,6 +63,11 @@ class Inputs:
     behaviour_failures: Rows = ()
     examples: Mapping[Pair, Sequence[str]] = field(default_factory=dict)
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether the probabilities were calibrated: only then is there an error from before."""
+        return "uncalibrated_ece" in (self.evaluation.get("calibration") or {})
+
 
 def read_optional_json(path: Path) -> dict[str, Any]:
     """The mapping in a JSON file; empty where there is no file, or no mapping in it.

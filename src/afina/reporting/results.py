@@ -551,7 +551,9 @@ def _reliability_figure(inputs: Inputs, locale: Locale) -> list[Figure]:
     diagonal = lines.pop("perfect", [(0.0, 0.0), (1.0, 1.0)])
     if not lines:
         return []
-    styles = {"as trained": 1, "calibrated": 0} if "calibrated" in lines else {"as trained": 0}
+    if "calibrated" not in lines and "as trained" in lines:
+        lines["uncalibrated"] = lines.pop("as trained")  # of what was never calibrated, there is no before
+    styles = {"as trained": 1, "calibrated": 0, "uncalibrated": 0}
     series = [Series(locale.known("state", "perfect"), diagonal, 3, marked=False)]
     series += [
         Series(locale.known("state", name), points, styles.get(name, 2)) for name, points in lines.items()
@@ -576,7 +578,7 @@ def _calibration(inputs: Inputs, locale: Locale) -> str:
     if "ece" not in found:
         return ""
     after = locale.decimal(100 * found["ece"], 1)
-    if "uncalibrated_ece" not in found:
+    if not inputs.calibrated:
         return locale.text("calibration_one", after=after)
     before = locale.decimal(100 * found["uncalibrated_ece"], 1)
     return locale.text("calibration_both", after=after, before=before)

@@ -249,6 +249,7 @@ ES = {
     "state.perfect": "perfecta",
     "state.as trained": "antes de calibrar",
     "state.calibrated": "calibrada",
+    "state.uncalibrated": "sin calibrar",
     "calibration_both": (
         "En promedio, la confianza declarada se aparta {after} puntos porcentuales de lo que resulta "
         "cierto; antes de calibrar se apartaba {before}."
@@ -486,11 +487,19 @@ ES = {
         "La confianza es fiable en promedio, no mensaje por mensaje. Las decisiones que afectan a una "
         "persona no deberían depender solo del modelo."
     ),
+    "limit_confidence_raw": (
+        "La confianza no está calibrada: puede ser mayor o menor que la parte en que acierta, también en "
+        "promedio. Las decisiones que afectan a una persona no deberían depender solo del modelo."
+    ),
     # Use
     "use": "Cómo usar el modelo",
     "use_intro": (
         "El modelo es un solo archivo: dentro van la limpieza de textos, las clases y las probabilidades "
         "calibradas. Funciona sin conexión a internet."
+    ),
+    "use_intro_raw": (
+        "El modelo es un solo archivo: dentro van la limpieza de textos, las clases y las probabilidades, "
+        "que no están calibradas. Funciona sin conexión a internet."
     ),
     "file": "Archivo",
     "size": "Tamaño",
@@ -610,6 +619,11 @@ ES = {
     "card_graph": (
         "Entradas: `input_ids` y `attention_mask`, enteros de 64 bits, una fila por texto. Salidas: "
         "`logits` y `probabilities`, una columna por clase, en el orden de la tabla; `probabilities` ya "
+        "está calibrada."
+    ),
+    "card_graph_raw": (
+        "Entradas: `input_ids` y `attention_mask`, enteros de 64 bits, una fila por texto. Salidas: "
+        "`logits` y `probabilities`, una columna por clase, en el orden de la tabla; `probabilities` no "
         "está calibrada."
     ),
     "card_run_plain": (
@@ -881,6 +895,7 @@ EN = {
     "state.perfect": "perfect",
     "state.as trained": "before calibration",
     "state.calibrated": "calibrated",
+    "state.uncalibrated": "not calibrated",
     "calibration_both": (
         "On average the confidence stated is {after} percentage points away from what comes true; before "
         "calibration it was {before} away."
@@ -1113,11 +1128,19 @@ EN = {
         "Confidence is reliable on average, not message by message. Decisions about a person should not "
         "rest on the model alone."
     ),
+    "limit_confidence_raw": (
+        "Confidence is not calibrated: it may be above or below the share that is right, on average too. "
+        "Decisions about a person should not rest on the model alone."
+    ),
     # Use
     "use": "How to use the model",
     "use_intro": (
         "The model is one file: the cleaning of texts, the classes and the calibrated probabilities are "
         "inside. It works without an internet connection."
+    ),
+    "use_intro_raw": (
+        "The model is one file: the cleaning of texts, the classes and the probabilities, which are not "
+        "calibrated, are inside. It works without an internet connection."
     ),
     "file": "File",
     "size": "Size",
@@ -1237,6 +1260,10 @@ EN = {
         "Inputs: `input_ids` and `attention_mask`, 64-bit integers, one row a text. Outputs: `logits` and "
         "`probabilities`, one column a class, in the order of the table; `probabilities` is calibrated "
         "already."
+    ),
+    "card_graph_raw": (
+        "Inputs: `input_ids` and `attention_mask`, 64-bit integers, one row a text. Outputs: `logits` and "
+        "`probabilities`, one column a class, in the order of the table; `probabilities` is not calibrated."
     ),
     "card_run_plain": (
         "With onnxruntime and tokenizers alone. Results may differ where the steps that `cleaning` in the "
