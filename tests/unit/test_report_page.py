@@ -36,7 +36,7 @@ from afina.reporting.card import render_card
 from afina.reporting.charts import nice_ticks
 from afina.reporting.explanations import Word, read_words, shade, strongest
 from afina.reporting.inputs import Inputs, confusion_examples, number, read_optional_json, read_optional_rows
-from afina.reporting.locale import Locale
+from afina.reporting.locale import MISSING, Locale
 from afina.reporting.page import build_sections, render_page
 from afina.reporting.results import MATRIX_LABELS, headline, tiles
 from afina.reporting.setting import shorten
@@ -576,6 +576,22 @@ def test_confusions_are_ranked_and_quoted_three_times_at_most() -> None:
     assert not any(
         "<li>" in row[4].shown for block in once.blocks if isinstance(block, Table) for row in block.rows
     )
+
+
+def test_a_confusion_is_a_share_of_the_rows_of_the_class() -> None:
+    """Of ten rows of the first class five are missed, each with the other three wrongly predicted."""
+    name, *others = LABELS
+    pairs = [(name, name)] * 5 + [(name, other) for other in others] * 5 + [(NONE, name)] * 5
+    per_class = as_rows(("label", "f1", "support"), [(name, 0.5, 10)])
+    found = section(
+        replace(multilabel(), confusion=as_rows(("actual", "predicted"), pairs), per_class=per_class),
+        "confusion",
+        examples=0,
+    )
+    assert found is not None
+    [table] = [block for block in found.blocks if isinstance(block, Table)]
+    shares = {row[0].shown: row[3].shown for row in table.rows}
+    assert shares == {name: f"50{SPACE}%", "(ninguna)": MISSING}
 
 
 @pytest.mark.parametrize("make", [multiclass, multilabel])

@@ -361,7 +361,7 @@ def confusion(inputs: Inputs, setting: Setting) -> Section:
             "confusion", locale.text("confusion"), [*blocks, Paragraph(locale.text("no_confusions"))]
         )
     blocks.append(Paragraph(_pairs_intro(inputs, setting)))
-    blocks.append(_pairs_table(counts, wrong, inputs, setting))
+    blocks.append(_pairs_table(wrong, inputs, setting))
     return Section("confusion", locale.text("confusion"), blocks)
 
 
@@ -423,17 +423,15 @@ def _pairs_intro(inputs: Inputs, setting: Setting) -> str:
     return locale.text("pairs_intro", most=locale.count("message", most))
 
 
-def _pairs_table(
-    counts: Counter[tuple[str, str]], wrong: dict[tuple[str, str], int], inputs: Inputs, setting: Setting
-) -> Table:
+def _pairs_table(wrong: dict[tuple[str, str], int], inputs: Inputs, setting: Setting) -> Table:
     locale = setting.locale
-    rows: Counter[str] = Counter()
-    for (actual, _), times in counts.items():
-        rows[actual] += times
+    # Not the pairs of a label: a row with several labels has one for each label wrongly predicted.
+    rows = {row["label"]: integer(row, "support") for row in scores_of_classes(inputs)}
     quoted = any(_texts(pair, inputs, setting) for pair in wrong)
     found = []
     for pair, times in sorted(wrong.items(), key=lambda item: (-item[1], item[0]))[:MOST_PAIRS]:
-        share = None if pair[0] == NONE else times / rows[pair[0]]
+        support = rows.get(pair[0])
+        share = times / support if support else None
         found.append(
             [
                 Cell(label_name(pair[0], locale), tone="name"),
