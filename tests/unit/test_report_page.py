@@ -161,7 +161,12 @@ def few_validation_rows(inputs: Inputs) -> Inputs:
 def turns(inputs: Inputs) -> Iterator[Inputs]:
     """Runs that went another way."""
     abstention = dict(inputs.evaluation["abstention"])
-    for change in ({"threshold": None, "accuracy": None}, {"threshold": 0.0}, {"threshold": 0.4}):
+    for change in (
+        {"threshold": None, "accuracy": None},
+        {"threshold": 0.0},
+        {"threshold": 0.4},
+        {"threshold": 0.97, "coverage": 0.0, "accuracy": None},
+    ):
         yield replace(inputs, evaluation={"abstention": abstention | change, "calibration": {"ece": 0.1}})
     for verdict in ("better", "worse", "no evidence"):
         rows = [dict(row) for row in inputs.models]
@@ -440,10 +445,17 @@ def test_tables_of_older_runs_without_intervals_are_shown() -> None:
 
 
 def test_no_confidence_may_be_enough_and_any_may_be() -> None:
-    never, always, some = list(turns(multiclass()))[:3]
+    never, always, some, unreached = list(turns(multiclass()))[:4]
     assert "Ninguna confianza basta" in "".join(parse(never).text)
     assert "puede responder todos los mensajes" in "".join(parse(always).text)
     assert f"confianza es de 40,0{SPACE}% o más" in "".join(parse(some).text)
+    for language, known in (
+        ("es", f"confianza de 97,0{SPACE}% acierta"),
+        ("en", "a confidence of 97.0%, by"),
+    ):
+        shown = "".join(parse(unreached, language).text)
+        assert known in shown
+        assert not re.search("Ninguna confianza basta|No confidence is enough", shown)
 
 
 def test_failures_hide_of_people_what_cleaning_hides() -> None:
@@ -472,9 +484,8 @@ def test_few_validation_rows_are_why_no_confidence_is_known() -> None:
 def test_only_what_was_calibrated_is_said_to_be(language: str, words: dict[str, str]) -> None:
     keys = ("limit_confidence", "use_intro", "state.calibrated")
     raw = ("limit_confidence_raw", "use_intro_raw", "state.uncalibrated")
-    fitted, plain = (
-        html.unescape(render_page(make(), setting(language))) for make in (multiclass, uncalibrated)
-    )  # type: ignore[arg-type]
+    how = setting(language)  # type: ignore[arg-type]
+    fitted, plain = (html.unescape(render_page(inputs, how)) for inputs in (multiclass(), uncalibrated()))
     for key, other in zip(keys, raw, strict=True):
         assert words[key] in fitted
         assert words[other] not in fitted
@@ -485,7 +496,7 @@ def test_only_what_was_calibrated_is_said_to_be(language: str, words: dict[str, 
 
 
 def test_who_is_better_is_said_as_models_csv_says_it() -> None:
-    runs = list(turns(multiclass()))[3:6]
+    runs = list(turns(multiclass()))[4:7]
     for run, said in zip(runs, ("supera al modelo", "queda por debajo", "no se puede decir"), strict=True):
         assert said in "".join(parse(run).text)
 

@@ -486,8 +486,11 @@ def _abstention(found: dict[str, Any], known: int | None, locale: Locale) -> Par
     if found["threshold"] is None and known is not None and known < FEW_ROWS:
         rows, least = locale.count("message", known), locale.integer(FEW_ROWS)
         return Paragraph(locale.text("abstain_unknown", target=target, rows=rows, least=least), "bad")
-    if found["threshold"] is None or found["accuracy"] is None:
+    if found["threshold"] is None:
         return Paragraph(locale.text("abstain_never", target=target), "bad")
+    threshold = locale.percent(found["threshold"], 1)
+    if found["accuracy"] is None:  # of no test row
+        return Paragraph(locale.text("abstain_unreached", target=target, threshold=threshold), "bad")
     values = {
         "accuracy": locale.percent(found["accuracy"], 1),
         "interval": locale.percent_between(found["accuracy_low"], found["accuracy_high"], 1),
@@ -495,10 +498,7 @@ def _abstention(found: dict[str, Any], known: int | None, locale: Locale) -> Par
     }
     if found["threshold"] == 0:
         return Paragraph(locale.text("abstain_all", **values), "lead")
-    values |= {
-        "threshold": locale.percent(found["threshold"], 1),
-        "coverage": locale.percent(found["coverage"], 1),
-    }
+    values |= {"threshold": threshold, "coverage": locale.percent(found["coverage"], 1)}
     return Paragraph(locale.text("abstain", **values), "lead")
 
 

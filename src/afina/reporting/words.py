@@ -225,6 +225,11 @@ ES = {
         "Ninguna confianza basta para acertar en el {target} de las respuestas: con esa meta, todos los "
         "mensajes van a una persona."
     ),
+    "abstain_unreached": (
+        "Desde una confianza de {threshold} acierta, según otros mensajes, en el {target} de las respuestas. "
+        "Ningún mensaje de prueba llega a ella, así que no se sabe en cuántas acertaría; los que no llegan "
+        "van a una persona."
+    ),
     "abstain_test": (
         "En los mensajes de prueba, la mayor parte que se puede responder con {target} de aciertos es el "
         "{coverage}."
@@ -873,6 +878,11 @@ EN = {
     "abstain_never": (
         "No confidence is enough for {target} of the answers to be right: with that aim, every message "
         "goes to a person."
+    ),
+    "abstain_unreached": (
+        "From a confidence of {threshold}, by other messages, {target} of the answers are right. No test "
+        "message reaches it, so how many would be right is not known; those that do not reach it go to a "
+        "person."
     ),
     "abstain_test": "On the test messages, the most that can be answered with {target} right is {coverage}.",
     "risk_coverage": "Right answers by how much it answers",
