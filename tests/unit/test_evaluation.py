@@ -439,6 +439,7 @@ def test_a_baseline_of_other_labels_and_an_empty_split_are_refused() -> None:
         ("evaluate: {logit_adjustment: false}", "none, fit or a number"),
         ("evaluate: {logit_adjustment: null}", "none, fit or a number"),
         ("evaluate: {confidence: 95}", "evaluate.confidence"),
+        ("evaluate: {bootstrap_samples: 100001}", "evaluate.bootstrap_samples: .*100000"),
         ("evaluate: {mistake: 5}", "did you mean 'mistakes'"),
     ],
 )

@@ -57,7 +57,10 @@ class EvaluateParams(Section):
         "is part of the exported graph and changes no multiclass decision",
     )
     bootstrap_samples: int = Field(
-        2_000, ge=100, description="resamples behind the confidence intervals of the headline metrics"
+        2_000,
+        ge=100,
+        le=100_000,  # what the comparison with the baselines takes
+        description="resamples behind the confidence intervals of the headline metrics",
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the confidence intervals")
     untrained: bool = Field(
