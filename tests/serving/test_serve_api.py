@@ -6,7 +6,9 @@ import asyncio
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -396,6 +398,57 @@ def test_a_declared_length_of_many_digits(running: Live, digits: bytes, status: 
             b"content-length: " + digits + b"\r\n\r\n{}"
         )
         assert raw_status(one) == status
+
+
+UPGRADE = (
+    b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
+)
+CLOSED = b"GET /closed HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"  # a 404
+
+
+def all_statuses(one: socket.socket) -> list[int]:
+    answers = one.makefile("rb").read()
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answers)]
+
+
+@pytest.mark.parametrize("packets", [1, 2, 3])
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(b'{"text": "no hay agua"}', 200), (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n", 400)],
+)
+def test_a_wish_for_another_protocol_is_passed_over(
+    running: Live, body: bytes, status: int, chunked: bool, packets: int
+) -> None:
+    head = UPGRADE + b"content-length: %d\r\n\r\n" % len(body)
+    if chunked:
+        head = UPGRADE + b"transfer-encoding: chunked\r\n\r\n"
+        body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    whole = head + body + CLOSED
+    cuts = {1: [len(whole)], 2: [len(head), len(whole)], 3: [40, len(head) + 5, len(whole)]}[packets]
+    with running.connect() as one:
+        for start, end in pairwise([0, *cuts]):
+            one.sendall(whole[start:end])
+            time.sleep(0.1)
+        assert all_statuses(one) == [status, 404]
+
+
+def test_many_wishes_for_another_protocol_in_one_packet(running: Live) -> None:
+    wish = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+    with running.connect() as one:
+        one.sendall(wish * 500 + CLOSED)
+        assert all_statuses(one) == [200] * 500 + [404]
+
+
+@pytest.mark.parametrize("address", [b"/healthz", b"localhost:443"])
+def test_what_follows_the_wish_for_a_tunnel_is_no_request(running: Live, address: bytes) -> None:
+    with running.connect() as one:
+        one.sendall(
+            b"CONNECT %s HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % (address, len(CLOSED))
+            + CLOSED
+        )
+        assert all_statuses(one) == [400]
 
 
 def test_a_failure_says_nothing_of_the_text(model: Path, caplog: pytest.LogCaptureFixture) -> None:

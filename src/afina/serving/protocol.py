@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
+import httptools
 from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -24,6 +26,36 @@ MAX_HEADER_BYTES = 32 * 1024
 # What the system holds of an answer. By itself it lets this grow to megabytes, and takes more only once a
 # third is free: whoever reads steadily but slowly would seem not to read at all for a minute.
 SEND_BUFFER_BYTES = 128 * 1024
+
+
+class _Parser(httptools.HttpRequestParser):
+    """Reads the body of a request that asks for another protocol, which this server does not speak.
+
+    httptools takes the message to end with such headers, and what follows for the next request. It is given
+    them again without the wish.
+    """
+
+    def __init__(self, protocol: HttpToolsProtocol) -> None:
+        super().__init__(protocol)
+        self._protocol = protocol
+        with suppress(AttributeError):  # httptools before 0.6.3
+            self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+
+    def feed_data(self, data: Any) -> None:
+        rest = memoryview(data)
+        while True:
+            try:
+                super().feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as found:
+                rest = rest[found.args[0] :]
+            super().feed_data(self._head())
+
+    def _head(self) -> bytes:
+        version = self.get_http_version().encode()
+        first = self.get_method() + b" " + self._protocol.url + b" HTTP/" + version
+        kept = [name + b": " + value for name, value in self._protocol.headers if name != b"upgrade"]
+        return b"\r\n".join([first, *kept, b"", b""])
 
 
 def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
@@ -51,6 +83,7 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
             _loop: asyncio.AbstractEventLoop | None = None,
         ) -> None:
             super().__init__(config, server_state, app_state, _loop)
+            self.parser = _Parser(self)
             # Requests whose answer is not complete, in their order; uvicorn knows the last one alone.
             self._unanswered: list[RequestResponseCycle] = []
             self._application, self.app = self.app, self._answer
@@ -122,6 +155,10 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
             super().on_body(body)
 
         def on_headers_complete(self) -> None:
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("tunnel")  # no telling whether what follows is a request; answered with 400
+            if self.parser.should_upgrade():
+                return  # they come again
             self._in_headers = False
             self._counted = 0  # from here on the read may hold a body, which the next request does not count
             self._stop_timer()
@@ -131,6 +168,8 @@ def bounded_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
             self._unanswered.append(self.cycle)
 
         def on_message_complete(self) -> None:
+            if self.parser.should_upgrade():
+                return
             super().on_message_complete()
             arriving.pop(self, None)
             self._in_headers = True
