@@ -20,7 +20,13 @@ _REACHES = re.compile(
     r"|REGISTER|EXEC)\s{1,3}[(（]"
     r"|['\]]!|\w!\$?[A-Za-z]{1,3}\$?\d"
 )
-_FACE = re.compile(r"[=＝][)(DPp/]+(?=[\s.,;]|$)")
+# No formula begins with a closing bracket. What begins as one could is a face where nothing follows to make
+# one of, up to what may end the cell: after a bracket or a sign no word, after a letter words alone.
+_SMILE = re.compile(r"[=＝]\)[)(DPp/]*(?=[\s.,;]|$)")
+_FACE = re.compile(
+    r"[=＝](?:[DPp]+(?=[\s.,;]|$)[^\d()[\]{}（）!！|｜:,;\r\n]{0,300}"
+    r"|[(DPp/]+(?=[\s.,;]|$)[^\w()[\]{}（）!！|｜,;\r\n]{0,300})(?=[,;\r\n]|$)"
+)
 _CALCULATES = re.compile(
     r"[+\-＋－][\d\s.,(]{0,30}\d\s{0,3}[+*/^&]"
     r"|[+\-@＋－＠]\s{0,3}\$?[A-Za-z]{1,3}\$?\d"
@@ -58,7 +64,9 @@ def _escape_inside(cell: str) -> str:
 def _would_run(cell: str, at: int, reach: int) -> bool:
     if cell[at] in "=＝":
         # Three of them are a line across a message.
-        return at + 1 < len(cell) and not cell.startswith("===", at) and not _FACE.match(cell, at)
+        if at + 1 == len(cell) or cell.startswith("===", at) or _SMILE.match(cell, at):
+            return False
+        return at < reach or _FACE.match(cell, at) is None
     return at < reach or _CALCULATES.match(cell, at) is not None
 
 
