@@ -765,6 +765,21 @@ def test_a_changed_input_model_or_setting_is_not_mixed_in(
     assert not any("agua" in row["text"] for row in read_csv("out.csv"))
 
 
+def test_a_run_is_not_resumed_with_other_columns_of_folders(
+    here: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(here / "in" / "year=2025" / "a.csv", [[str(number), "luz"] for number in range(8)])
+    killed_after(1, monkeypatch, "in/year=2025", "out.csv", model, Settings(chunk=4))
+    for pattern in ("in/year=2025/*.csv", "in/*/a.csv"):
+        with pytest.raises(UserError, match=r"of another job: in/year=2025/a\.csv was found by another IN"):
+            score(pattern, "out.csv", model, Settings(chunk=4))
+    assert score("in/year=2025", "out.csv", model, Settings(chunk=4)).resumed == 1
+    assert "year" not in read_csv("out.csv")[0]
+    killed_after(1, monkeypatch, "in/*/*.csv", "again.csv", model, Settings(chunk=4))
+    assert score("in/*/*.csv", "again.csv", model, Settings(chunk=4)).resumed == 1
+    assert {row["year"] for row in read_csv("again.csv")} == {"2025"}
+
+
 def test_an_input_that_changes_on_the_way_is_noticed(
     here: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

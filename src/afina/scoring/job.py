@@ -192,7 +192,10 @@ def _job(files: Sequence[InputFile], model: str, settings: Settings, write: str)
         "model": model,
         "settings": json.loads(json.dumps(asdict(settings))),
         "write": write,
-        "files": [[file.location, file.size, file.stamp] for file in files],
+        "files": [
+            [file.location, file.size, file.stamp, file.name, [list(pair) for pair in file.partitions]]
+            for file in files
+        ],
     }
 
 
@@ -207,8 +210,12 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     for location in sorted(before.keys() | now.keys()):
         if location not in before or location not in now:
             return f"{location} {'came' if location in now else 'went'}"
-        if before[location] != now[location]:
+        if before[location][:2] != now[location][:2]:
             return f"{location} changed"
+        if before[location] != now[location]:
+            return (
+                f"{location} was found by another IN: its name or the columns of its folders differ"
+            )
     for name, value in new["settings"].items():
         if old.get("settings", {}).get(name) != value:
             return f"{name} was {old.get('settings', {}).get(name)!r}"
