@@ -7,14 +7,18 @@ import gzip
 import io
 import itertools
 import json
+import time
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from afina.errors import UserError
+from afina.quotes import is_sound
 from afina.scoring import Settings, text_records
 from afina.scoring.inputs import find_inputs
 from afina.scoring.plan import Planner
@@ -113,6 +117,68 @@ def test_open_quotes_line_after_line_merge_no_rows(tmp_path: Path) -> None:
     # Quotes that open and close are no break of the rules, over however many lines.
     path.write_text('id,text\n1,"a\n2,b\n"\n2,"c ""d""\n"\n')
     assert [record.value[1] for record in read_csv(path)[1]] == ["a\n2,b\n", 'c "d"\n']
+
+
+@pytest.mark.parametrize("line", ['tubo 5" roto,"sin agua', 'tubo 5","sin agua', 'tubo,"sin agua'])
+def test_open_quotes_are_read_in_the_time_of_other_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setattr(text_records, "MAX_RECORD", 200_000)
+    path = tmp_path / "a.csv"
+    path.write_text("id,text\n" + f"{line}\n" * 30_000)
+    start = time.process_time()
+    file, records = read_csv(path)
+    assert len(records) == 30_000
+    assert all(record.problem == "a quote opens and does not close" for record in records[:-1])
+    # Parts that begin within are read no slower.
+    cursor = Cursor(HERE, file)
+    for at in range(0, 30_000, 1000):
+        found = itertools.islice(read_records(cursor, records[at].start, records[at].line), 1000)
+        assert list(found) == records[at : at + 1000]
+    cursor.close()
+    assert time.process_time() - start < 8
+
+
+QUOTED = st.text(st.sampled_from('a""",,\n\r '), max_size=60)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=QUOTED, longest=st.sampled_from([5, 12, 1000]))
+def test_looking_ahead_changes_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, longest: int
+) -> None:
+    monkeypatch.setattr(text_records, "MAX_RECORD", longest)
+    path = tmp_path / "a.csv"
+    path.write_bytes(text.encode())
+    file = TextFile(str(path), "utf-8", ",", ("a", "b"))
+    lines = text.split("\n")
+    whole = [line + "\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
+    for record in read_from(file, 0, 1):
+        length, opened = _first_record(whole[record.line - 1 :], longest)
+        assert record.last - record.line + 1 == length
+        assert (record.problem == "a quote opens and does not close") == opened
+
+
+def _first_record(lines: list[str], longest: int) -> tuple[int, bool]:
+    """Of how many lines the first record is, and whether that is for a quote that does not close."""
+    asked = False
+    taken: list[str] = []
+
+    def given() -> Iterator[str]:
+        nonlocal asked
+        for line in lines:
+            if len("".join([*taken, line])) > longest:
+                break
+            taken.append(line)
+            yield line
+        asked = True
+
+    with suppress(csv.Error, StopIteration):
+        next(csv.reader(given(), delimiter=","))
+    if not taken:
+        return 1, False  # too long itself
+    opened = asked or (len(taken) > 1 and not is_sound(taken, ","))
+    return 1 if opened else len(taken), opened
 
 
 def test_longest_record_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

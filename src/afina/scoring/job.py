@@ -213,9 +213,7 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
         if before[location][:2] != now[location][:2]:
             return f"{location} changed"
         if before[location] != now[location]:
-            return (
-                f"{location} was found by another IN: its name or the columns of its folders differ"
-            )
+            return f"{location} was found by another IN: its name or the columns of its folders differ"
     for name, value in new["settings"].items():
         if old.get("settings", {}).get(name) != value:
             return f"{name} was {old.get('settings', {}).get(name)!r}"

@@ -15,12 +15,11 @@ import re
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import IO, Any, NamedTuple, cast
+from dataclasses import dataclass, field
+from typing import IO, Any, Literal, NamedTuple, TypeAlias, cast
 
 from afina.delimiters import DELIMITERS, told_delimiter
 from afina.errors import UserError
-from afina.quotes import is_sound
 from afina.scoring.storage import Storage
 
 MAX_RECORD = 4 << 20  # bytes of a record; a longer one is a failure, and never in memory
@@ -77,6 +76,30 @@ class _Line(NamedTuple):
     end: int
     number: int
     too_long: bool
+
+
+Quote: TypeAlias = Literal["open", "closed", "broken"]
+
+
+@dataclass
+class _Ahead:
+    """Lines read ahead of the record that they were read for, and where in them an open quote ends.
+
+    It ends there whichever line opened it, so each line is looked at once, not for every quote before it.
+    """
+
+    lines: deque[_Line] = field(default_factory=deque)
+    quote: Quote = "open"  # after the last of these lines; at the end of all before it is open
+
+    def pop(self) -> _Line:
+        line = self.lines.popleft()
+        if not self.lines:
+            self.quote = "open"
+        return line
+
+    def clear(self) -> None:
+        self.lines.clear()
+        self.quote = "open"
 
 
 # ------------------------------------------------------------------------------------ bytes and lines
@@ -155,16 +178,17 @@ class Cursor:
         self._jumps = not file.location.lower().endswith(".gz") and not is_wide(file.encoding)
         self._stream = open_bytes(storage, file.location, file.encoding)
         self._at = 0
-        self.given_back: deque[_Line] = deque()  # read ahead of the record that they were read for
+        self.ahead = _Ahead()
 
     def lines(self, start: int, number: int) -> Iterator[_Line]:
-        """The lines from a place on, without those in `given_back`; one iterator at a time."""
-        while self.given_back and self.given_back[0].start < start:
-            self.given_back.popleft()
-        if self.given_back and self.given_back[0].start == start:
-            number = self.given_back[-1].number + 1
+        """The lines from a place on, without those in `ahead`; one iterator at a time."""
+        ahead = self.ahead
+        while ahead.lines and ahead.lines[0].start < start:
+            ahead.pop()
+        if ahead.lines and ahead.lines[0].start == start:
+            number = ahead.lines[-1].number + 1
         else:
-            self.given_back.clear()
+            ahead.clear()
             self._go_to(start)
         return self._read(number)
 
@@ -215,7 +239,7 @@ def read_records(cursor: Cursor, start: int, line: int) -> Iterator[Record]:
     lines = cursor.lines(start, line)
     codec = "utf-8" if is_wide(file.encoding) else file.encoding
     if file.delimiter:
-        source = _CsvLines(lines, cursor.given_back, codec)
+        source = _CsvLines(lines, cursor.ahead, codec, file.delimiter)
         return _csv_records(source, file.encoding, file.delimiter, len(file.names))
     return _json_records(lines, codec, file.encoding)
 
@@ -261,45 +285,78 @@ def _no_number(name: str) -> None:
 
 
 class _CsvLines:
-    """Lines of a CSV handed to the csv module; those of the current record can be given back."""
+    """Lines of a CSV handed to the csv module; after a record's first only where its quote closes soundly."""
 
-    def __init__(self, lines: Iterator[_Line], given_back: deque[_Line], codec: str) -> None:
+    def __init__(self, lines: Iterator[_Line], ahead: _Ahead, codec: str, delimiter: str) -> None:
         self._lines = lines
+        self._ahead = ahead
         self._codec = codec
-        self._given_back = given_back
+        self._delimiter = delimiter
         self.taken: list[_Line] = []
-        self.texts: list[str] = []
-        self.size = 0
         self.stopped = False  # the record asked for more than there is, or may be
 
     def __iter__(self) -> _CsvLines:
         return self
 
     def __next__(self) -> str:
-        line = self._given_back.popleft() if self._given_back else next(self._lines, None)
-        if line is None:
+        if len(self.taken) == 1 and not self._closes(self.taken[0]):
             self.stopped = True
+            raise StopIteration
+        line = self._ahead.pop() if self._ahead.lines else next(self._lines, None)
+        if line is None:
             raise StopIteration
         self.taken.append(line)
-        self.size += len(line.data)
-        if line.too_long or self.size > MAX_RECORD:
+        if line.too_long or len(line.data) > MAX_RECORD:
             self.stopped = True
             raise StopIteration
-        text = line.data.decode(self._codec, "surrogateescape")
-        self.texts.append(text)
-        return text
+        return self._text(line)
 
-    def keep_first(self) -> None:
-        """Give back all lines of the record but its first."""
-        self._given_back.extendleft(reversed(self.taken[1:]))
-        del self.taken[1:]
+    def _text(self, line: _Line) -> str:
+        return line.data.decode(self._codec, "surrogateescape")
+
+    def _closes(self, first: _Line) -> bool:
+        """Whether the quote that a line leaves open closes soundly, before the record is too long."""
+        if _quote_after(self._text(first), self._delimiter) == "broken":
+            return False
+        ahead, lines = self._ahead, self._ahead.lines
+        before = first.end - len(first.data)
+        end = lines[-1].end if lines else first.end
+        # Twice as far as the record may go: so what comes after it is not looked at again for each line.
+        most = 2 * MAX_RECORD if end - before <= MAX_RECORD else 0
+        while ahead.quote == "open" and end - before <= most:
+            line = next(self._lines, None)
+            if line is None:
+                ahead.quote = "broken"
+                break
+            lines.append(line)
+            end = line.end
+            ahead.quote = "broken" if line.too_long else self._open_quote_after(line)
+        return ahead.quote == "closed" and end - before <= MAX_RECORD
+
+    def _open_quote_after(self, line: _Line) -> Quote:
+        text = self._text(line)
+        return _quote_after('"' + text, self._delimiter) if '"' in text else "open"
 
     def begin(self) -> None:
         """Begin a record."""
         self.taken.clear()
-        self.texts.clear()
-        self.size = 0
         self.stopped = False
+
+
+def _quote_after(text: str, delimiter: str) -> Quote:
+    """The quote of a record after its first line; broken where the rules are."""
+    asked = False
+
+    def once() -> Iterator[str]:
+        nonlocal asked
+        yield text
+        asked = True
+
+    try:
+        next(csv.reader(once(), delimiter=delimiter, strict=True))
+    except csv.Error:
+        return "open" if asked else "broken"
+    return "closed"
 
 
 def _csv_records(source: _CsvLines, encoding: str, delimiter: str, width: int) -> Iterator[Record]:
@@ -323,8 +380,7 @@ def _csv_records(source: _CsvLines, encoding: str, delimiter: str, width: int) -
             continue
         if first.too_long or len(first.data) > MAX_RECORD:
             problem = f"longer than {MAX_RECORD:,} bytes"
-        elif source.stopped or (len(source.taken) > 1 and not is_sound(source.texts, delimiter)):
-            source.keep_first()
+        elif source.stopped:
             problem = "a quote opens and does not close"
         elif cells is not None:
             problem = _cells_problem(cells, width, encoding)
