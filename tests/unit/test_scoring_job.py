@@ -292,6 +292,45 @@ def test_parquet_of_string_views(here: Path, model: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["string", "dictionary", "list"])
+def test_parts_of_parquet_are_bounded_by_what_rows_are_when_decoded(
+    here: Path, model: str, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr("afina.scoring.plan.PART_BYTES", 50_000)
+    texts = ["luz"] * 1500 + ["agua " * 1000] * 40 + ["pagos"] * 960
+    long = pa.array(texts)
+    if kind == "dictionary":
+        long = long.dictionary_encode()
+    elif kind == "list":
+        long = pa.array([[text] for text in texts])
+    short = pa.array([text[:5].strip() for text in texts])
+    pq.write_table(pa.table({"id": range(2500), "text": short, "long": long}), "in.parquet")
+    assert (here / "in.parquet").stat().st_size < 50_000
+    killed_after(2, monkeypatch, "in.parquet", "out.jsonl", model, Settings(chunk=1000))
+    lines = (here / "out.jsonl.parts" / "chunks.jsonl").read_text().splitlines()
+    parts = [json.loads(line) for line in lines]
+    assert [number for number, *_ in parts] == list(range(len(parts)))
+    assert [start for _, _, start, *_ in parts] == [0, *(end for _, _, _, end, *_ in parts[:-1])]
+    assert all(sum(map(len, texts[start:end])) <= 50_000 for _, _, start, end, *_ in parts)
+    assert max(end - start for _, _, start, end, *_ in parts) == 1000
+    result = score("in.parquet", "out.jsonl", model, Settings(chunk=1000))
+    assert (result.resumed, result.parts, result.scored) == (2, len(parts), 2500)
+    assert [row["id"] for row in read_jsonl("out.jsonl")] == list(range(2500))
+
+
+def test_parts_of_parquet_are_bounded_where_numbers_repeat(
+    here: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr("afina.scoring.plan.PART_BYTES", 50_000)
+    table = pa.table({"text": ["luz"] * 100, "numbers": [[0.5] * 500] * 100})
+    pq.write_table(table, "in.parquet")
+    assert score("in.parquet", "out.jsonl", model).parts >= 100 * 500 * 8 / 50_000
+
+
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are text there")
 def test_a_file_name_that_is_no_text(here: Path, model: str) -> None:
     folder = here / "in" / os.fsdecode(b"k=\xff")

@@ -18,6 +18,8 @@ except ModuleNotFoundError as error:
     ) from None
 
 _BATCH = 1024  # rows decoded at a time
+_LEAST_BATCH = 32  # of them where a row may be as large as all that is stored of its column
+_BATCH_BYTES = 32 << 20
 _BUFFER = 1 << 20  # bytes of a column read at a time; without it all that a row group has of the column
 
 
@@ -33,11 +35,98 @@ def open_parquet(storage: Storage, location: str) -> Any:
         raise UserError(f"{location}: not a Parquet file, or cut off; write it again") from None
 
 
-def part_rows(metadata: Any, chunk: int, part_bytes: int) -> int:
-    """How many rows of a file make a part: ``chunk``, fewer where rows are large."""
-    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    widest = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=0.0)
-    return max(1, min(chunk, int(part_bytes / max(widest, 1.0))))
+# Bytes of a value that may be stored in less, where all of a type take the same.
+_WIDTHS = {"INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8}
+# Encodings that store once what texts have in common.
+_SHARING = {"PLAIN_DICTIONARY", "RLE_DICTIONARY", "DELTA_BYTE_ARRAY"}
+
+
+def part_ranges(file: Any, location: str, chunk: int, part_bytes: int) -> Iterator[tuple[int, int]]:
+    """The parts of an open file, as rows from and to: of ``chunk``, fewer where rows are large when decoded.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    metadata = file.metadata
+    size = min(chunk, _rows_within(metadata, part_bytes))
+    shared, most = _shared(metadata)
+    flat = not any(metadata.schema.column(at).max_repetition_level for at in shared)
+    if not shared or (flat and size * most <= part_bytes):
+        for start in range(0, metadata.num_rows, size):
+            yield start, min(start + size, metadata.num_rows)
+        return
+    # What is stored once says nothing of how large the rows are that repeat it.
+    paths = [metadata.schema.column(at).path for at in shared]
+    try:
+        batches = file.iter_batches(batch_size=_batch_rows(most), columns=paths)
+        yield from _measured(batches, size, part_bytes)
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{location}: damaged ({reason[:160]}); write it again") from None
+
+
+def _rows_within(metadata: Any, part_bytes: int) -> int:
+    """How many rows of the widest row group fit, but for what their texts have in common."""
+    widest = 1.0
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        columns = [group.column(at) for at in range(group.num_columns)]
+        size = sum(
+            max(one.total_uncompressed_size, one.num_values * _WIDTHS.get(one.physical_type, 0))
+            for one in columns
+        )
+        widest = max(widest, max(size, group.total_byte_size) / max(group.num_rows, 1))
+    return max(1, int(part_bytes / widest))
+
+
+def _shared(metadata: Any) -> tuple[list[int], int]:
+    """Columns whose texts may be stored once for many rows, and most bytes that a row group has of them."""
+    shared: set[int] = set()
+    most = 0
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        columns = [(at, group.column(at)) for at in range(group.num_columns)]
+        found = {
+            at: one.total_uncompressed_size
+            for at, one in columns
+            if one.physical_type not in (*_WIDTHS, "BOOLEAN") and not _SHARING.isdisjoint(one.encodings)
+        }
+        shared.update(found)
+        most = max(most, sum(found.values()))
+    return sorted(shared), most
+
+
+def _batch_rows(most: int) -> int:
+    """How many rows to decode at a time: a text may be as long as all that is stored of its column."""
+    return max(_LEAST_BATCH, min(_BATCH, _BATCH_BYTES // max(most, 1)))
+
+
+def _measured(batches: Iterable[Any], chunk: int, part_bytes: int) -> Iterator[tuple[int, int]]:
+    start = rows = size = 0
+    for batch in batches:
+        while batch.num_rows:
+            piece, taken = _piece(batch.slice(0, chunk - rows), part_bytes)
+            if rows and size + taken > part_bytes:
+                yield start, start + rows
+                start, rows, size = start + rows, 0, 0
+            rows, size = rows + piece, size + taken
+            batch = batch.slice(piece)
+            if rows == chunk:
+                yield start, start + rows
+                start, rows, size = start + rows, 0, 0
+    if rows:
+        yield start, start + rows
+
+
+def _piece(batch: Any, part_bytes: int) -> tuple[int, int]:
+    """How many of the rows of a batch fit, by halves, one at least; and their bytes when decoded."""
+    while (size := sum(map(_decoded_bytes, batch.columns))) > part_bytes and batch.num_rows > 1:
+        batch = batch.slice(0, batch.num_rows // 2)
+    return batch.num_rows, size
+
+
+def _decoded_bytes(column: Any) -> int:
+    return int((column.dictionary_decode() if pa.types.is_dictionary(column.type) else column).nbytes)
 
 
 def plain_schema(schema: Any, partitions: Iterable[tuple[str, str]]) -> Any:
@@ -168,6 +257,7 @@ class ParquetCursor:
     def __init__(self, storage: Storage, location: str) -> None:
         self._location = location
         self._file = open_parquet(storage, location)
+        self._batch = _batch_rows(_shared(self._file.metadata)[1])
         self._batches: Iterator[Any] = iter(())
         self._rest: Any = None
         self._at = -1
@@ -197,7 +287,7 @@ class ParquetCursor:
             first += metadata.row_group(group).num_rows
             group += 1
         groups = range(group, metadata.num_row_groups)
-        self._batches = self._file.iter_batches(batch_size=_BATCH, row_groups=list(groups))
+        self._batches = self._file.iter_batches(batch_size=self._batch, row_groups=list(groups))
         self._rest = None
         for _ in self._take(start - first):
             pass

@@ -269,7 +269,7 @@ class Planner:
             )
 
     def _parquet_parts(self, file: InputFile) -> Iterator[tuple[int, int, int, int]]:
-        from afina.scoring.parquet import open_parquet, part_rows, plain_schema
+        from afina.scoring.parquet import open_parquet, part_ranges, plain_schema
 
         opened = open_parquet(self.storage, file.location)
         with opened:
@@ -288,10 +288,7 @@ class Planner:
             self._schemas.append(plain_schema(schema, file.partitions))
             self._columns.update(dict.fromkeys(schema.names))
             self._sources.append(Source(file.location, file.name, file.partitions))
-            size = part_rows(opened.metadata, self.settings.chunk, PART_BYTES)
-            total = opened.metadata.num_rows
-            for start in range(0, total, size):
-                end = min(start + size, total)
+            for start, end in part_ranges(opened, file.location, self.settings.chunk, PART_BYTES):
                 yield start, end, start + 1, end - start
 
 
