@@ -247,7 +247,7 @@ class _File:
         cell = self.cells["label"][at]
         parts: Sequence[Any] = cell if isinstance(cell, list) else [cell]
         if task == "multilabel" and not isinstance(cell, list):
-            parts = [part.strip() for part in _as_text(cell).split(SEPARATOR)]
+            parts = list(_apart(_as_text(cell), known))
         names = [_as_text(part["label"] if _is_score(part) else part) for part in parts]
         names = [_unescaped(name, known) for name in names if name.strip()]
         if task == "multiclass" and len(names) != 1:
@@ -426,6 +426,25 @@ def _blank(cell: Any) -> bool:
 
 def _is_score(part: Any) -> bool:
     return isinstance(part, Mapping) and "label" in part
+
+
+def _apart(cell: str, known: frozenset[str]) -> Iterator[str]:
+    """The labels in a cell; a known one may hold the separator, and the longest that is there is meant."""
+    parts = cell.split(SEPARATOR)
+    most = _most_parts(known)
+    at = 0
+    while at < len(parts):
+        names = [SEPARATOR.join(parts[at : at + count]).strip() for count in range(1, most + 1)]
+        whole = (count for count in range(most, 1, -1) if _unescaped(names[count - 1], known) in known)
+        count = next(whole, 1)
+        yield names[count - 1]
+        at += count
+
+
+@functools.lru_cache(maxsize=4)
+def _most_parts(labels: frozenset[str]) -> int:
+    """In how many parts the separator tears a label at most."""
+    return max((label.count(SEPARATOR) + 1 for label in labels), default=1)
 
 
 def _unescaped(name: str, known: frozenset[str]) -> str:

@@ -294,6 +294,23 @@ def test_a_label_that_was_made_safe_for_spreadsheets_is_known(run: Run, tmp_path
     assert found["measures"][0]["psi"] == 0
 
 
+def test_a_label_with_the_separator_in_it_is_not_torn(run: Run, tmp_path: Path) -> None:
+    rows = [["agua|luz", "pagos"], ["agua"], ["pagos", "agua|=luz|gas", "agua|luz"], ["luz", "agua"]] * 30
+    old = tmp_path / "old.jsonl"
+    lines = [json.dumps({"label": names, "probability": [0.9] * len(names)}) for names in rows]
+    old.write_text("\n".join(lines) + "\n")
+    cells = ["|".join(names).replace("|=", "|'=") for names in rows]
+    new = write_csv(tmp_path / "new.csv", [f"{cell},0.9" for cell in cells], "label,confidence")
+    code, out, _ = run(old, new, "--json")
+    found = json.loads(out)
+    assert (code, found["appeared"]) == (0, [])
+    assert [one["psi"] for one in found["measures"][:2]] == [0, 0]
+    # Of what is not known each part is a label, and those beside it are found.
+    new = write_csv(tmp_path / "other.csv", [f"otra|{cell},0.9" for cell in cells], "label,confidence")
+    appeared = json.loads(run(old, new, "--json")[1])["appeared"]
+    assert [one["label"] for one in appeared] == ["otra"]
+
+
 # ---------------------------------------------------------------------------------------------- misuse
 
 
