@@ -528,6 +528,20 @@ def test_linked_folders_are_not_left_out_unsaid(here: Path, model: str) -> None:
         score("in", "out2.csv", model)
 
 
+@pytest.mark.parametrize("source", ["d", "d/**/*.csv", "d/**/**/*.csv", "d/*/*.csv", "linked/**/*.csv"])
+def test_what_links_lead_to_is_read_once(here: Path, model: str, source: str) -> None:
+    write_csv(here / "d" / "year=2025" / "b.csv", [["1", "luz"], ["2", "agua"]])
+    (here / "d" / "latest").symlink_to("year=2025")
+    (here / "d" / "a.csv").symlink_to("year=2025/b.csv")
+    (here / "d" / "year=2025" / "a.csv").symlink_to("b.csv")
+    (here / "linked").symlink_to("d")
+    score(source, "out.csv", model)
+    assert [(row["id"], row["year"]) for row in read_csv("out.csv")] == [("1", "2025"), ("2", "2025")]
+    # Where the pattern matches links alone, the first of them is read.
+    assert score("d/latest/*.csv", "again.csv", model).rows == 2
+    assert score("d/*.csv", "third.csv", model).rows == 2
+
+
 def test_a_folder_that_cannot_be_read_is_not_left_out(
     here: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,7 +61,8 @@ def find_inputs(
     """The files that ``source`` names, in order of name; of a folder or pattern without those passed over.
 
     In folders, names that begin with ``.`` or ``_`` are passed over, as Spark and Hive do. A link in a folder
-    or pattern that leads out of it is an error: whoever may put files there may not thereby read others.
+    or pattern that leads out of it is an error: whoever may put files there may not thereby read others. One
+    that leads to a file that is read anyway adds nothing.
 
     Raises:
         UserError: nothing is there, a file is of an unknown format, formats are mixed, or a link leads out.
@@ -86,7 +87,7 @@ def find_inputs(
     if root and not is_remote(source):
         _check_links(root, locations)
         # What a link to a folder in here leads to is found in its own place.
-        locations = [location for location in locations if not os.path.isdir(location)]
+        locations = _once(root, [location for location in locations if not os.path.isdir(location)])
         if not locations:
             raise UserError(f"{source}: no file in the folder but links; put {_KNOWN} files in it")
     files = [_input_file(location, root, of_pattern, storage) for location in locations]
@@ -140,3 +141,14 @@ def _check_links(root: str, locations: list[str]) -> None:
     for location in locations:
         if not os.path.realpath(location).startswith(inside):
             raise UserError(f"{location}: a link that leads out of {root}; name that file itself")
+
+
+def _once(root: str, locations: list[str]) -> list[str]:
+    """One location of each file: its own place, else the first link to it."""
+    inside = os.path.realpath(root)
+    chosen: dict[str, str] = {}
+    for location in locations:
+        real = os.path.realpath(location)
+        if real not in chosen or real == os.path.join(inside, _relative(location, root)):
+            chosen[real] = location
+    return sorted(chosen.values())
