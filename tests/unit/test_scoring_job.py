@@ -270,6 +270,85 @@ def test_cells_of_a_csv_hold_no_quotes_of_json(here: Path, model: str) -> None:
         ]
 
 
+def test_times_of_every_kind_are_written_without_pandas(here: Path, model: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    ns, long = pa.timestamp("ns"), pa.duration("ns")
+    day = pa.struct([("x", pa.date32())])
+    late = pa.array([{"x": 2_933_297}, None], pa.struct([("x", pa.int32())])).cast(day)
+    columns = {
+        "a": (pa.array([1, None], long), ["0:00:00.000000001", ""]),
+        "b": (
+            pa.array([2**61, -(10**9) - 1], long),
+            ["26687 days, 23:56:49.213693952", "'-1 day, 23:59:58.999999999"],
+        ),
+        "c": (
+            pa.array([2**62, 86_400], pa.duration("s")),
+            ["53375995583650 days, 7:45:04", "1 day, 0:00:00"],
+        ),
+        "d": (pa.array([[1, None], None], pa.list_(ns)), ['["1970-01-01 00:00:00.000000001", null]', ""]),
+        "e": (
+            pa.array([{"x": 1}, None], pa.struct([("x", ns)])),
+            ['{"x": "1970-01-01 00:00:00.000000001"}', ""],
+        ),
+        "f": (
+            pa.array([{"x": 1}, None], pa.struct([("x", pa.time64("ns"))])),
+            ['{"x": "00:00:00.000000001"}', ""],
+        ),
+        "g": (late, ['{"x": "10001-02-04"}', ""]),
+        "h": (
+            pa.array([[{"x": 1}], []], pa.list_(pa.struct([("x", long)]))),
+            ['[{"x": "0:00:00.000000001"}]', "[]"],
+        ),
+        "i": (pa.array([[("k", 1)], None], pa.map_(pa.string(), long)), ['[["k", "0:00:00.000000001"]]', ""]),
+        "j": (
+            pa.array([[1, 2], None], pa.large_list(ns)),
+            ['["1970-01-01 00:00:00.000000001", "1970-01-01 00:00:00.000000002"]', ""],
+        ),
+    }
+    doc = pa.array(
+        [{"text": "luz", "at": 1}, {"text": "agua", "at": 2}], pa.struct([("text", pa.string()), ("at", ns)])
+    )
+    pq.write_table(
+        pa.table({"doc": doc} | {name: column for name, (column, _) in columns.items()}), "in.parquet"
+    )
+    code = """
+import sys
+class Blocked:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] == "pandas":
+            raise ImportError(name)
+sys.meta_path.insert(0, Blocked())
+from afina.cli import main
+main(sys.argv[1:])
+"""
+    arguments = ["score", "in.parquet", "--model", model, "--column", "doc.text"]
+    for out in ("out.csv", "out.jsonl"):
+        run = subprocess.run([sys.executable, "-c", code, *arguments, out], capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+    rows = read_csv("out.csv")
+    assert [row["label"] for row in rows] == ["luz", "agua"]
+    for name, (_, expected) in columns.items():
+        assert [row[name] for row in rows] == expected, name
+    assert read_jsonl("out.jsonl")[0]["h"] == [{"x": "0:00:00.000000001"}]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_times_that_cannot_be_written_name_file_and_column(here: Path, model: str, nested: bool) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    when = pa.array([1], pa.timestamp("us", tz="America/Nowhere"))
+    column = pa.StructArray.from_arrays([when], ["at"]) if nested else when
+    pq.write_table(pa.table({"text": ["luz"], "when": column}), "in.parquet")
+    for out in ("out.csv", "out.jsonl"):
+        with pytest.raises(
+            UserError, match=r"^in\.parquet: column 'when': .* cannot be written as text \("
+        ) as found:
+            score("in.parquet", out, model)
+        assert "\n" not in str(found.value)
+    assert score("in.parquet", "out.parquet", model).scored == 1
+
+
 def test_parquet_of_string_views(here: Path, model: str) -> None:
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")

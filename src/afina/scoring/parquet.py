@@ -370,13 +370,95 @@ def fitted(table: Any, schema: Any, where: str) -> Any:
     return pa.table(columns, schema=schema)
 
 
-def plain_rows(table: Any) -> list[dict[str, Any]]:
-    """Rows as values of Python; times as Arrow writes them, which keeps nanoseconds."""
-    for position, column in enumerate(table.schema):
-        if pa.types.is_temporal(column.type) and not pa.types.is_duration(column.type):
-            table = table.set_column(position, column.name, table.column(position).cast(pa.string()))
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
+def plain_rows(table: Any, where: str) -> list[dict[str, Any]]:
+    """Rows as values of Python; times as Arrow writes them, which keeps nanoseconds, durations as Python.
+
+    Raises:
+        UserError: values of a column cannot be written.
+    """
+    names = table.column_names
+    columns = [_plain_values(table.column(at), where, name) for at, name in enumerate(names)]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def values_of(column: Any, where: str, name: str) -> list[Any]:
+    """A column as values of Python; those that Python or pandas do not have as `plain_rows` writes them.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    try:
+        return column.to_pylist()  # type: ignore[no-any-return]
+    except (ValueError, OverflowError, LookupError):
+        if pa.types.is_temporal(column.type):
+            return column.cast(pa.int64()).to_pylist()  # type: ignore[no-any-return]  # no text either way
+        return _plain_values(column, where, name)
+
+
+def _plain_values(column: Any, where: str, name: str) -> list[Any]:
+    kind = column.type
+    try:
+        simple = _without_times(kind)
+        if simple == kind:
+            return column.to_pylist()  # type: ignore[no-any-return]
+        return [_in_words(value, kind) for value in column.cast(simple).to_pylist()]
+    except (pa.ArrowException, ValueError, OverflowError, LookupError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{where}: column {name!r}: {str(kind)[:80]} cannot be written as text ({reason[:160]}); "
+            "give it another type, or write Parquet"
+        ) from None
+
+
+def _without_times(kind: Any) -> Any:
+    """A type with text instead of points in time and numbers instead of durations, in lists and the like too.
+
+    Python has no values for all of them, and without pandas none for nanoseconds.
+    """
+    types = pa.types
+    if types.is_duration(kind):
+        return pa.int64()
+    if types.is_temporal(kind):
+        return pa.string()
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(_without_times(field.type)) for field in kind])
+    if types.is_map(kind):
+        return pa.map_(
+            *(field.with_type(_without_times(field.type)) for field in (kind.key_field, kind.item_field))
+        )
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        field = kind.value_field.with_type(_without_times(kind.value_type))
+        if types.is_large_list(kind):
+            return pa.large_list(field)
+        return pa.list_(field, kind.list_size) if types.is_fixed_size_list(kind) else pa.list_(field)
+    return kind
+
+
+def _in_words(value: Any, kind: Any) -> Any:
+    """A value of `_without_times` with durations as text."""
+    if value is None:
+        return None
+    if pa.types.is_duration(kind):
+        return _duration_text(value, kind.unit)
+    if pa.types.is_struct(kind):
+        return {field.name: _in_words(value[field.name], field.type) for field in kind}
+    if pa.types.is_map(kind):
+        return [(_in_words(key, kind.key_type), _in_words(item, kind.item_type)) for key, item in value]
+    if isinstance(value, list):
+        return [_in_words(item, kind.value_type) for item in value]
+    return value
+
+
+def _duration_text(value: int, unit: str) -> str:
+    """As `timedelta`, but of any length and with nanoseconds."""
+    second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    seconds, rest = divmod(value, second)
+    minutes, seconds = divmod(seconds, 60)
+    days, minutes = divmod(minutes, 24 * 60)
+    text = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+    if nanoseconds := rest * (10**9 // second):
+        text += f".{nanoseconds:09}" if nanoseconds % 1000 else f".{nanoseconds // 1000:06}"
+    return f"{days} day{'' if abs(days) == 1 else 's'}, {text}" if days else text
 
 
 def write_table(table: Any) -> bytes:

@@ -104,7 +104,7 @@ def _text_rows(plan: Plan, source: Source, part: Part, cursor: Cursor) -> Rows:
 def _parquet_rows(plan: Plan, source: Source, part: Part, cursor: Any) -> Rows:
     import pyarrow as pa
 
-    from afina.scoring.parquet import sound, taken
+    from afina.scoring.parquet import sound, taken, values_of
 
     rows = Rows(location=source.location)
     table, unreadable = sound(cursor.read(part.start, part.end), source.location)
@@ -115,7 +115,7 @@ def _parquet_rows(plan: Plan, source: Source, part: Part, cursor: Any) -> Rows:
     kept = []
     wanted = plan.settings.columns
     roots = [name if name in table.column_names else name.split(".")[0] for name in wanted]
-    columns = [table.column(root).to_pylist() for root in roots]
+    columns = [values_of(table.column(root), source.location, root) for root in roots]
     for row, values in enumerate(zip(*columns, strict=True)):
         if row in bad:
             text, problem = "", "bytes that are not text in utf-8"
@@ -173,7 +173,7 @@ def encode(plan: Plan, rows: Rows, predictions: Sequence[Prediction]) -> bytes:
     if not isinstance(rows.values, list):
         from afina.scoring.parquet import plain_rows
 
-        values = plain_rows(rows.values)
+        values = plain_rows(rows.values, rows.location)
     else:
         values = rows.values
     stream = io.StringIO(newline="")
