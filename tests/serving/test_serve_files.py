@@ -421,6 +421,8 @@ WRONG = {
     "ragged": ("a.csv", b"a,b\n1,2\n3\n", {"column": "b"}, 400, "bad_file"),
     "binary": ("a.csv", bytes(range(256)) * 9, {}, 400, "bad_file"),
     "half a UTF-16 character": ("a.csv", b"\xff\xfea\x00\n\x00b", {}, 400, "bad_file"),
+    "UTF-32": ("a.csv", table().encode("utf-32"), {}, 400, "bad_file"),
+    "UTF-32, the other way": ("a.csv", b"\0\0\xfe\xff" + table().encode("utf-32-be"), {}, 400, "bad_file"),
     "a long text": ("a.csv", LONG.encode(), {}, 413, "text_too_long"),
     "an unclosed quote": ("a.csv", b'a,b\n1,"' + b"x\n" * 5000, {}, 400, "bad_file"),
     "text after a quote": ("a.csv", b'a,b\n1,"x" y\n', {"column": "b"}, 400, "bad_file"),
@@ -450,6 +452,7 @@ def test_wrong_files_are_told_so(running: Live, case: str) -> None:
     answer = send(running, content, name, **form)
 
     assert code_of(answer) == (status, code), answer.text
+    assert "UTF-32" not in case or "in UTF-32" in answer.json()["error"]["message"]
 
 
 def test_an_encrypted_workbook_is_said_to_be_one(running: Live) -> None:
@@ -511,6 +514,19 @@ def test_forms_without_a_file(running: Live) -> None:
     assert code_of(post("/v1/predict/file", files=two))[0] == 400
     broken = post("/v1/predict/file", content=b"--x\r\n\r\n", headers={"content-type": "multipart/form-data"})
     assert code_of(broken)[0] == 400
+
+
+@pytest.mark.parametrize(("charset", "status"), [("undefined", 400), ("utf-8", 200), ("none-such", 200)])
+def test_a_form_in_a_charset_that_reads_nothing(running: Live, charset: str, status: int) -> None:
+    head = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.csv"\r\n\r\n'
+    content_type = f"multipart/form-data; boundary=x; charset={charset}"
+    answer = running.client.post(
+        "/v1/predict/file",
+        content=head + b"texto\nluz\n\r\n--x--\r\n",
+        headers={"content-type": content_type},
+    )
+    assert answer.status_code == status
+    assert status == 200 or answer.json()["error"]["message"].startswith("Content-Type: ")
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

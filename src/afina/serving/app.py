@@ -282,7 +282,11 @@ async def _arrived(
     arrivals = service.arrivals
     reading = arrivals.reading(stack)
     counted = Request(request.scope, reading.counted(request.receive))
-    form = await counted.form(max_files=1, max_fields=8, max_part_size=1 << 14)
+    try:
+        form = await counted.form(max_files=1, max_fields=8, max_part_size=1 << 14)
+    except UnicodeError:  # the codec "undefined" reads nothing
+        problem = "Content-Type: no text can be read in this charset; leave it out"
+        raise ApiError(400, "bad_request", problem) from None
     csv_form, column, upload = _file_form(form)
     stack.callback(upload.file.close)
     async with service.gone_watch(request.receive) as gone:

@@ -33,11 +33,13 @@ def encoding_of(stream: IO[bytes]) -> str:
     """UTF-8 or, by its mark, UTF-16; what was never UTF-8 is read as Windows' or ISO's Latin.
 
     Raises:
-        ApiError: 400 no text, or UTF-8 with a damaged place, which another encoding would read as something
-            else than it was.
+        ApiError: 400 no text, UTF-32, or UTF-8 with a damaged place, which another encoding would read as
+            something else than it was.
     """
     stream.seek(0)
     start = stream.read(4096)
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # the first begins as UTF-16's does
+        raise ApiError(400, "bad_file", "the file is in UTF-32, which is not read; save it as CSV in UTF-8")
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16"
     if b"\0" in start:
