@@ -74,7 +74,7 @@ def make_engine(folder: Path, first_new: int | None = None, **changes: Any) -> E
         np.linspace(1, 0.2, 8),
         objective,
         seed=5,
-        row_factors=loop.row_factors(model.backbone, first_new, params),
+        row_factors=loop.row_factors(model, first_new, params),
         first_row=first_new or 0,
     )
     made.forward.train(True)
