@@ -250,7 +250,10 @@ def keep_split(
     kept = read_splits(revision)
     root = find_root("keep-split").resolve()
     path = root / "data/source/kept_split.csv" if out is None else out.resolve()
-    write_kept(path, kept)
+    try:
+        write_kept(path, kept)
+    except OSError as error:
+        raise UserError(f"keep-split: --out: cannot write {path} ({error.strerror})") from None
     # As the stages see it, which run at the root.
     name = (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
     print(f"{name}: the splits of {len(kept):,} messages; in params.yaml: split: {{keep: {name}}}")

@@ -103,6 +103,8 @@ def test_what_cannot_be_kept_is_said_in_one_line(project: Project) -> None:
         return result.err
 
     assert "keep-split: --rev: no revision 'nothing' in git" in error("--rev", "nothing")
+    for out in ("data/source", "params.yaml/kept.csv"):
+        assert f"keep-split: --out: cannot write {project.root / out} (" in error("--out", out)
     (project.root / "data" / "splits" / "validation.parquet").unlink()
     assert "keep-split: data/splits/validation.parquet: no such file; make it with `dvc repro" in error()
     assert not (project.root / KEPT).exists()

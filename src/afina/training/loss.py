@@ -166,7 +166,8 @@ def build_objective(
         by_label = effective_number_weights(counts, params.class_balanced_beta)
     elif params.loss == "logit_adjusted":
         offsets = prior_offsets(counts, row_count, params.logit_adjustment_tau, task)
-        smooth = adjusted_smoothing(offsets, counts, task)
+        if params.label_smoothing:
+            smooth = adjusted_smoothing(offsets, counts, task)
     elif params.loss == "ldam":
         margins = label_margins(counts, params.ldam_max_margin)
     elif params.loss == "distribution_balanced":
