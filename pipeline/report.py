@@ -62,11 +62,11 @@ def read_inputs() -> Inputs:
         precision_recall=read_optional_rows(REPORTS / "pr.csv"),
         training=read_optional_rows(REPORTS / "training.csv"),
         lengths=read_optional_rows(DATA / "lengths.csv"),
-        issues=read_optional_rows(ISSUES),
+        issues=read_optional_rows(ISSUES, escaped=True),
         pairs=read_optional_rows(REPORTS / "label_pairs.csv"),
-        mistakes=read_optional_rows(EVALUATED / "mistakes.csv"),
+        mistakes=read_optional_rows(EVALUATED / "mistakes.csv", escaped=True),
         behaviour=read_optional_rows(REPORTS / "behaviour.csv"),
-        behaviour_failures=read_optional_rows(EVALUATED / "behaviour_failures.csv"),
+        behaviour_failures=read_optional_rows(EVALUATED / "behaviour_failures.csv", escaped=True),
         examples=examples,
     )
 

@@ -26,7 +26,7 @@ from afina.auditing.label_pairs import _suggestion
 from afina.behaviour.run import TOLERANCE, Kind
 from afina.cleaning import REASONS
 from afina.evaluation.tables import NONE
-from afina.files import write_json
+from afina.files import write_csv, write_json
 from afina.labels import LabelSet
 from afina.params.behave import BEHAVIOUR_TESTS
 from afina.reporting import behaviour
@@ -35,12 +35,20 @@ from afina.reporting.blocks import Examples, Paragraph, Section, Table
 from afina.reporting.card import render_card
 from afina.reporting.charts import nice_ticks
 from afina.reporting.explanations import Word, read_words, shade, strongest
-from afina.reporting.inputs import Inputs, confusion_examples, number, read_optional_json, read_optional_rows
+from afina.reporting.inputs import (
+    Inputs,
+    confusion_examples,
+    number,
+    read_optional_json,
+    read_optional_rows,
+    unescape_formula,
+)
 from afina.reporting.locale import MISSING, Locale
 from afina.reporting.page import build_sections, render_page
 from afina.reporting.results import MATRIX_LABELS, headline, tiles
 from afina.reporting.setting import shorten
 from afina.reporting.words import EN, ES, WORDS
+from afina.spreadsheets import escape_formula, escape_row
 from report_inputs import (
     HOSTILE,
     LABELS,
@@ -916,6 +924,31 @@ def test_absent_files_read_as_empty(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("label,f1\nx,0.5\ny,\n", encoding="utf-8")
     rows = read_optional_rows(tmp_path / "a.csv")
     assert [number(row, "f1") for row in rows] == [0.5, None]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "@ministerio no me pagan",
+        "- Mi pensión no llega",
+        "+65 años",
+        " =1+1",
+        "Vea esto;=HYPERLINK(1) y, @SUM(1)",
+        "d'Or, -no; 'sí' -3,5",
+    ],
+)
+def test_people_are_quoted_without_the_apostrophe_of_spreadsheets(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "mistakes.csv"
+    write_csv(path, ("id", "text"), [escape_row(("a", text))])
+    [row] = read_optional_rows(path, escaped=True)
+    assert row["text"] == text
+
+
+@given(st.text(alphabet="a1'=+-@;, |\"\n("))
+def test_what_was_escaped_reads_as_some_text_that_is_escaped_so(text: str) -> None:
+    cell = escape_formula(text)
+    assert escape_formula(unescape_formula(cell)) == cell
+    assert "'" in text or unescape_formula(cell) == text
 
 
 def test_the_facts_leave_out_what_is_not_known() -> None:
