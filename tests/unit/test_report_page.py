@@ -43,7 +43,7 @@ from afina.reporting.inputs import (
     read_optional_rows,
     unescape_formula,
 )
-from afina.reporting.locale import MISSING, Locale
+from afina.reporting.locale import MISSING, Language, Locale
 from afina.reporting.page import build_sections, render_page
 from afina.reporting.results import MATRIX_LABELS, headline, tiles
 from afina.reporting.setting import shorten
@@ -348,6 +348,23 @@ def test_the_headline_has_the_score_its_interval_and_the_number_of_messages() ->
         "The model gives 84 of every 100 messages the right class (between 81 and 87, with 90% confidence), "
         "as tested on 1,536 messages it had not seen."
     )
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_levels_and_aims_are_told_as_they_were_set(language: Language) -> None:
+    inputs, locale = multiclass(), Locale(language)
+    evaluation = inputs.evaluation | {
+        "abstention": {**inputs.evaluation["abstention"], "target_accuracy": 0.985}
+    }
+    how = setting(language, level=0.975)
+    page = "".join(Page(render_page(replace(inputs, evaluation=evaluation), how)).text)
+    for share in (0.975, 0.985):
+        assert locale.given(share) in page
+        assert locale.percent(share, 1) == locale.given(share)
+    card = render_card(inputs, how, language)
+    assert locale.given(0.975) in card
+    assert locale.percent(0.975) not in card
+    assert (Locale("en").given(0.95), Locale("en").given(0.9995)) == ("95%", "99.95%")
 
 
 def test_classes_are_sorted_by_f1_and_those_with_few_rows_are_marked() -> None:

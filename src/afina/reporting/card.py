@@ -152,7 +152,7 @@ def _metric_entries(inputs: Inputs, setting: Setting) -> list[dict[str, Any]]:
 def _metrics(inputs: Inputs, setting: Setting) -> str:
     locale, metrics = setting.locale, inputs.metrics
     messages = locale.count("message", int((metrics.get("rows") or {}).get("test", 0)))
-    intro = locale.text("card_metrics_intro", messages=messages, level=locale.percent(setting.level))
+    intro = locale.text("card_metrics_intro", messages=messages, level=locale.given(setting.level))
     interval = metrics.get("interval") or {}
     rows = [(locale.text("measure"), locale.text("value"), locale.text("interval")), ("---", "---:", "---:")]
     for name, value in metrics["test"].items():

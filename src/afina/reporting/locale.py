@@ -78,8 +78,11 @@ class Locale:
         places = digits
         while 0 < share < 1 and round(100 * share, places) in (0, 100) and places < 4:
             places += 1
-        sign = "%" if self.language == "en" else f"{_NARROW}%"
-        return self._localise(f"{_no_negative_zero(100 * share, places):,.{places}f}") + sign
+        return self._localise(f"{_no_negative_zero(100 * share, places):,.{places}f}") + self._percent_sign()
+
+    def given(self, share: float) -> str:
+        """A share that somebody set, as a percentage with all its decimals: 97,5 % is not 98 %."""
+        return self._localise(f"{round(100 * share, 6):,.10g}") + self._percent_sign()
 
     def points(self, number: float | None) -> str:
         """The change of a share in percentage points, with its sign."""
@@ -108,6 +111,9 @@ class Locale:
         if low is None or high is None:
             return MISSING
         return f"{self.decimal(100 * low, digits)}\u2013{self.percent(high, digits)}"
+
+    def _percent_sign(self) -> str:
+        return "%" if self.language == "en" else f"{_NARROW}%"
 
     def _localise(self, number: str) -> str:
         written = number.replace("-", _MINUS)

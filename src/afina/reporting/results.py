@@ -72,7 +72,7 @@ def headline(inputs: Inputs, setting: Setting) -> str:
     values |= {
         "low": _of_hundred(low, locale),
         "high": _of_hundred(high, locale),
-        "level": locale.percent(setting.level),
+        "level": locale.given(setting.level),
     }
     return locale.text(f"headline_{task}", **values)
 
@@ -114,7 +114,7 @@ def tiles(inputs: Inputs, setting: Setting) -> list[Tile]:
     abstention = inputs.evaluation.get("abstention") or {}
     if abstention.get("target_accuracy") is not None:
         target, coverage = abstention["target_accuracy"], abstention["coverage"]
-        name = locale.text("tile_coverage", target=locale.percent(target))
+        name = locale.text("tile_coverage", target=locale.given(target))
         found.append(
             Tile(name, locale.percent(coverage, 1), str(coverage), locale.text("tile_coverage_note"))
         )
@@ -150,7 +150,7 @@ def trust(inputs: Inputs, setting: Setting) -> Section:
             blocks.append(_verdict(plain, locale))
         second = headline_metrics(inputs.label_set.task)[1]
         blocks += [
-            Paragraph(locale.text("trust_intro", level=locale.percent(setting.level))),
+            Paragraph(locale.text("trust_intro", level=locale.given(setting.level))),
             _models_table(rows, second, locale),
         ]
     return Section("trust", locale.text("trust"), blocks)
@@ -267,7 +267,7 @@ def classes(inputs: Inputs, setting: Setting) -> Section:
         sortable=True,
     )
     blocks: list[Block] = [
-        Paragraph(locale.text("classes_intro", level=locale.percent(setting.level))),
+        Paragraph(locale.text("classes_intro", level=locale.given(setting.level))),
         table,
     ]
     if any(is_few(row) for row in rows):
@@ -482,7 +482,7 @@ def confidence(inputs: Inputs, setting: Setting) -> Section:
 
 def _abstention(found: dict[str, Any], known: int | None, locale: Locale) -> Paragraph:
     """What the threshold of abstention comes to; ``known``: the validation rows it was fitted on."""
-    target = locale.percent(found["target_accuracy"])
+    target = locale.given(found["target_accuracy"])
     if found["threshold"] is None and known is not None and known < FEW_ROWS:
         rows, least = locale.count("message", known), locale.integer(FEW_ROWS)
         return Paragraph(locale.text("abstain_unknown", target=target, rows=rows, least=least), "bad")
@@ -512,9 +512,9 @@ def _risk_coverage_figure(rows: Rows, abstention: dict[str, Any], locale: Locale
     guides = []
     note = ""
     if target is not None:
-        guides.append(Guide(target, locale.text("target", target=locale.percent(target))))
+        guides.append(Guide(target, locale.text("target", target=locale.given(target))))
         reached = [coverage for coverage, accuracy in points if accuracy >= target]
-        said = {"target": locale.percent(target), "coverage": locale.percent(max(reached, default=0.0), 1)}
+        said = {"target": locale.given(target), "coverage": locale.percent(max(reached, default=0.0), 1)}
         note = locale.text("abstain_test", **said)
         coverage = abstention.get("coverage") or 0.0
         if 0 < coverage < 1:
@@ -526,7 +526,7 @@ def _risk_coverage_figure(rows: Rows, abstention: dict[str, Any], locale: Locale
         locale.text(
             "risk_coverage_alt",
             full=locale.percent(points[-1][1], 1),
-            target=MISSING if target is None else locale.percent(target),
+            target=MISSING if target is None else locale.given(target),
         ),
         [Series(locale.text("answers"), points, 0, marked=False)],
         Axis(locale.text("coverage_axis"), 0, 1, nice_ticks(0, 1), locale.percent),
