@@ -640,6 +640,14 @@ def test_no_text_is_quoted_where_none_is_asked_for(make: object) -> None:
         assert quoted not in text
 
 
+def test_pairs_of_classes_quote_nobody_and_are_all_shown() -> None:
+    inputs = multiclass()
+    found = section(inputs, "labels", examples=0)
+    assert found is not None
+    [table] = [block for block in found.blocks if isinstance(block, Table)]
+    assert [row[0].shown for row in table.rows] == [row["label"] for row in inputs.pairs]
+
+
 # --------------------------------------------------------------------------------- precision and recall
 
 

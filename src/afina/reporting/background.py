@@ -87,7 +87,7 @@ def labels(inputs: Inputs, setting: Setting, audited: bool = True) -> Section:
         blocks.append(Paragraph(locale.text("issues_none")))
     blocks.append(Heading(locale.text("similar")))
     if inputs.pairs:
-        blocks += [Paragraph(locale.text("similar_intro")), _similar_table(inputs.pairs, setting)]
+        blocks += [Paragraph(locale.text("similar_intro")), _similar_table(inputs.pairs, setting.locale)]
     else:
         blocks.append(Paragraph(locale.text("similar_none")))
     return Section("labels", locale.text("labels"), blocks)
@@ -117,8 +117,7 @@ def _issues_table(rows: Rows, setting: Setting) -> Table:
     return Table(locale.text("issues"), columns, table)
 
 
-def _similar_table(rows: Rows, setting: Setting) -> Table:
-    locale = setting.locale
+def _similar_table(rows: Rows, locale: Locale) -> Table:
     columns = [
         Column(locale.text("label"), "name"),
         Column(locale.text("other"), "name"),
@@ -136,7 +135,7 @@ def _similar_table(rows: Rows, setting: Setting) -> Table:
             Cell(locale.percent(number(row, "other_as_label")), tone="num"),
             Cell(advice(row, locale), tone="advice"),
         ]
-        for row in rows[: setting.examples]
+        for row in rows
     ]
     return Table(locale.text("similar"), columns, table)
 
