@@ -648,6 +648,16 @@ def test_pairs_of_classes_quote_nobody_and_are_all_shown() -> None:
     assert [row[0].shown for row in table.rows] == [row["label"] for row in inputs.pairs]
 
 
+@pytest.mark.parametrize(("language", "claims"), [("es", "encontr"), ("en", "found")])
+def test_a_list_of_which_nothing_was_asked_for_claims_nothing(language: str, claims: str) -> None:
+    # audit.max_issues and audit.max_pairs may be 0
+    found = section(replace(multiclass(), issues=(), pairs=()), "labels", language)
+    assert found is not None
+    said = [str(block.text) for block in found.blocks if isinstance(block, Paragraph)]
+    assert len(said) == 2
+    assert not any(claims in sentence for sentence in said)
+
+
 # --------------------------------------------------------------------------------- precision and recall
 
 

@@ -414,7 +414,7 @@ ES = {
         "una persona debe decidir. Aquí van los primeros {shown} de {total}; la lista completa está en "
         "{file}."
     ),
-    "issues_none": "No se encontró ningún mensaje cuya clase parezca equivocada.",
+    "issues_none": "La lista de etiquetas dudosas está vacía.",
     "given": "Clase en los datos",
     "suggested": "Parece ser",
     "split": "Parte",
@@ -430,7 +430,7 @@ ES = {
         "Pares de clases que un modelo lineal confunde y cuyos mensajes usan palabras parecidas. El "
         "parecido va de 0 a 1."
     ),
-    "similar_none": "No se encontraron clases que parezcan una sola.",
+    "similar_none": "La lista de clases que parecen una sola está vacía.",
     "other": "Y clase",
     "alike": "Parecido",
     "goes_to_other": "De la primera a la segunda",
@@ -1062,7 +1062,7 @@ EN = {
         "not certainties: a person must decide. The first {shown} of {total} are here; the whole list is "
         "in {file}."
     ),
-    "issues_none": "No message was found whose class looks wrong.",
+    "issues_none": "The list of doubtful labels is empty.",
     "given": "Class in the data",
     "suggested": "Looks like",
     "split": "Part",
@@ -1078,7 +1078,7 @@ EN = {
         "Pairs of classes that a linear model takes for each other and whose messages use similar words. "
         "Similarity goes from 0 to 1."
     ),
-    "similar_none": "No classes were found that look like one.",
+    "similar_none": "The list of classes that look like one is empty.",
     "other": "And class",
     "alike": "Similarity",
     "goes_to_other": "From the first to the second",
