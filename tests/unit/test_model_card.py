@@ -61,6 +61,20 @@ def test_a_licence_is_named_as_the_hub_names_it(licence: str | None, expected: d
     assert "base_model" not in found
 
 
+@pytest.mark.parametrize(
+    ("backbone", "revision", "expected"),
+    [
+        ("some/backbone", None, "some/backbone"),  # of a package
+        ("bert-base-uncased", "86b5e0934494bd15c9632b12f734a8a67f723594", "bert-base-uncased"),
+        ("beto-oficina", None, None),  # a folder: its last part is what the classifier knows
+    ],
+)
+def test_a_folder_is_no_model_of_the_hub(backbone: str, revision: str | None, expected: str | None) -> None:
+    model = {"backbone": backbone, "backbone_revision": revision, "backbone_licence": None}
+    card = render_card(replace(multiclass(), model=model), setting(), "es")
+    assert metadata(card).get("base_model") == expected
+
+
 @pytest.mark.parametrize("language", ["es", "en"])
 @pytest.mark.parametrize("make", [multiclass, multilabel])
 def test_the_card_has_every_label_and_the_metrics_with_their_intervals(make: Any, language: Any) -> None:

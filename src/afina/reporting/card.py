@@ -103,7 +103,7 @@ def escape(text: str) -> str:
 def _front_matter(inputs: Inputs, setting: Setting, text_language: str) -> str:
     model = inputs.model
     known: dict[str, Any] = {"language": [text_language], **_licence(model.get("backbone_licence"))}
-    if _is_hub_name(model.get("backbone")):
+    if _is_hub_name(model.get("backbone"), model.get("backbone_revision")):
         known["base_model"] = model["backbone"]
     known |= {
         "pipeline_tag": "text-classification",
@@ -136,9 +136,10 @@ def _licence(name: str | None) -> dict[str, str]:
     return {"license": short} if short in LICENCES else {"license": "other", "license_name": name}
 
 
-def _is_hub_name(name: str | None) -> bool:
-    """Whether a backbone is a name on the hub rather than a folder."""
-    return bool(name and re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name))
+def _is_hub_name(name: str | None, revision: str | None) -> bool:
+    """Whether a backbone is a name on the hub rather than a folder, of which the last part alone is named."""
+    known = name and ("/" in name or revision)  # names without an owner are few, and have a revision
+    return bool(known and re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name or ""))
 
 
 def _metric_entries(inputs: Inputs, setting: Setting) -> list[dict[str, Any]]:
