@@ -37,6 +37,7 @@ from afina.reporting.charts import nice_ticks
 from afina.reporting.explanations import Word, read_words, shade, strongest
 from afina.reporting.inputs import (
     Inputs,
+    Rows,
     confusion_examples,
     number,
     read_optional_json,
@@ -46,7 +47,7 @@ from afina.reporting.inputs import (
 from afina.reporting.locale import MISSING, Language, Locale
 from afina.reporting.page import build_sections, render_page
 from afina.reporting.results import MATRIX_LABELS, headline, tiles
-from afina.reporting.setting import shorten
+from afina.reporting.setting import label_names, shorten
 from afina.reporting.words import EN, ES, WORDS
 from afina.spreadsheets import escape_formula, escape_row
 from report_inputs import (
@@ -656,6 +657,30 @@ def test_a_list_of_which_nothing_was_asked_for_claims_nothing(language: str, cla
     said = [str(block.text) for block in found.blocks if isinstance(block, Paragraph)]
     assert len(said) == 2
     assert not any(claims in sentence for sentence in said)
+
+
+def test_a_label_with_a_bar_in_its_name_is_one_label() -> None:
+    name = "salud|urgencias"
+    inputs = multiclass()
+
+    def renamed(rows: Rows) -> Rows:
+        return [{key: name if value == "salud" else value for key, value in row.items()} for row in rows]
+
+    label_set = replace(inputs.label_set, labels=(*LABELS[:2], name, LABELS[3]))
+    mistakes, issues, failures = map(renamed, (inputs.mistakes, inputs.issues, inputs.behaviour_failures))
+    page = replace(
+        inputs,
+        label_set=label_set,
+        mistakes=mistakes,
+        issues=issues,
+        behaviour_failures=failures,
+        examples={},
+    )
+    text = "".join(parse(page).text)
+    assert name in text
+    assert "salud + urgencias" not in text
+    several = label_names(f"{LABELS[0]}|rara", LABELS, Locale("es"))
+    assert several == f"{LABELS[0]} + rara"
 
 
 # --------------------------------------------------------------------------------- precision and recall

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -53,8 +54,8 @@ def mistakes(inputs: Inputs, setting: Setting) -> Section:
     ]
     table = [
         [
-            Cell(label_names(row.get("actual"), locale), tone="name"),
-            Cell(label_names(row.get("predicted"), locale), tone="name"),
+            Cell(label_names(row.get("actual"), inputs.label_set.labels, locale), tone="name"),
+            Cell(label_names(row.get("predicted"), inputs.label_set.labels, locale), tone="name"),
             Cell(locale.percent(number(row, "confidence"), 1), tone="num"),
             Cell(shorten(row.get("text", MISSING), setting.text_length), tone="text"),
             Cell(row.get("id", MISSING), tone="id"),
@@ -82,7 +83,10 @@ def labels(inputs: Inputs, setting: Setting, audited: bool = True) -> Section:
         shown = inputs.issues[: setting.examples]
         values = {"shown": locale.integer(len(shown)), "total": locale.integer(len(inputs.issues))}
         intro = locale.text("issues_intro", **values, file="reports/label_issues.csv")
-        blocks += [Paragraph(intro), *([_issues_table(shown, setting)] if shown else [])]
+        blocks += [
+            Paragraph(intro),
+            *([_issues_table(shown, inputs.label_set.labels, setting)] if shown else []),
+        ]
     else:
         blocks.append(Paragraph(locale.text("issues_none")))
     blocks.append(Heading(locale.text("similar")))
@@ -93,7 +97,7 @@ def labels(inputs: Inputs, setting: Setting, audited: bool = True) -> Section:
     return Section("labels", locale.text("labels"), blocks)
 
 
-def _issues_table(rows: Rows, setting: Setting) -> Table:
+def _issues_table(rows: Rows, names: Sequence[str], setting: Setting) -> Table:
     locale = setting.locale
     columns = [
         Column(locale.text("given"), "name"),
@@ -105,8 +109,8 @@ def _issues_table(rows: Rows, setting: Setting) -> Table:
     ]
     table = [
         [
-            Cell(label_names(row.get("given"), locale), tone="name"),
-            Cell(label_names(row.get("suggested"), locale), tone="name"),
+            Cell(label_names(row.get("given"), names, locale), tone="name"),
+            Cell(label_names(row.get("suggested"), names, locale), tone="name"),
             Cell(shorten(row.get("text", MISSING), setting.text_length), tone="text"),
             Cell(", ".join(locale.known("doubter", name) for name in split_names(row.get("doubted_by")))),
             Cell(locale.known("split", row.get("split", MISSING))),

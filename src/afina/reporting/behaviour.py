@@ -224,17 +224,16 @@ def _masked(text: str, label_set: LabelSet) -> str:
 
 
 def _example(row: Row, label_set: LabelSet, setting: Setting) -> Example:
-    locale, kind = setting.locale, row.get("kind")
-    multiclass = label_set.task == "multiclass"
+    locale, kind, labels = setting.locale, row.get("kind"), label_set.labels
     text, copy = (_masked(row.get(name, ""), label_set) for name in ("text", "altered_text"))
     actual, predicted = row.get("actual"), row.get("predicted")
-    answer = label_names(predicted, locale)
+    answer = label_names(predicted, labels, locale)
     probability = locale.percent(number(row, "probability"), 1)
     if kind == CASES:
         versions = [Version(locale.text("text"), shorten(text, setting.text_length), _answer(answer, locale))]
         facts = [
-            (locale.text("case_expected"), _expected(actual, label_set.labels, locale)),
-            (locale.text("probability_of", name=_watched(row, multiclass, locale)), probability),
+            (locale.text("case_expected"), _expected(actual, labels, locale)),
+            (locale.text("probability_of", name=_watched(row, label_set, locale)), probability),
         ]
         return Example(row.get("test", MISSING), "", versions, facts)
     shown, altered = differences(text, copy, setting.text_length)
@@ -243,13 +242,13 @@ def _example(row: Row, label_set: LabelSet, setting: Setting) -> Example:
         Version(
             locale.text("message_after"),
             altered,
-            _answer(label_names(row.get("altered_predicted"), locale), locale),
+            _answer(label_names(row.get("altered_predicted"), labels, locale), locale),
         ),
     ]
     facts = [
-        (locale.text("actual"), label_names(actual, locale)),
+        (locale.text("actual"), label_names(actual, labels, locale)),
         (
-            locale.text("probability_of", name=_watched(row, multiclass, locale)),
+            locale.text("probability_of", name=_watched(row, label_set, locale)),
             locale.text(
                 "from_to", before=probability, after=locale.percent(number(row, "altered_probability"), 1)
             ),
@@ -263,18 +262,19 @@ def _expected(actual: str | None, labels: Sequence[str], locale: Locale) -> str:
     alternatives = (actual or "").split(ALTERNATIVES)
     if len(alternatives) > 1 and set(alternatives) <= set(labels):
         return f" {locale.text('or')} ".join(alternatives)
-    return label_names(actual, locale)
+    return label_names(actual, labels, locale)
 
 
 def _answer(names: str, locale: Locale) -> str:
     return locale.text("answered", names=names)
 
 
-def _watched(row: Row, multiclass: bool, locale: Locale) -> str:
+def _watched(row: Row, label_set: LabelSet, locale: Locale) -> str:
     """The label that the probability of a failure is about."""
     own = row.get("kind") == DIRECTIONAL
-    if multiclass:
-        return locale.text("quoted", name=label_names(row.get("actual" if own else "predicted"), locale))
+    if label_set.task == "multiclass":
+        named = label_names(row.get("actual" if own else "predicted"), label_set.labels, locale)
+        return locale.text("quoted", name=named)
     return locale.text("watched_own" if own else "watched_top")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -58,9 +59,10 @@ def label_name(label: str | None, locale: Locale) -> str:
     return locale.text("none_label") if label in (None, NONE) else str(label)
 
 
-def label_names(cell: str | None, locale: Locale) -> str:
-    """Labels of one row as they are shown, joined."""
-    return " + ".join(label_name(name, locale) for name in split_names(cell)) or locale.text("none_label")
+def label_names(cell: str | None, labels: Sequence[str], locale: Locale) -> str:
+    """Labels of one row as they are shown, joined; what joins them in the cell may be in a name too."""
+    names = [cell] if cell in labels else split_names(cell)
+    return " + ".join(label_name(name, locale) for name in names) or locale.text("none_label")
 
 
 def month_name(moment: str, locale: Locale) -> str:
