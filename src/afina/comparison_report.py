@@ -54,7 +54,8 @@ def markdown(comparison: Comparison, base: str, head: str) -> str:
         if title:
             parts.append(title)
         rule = ("---", *["---:"] * (len(rows[0]) - 1))
-        parts.append("\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])))
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in (rows[0], rule, *rows[1:])]
+        parts.append("\n".join(f"| {' | '.join(row)} |" for row in cells))
     notes = _notes(comparison, _code)
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes))
@@ -270,8 +271,8 @@ def _plain(name: str) -> str:
 
 
 def _code(name: str) -> str:
-    """A name as Markdown code, also in a cell of a table."""
-    name = _plain(name).replace("|", "\\|")
+    """A name as Markdown code; a cell of a table needs its bars escaped, and a sentence would show that."""
+    name = _plain(name)
     runs = [len(run) for run in re.findall("`+", name)]
     fence = "`" * (max(runs, default=0) + 1)
     space = " " if runs else ""
