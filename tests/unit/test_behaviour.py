@@ -392,6 +392,7 @@ def test_a_file_of_cases(tmp_path: Path) -> None:
         ("[]", "no case in it"),
         ("text: x", "expected a list of cases"),
         ("- [", "not valid YAML"),
+        ("- {text: 2025-02-30, expected: luz}", "not valid YAML: day is out of range for month"),
         ("- agua", "entry 1: expected a mapping with text and expected, found 'agua'"),
         ("- {text: a, expected: luz}\n- {text: a, label: luz}", "entry 2: unknown key 'label'; known: text"),
         ("- {expected: luz}", "entry 1: text: expected a text, found None"),

@@ -73,7 +73,7 @@ def read_cases(path: Path, labels: Sequence[str], task: Task) -> list[Case]:
         raise UserError(f"{where}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{where}: not UTF-8; save it in that encoding") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date without quotes that is none is a ValueError
         raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     if values is None or values == []:
         raise UserError(f"{where}: no case in it; add some or set behave.cases to null")
