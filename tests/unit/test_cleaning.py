@@ -610,3 +610,25 @@ def test_the_stage(tmp_path: Path, repository: Path) -> None:
         "name the right column? See top_k, label_map and the like in clean, and data/clean/rejected.csv; "
         "rows without a label stay by task: multilabel and unlabelled: keep"
     )
+
+
+def test_cases_are_looked_at_as_soon_as_the_labels_are_known(tmp_path: Path, repository: Path) -> None:
+    rows = messages(("uno", ["agua"]), ("dos", ["luz"]))
+    table.write(rows, tmp_path / "data/raw/messages.parquet")
+    cases, params = tmp_path / "cases.yaml", tmp_path / "params.yaml"
+    cases.write_text("- {text: se cortó, expected: luz}\n- {text: se fue, expected: lus}\n", encoding="utf-8")
+    params.write_text("clean: {}\nbehave: {cases: cases.yaml}\n")
+
+    def run() -> subprocess.CompletedProcess[str]:
+        script = str(repository / "pipeline" / "clean.py")
+        return subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
+
+    failed = run()
+    assert failed.returncode == 2
+    assert failed.stderr.splitlines() == [
+        "clean: error: behave.cases: cases.yaml: entry 2: expected: the model has no label 'lus'; "
+        "did you mean 'luz'?"
+    ]
+    assert not (tmp_path / "data/clean/labels.json").exists()
+    cases.write_text("- {text: de otro proyecto, expected: pensiones}\n", encoding="utf-8")
+    assert run().returncode == 0
