@@ -18,10 +18,11 @@ from afina.params.balance import BalanceParams
 from afina.params.base import load_section
 from afina.params.export import ExportParams
 from afina.params.report import ReportParams
+from afina.params.train import TrainParams
 from afina.reporting.card import render_card
 from afina.reporting.inputs import Inputs, read_optional_json, read_optional_rows
 from afina.reporting.locale import Locale
-from afina.reporting.setting import Setting
+from afina.reporting.setting import Setting, other_corrections
 from afina.stage import stage, warn
 from afina.table import read, read_texts
 
@@ -54,11 +55,13 @@ def card(label_set: LabelSet, export: dict[str, Any]) -> str:
         per_class=read_optional_rows(REPORTS / "per_class.csv"),
         training=read_optional_rows(REPORTS / "training.csv"),
     )
+    balance = load_section(BalanceParams)
     setting = Setting(
         locale=Locale(report.language),
         title=report.title,
         level=inputs.evaluation["confidence"],
-        strategy=load_section(BalanceParams).strategy,
+        strategy=balance.strategy,
+        corrections=other_corrections(balance, load_section(TrainParams)),
     )
     return render_card(inputs, setting, report.text_language or report.language)
 

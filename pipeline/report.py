@@ -11,6 +11,7 @@ from afina.labels import read_label_set
 from afina.params.balance import BalanceParams
 from afina.params.base import load_section
 from afina.params.report import ReportParams
+from afina.params.train import TrainParams
 from afina.reporting.inputs import (
     Inputs,
     Pair,
@@ -20,7 +21,7 @@ from afina.reporting.inputs import (
 )
 from afina.reporting.locale import Locale
 from afina.reporting.page import render_page
-from afina.reporting.setting import Setting
+from afina.reporting.setting import Setting, other_corrections
 from afina.stage import stage
 
 LABELS = Path("data/clean/labels.json")
@@ -80,6 +81,7 @@ def main() -> str:
         title=params.title,
         level=inputs.evaluation.get("confidence", 0.95),
         strategy=balance.strategy,
+        corrections=other_corrections(balance, load_section(TrainParams)),
         examples=params.examples,
         text_length=params.text_length,
     )

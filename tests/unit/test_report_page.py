@@ -28,7 +28,9 @@ from afina.cleaning import REASONS
 from afina.evaluation.tables import NONE
 from afina.files import write_csv, write_json
 from afina.labels import LabelSet
+from afina.params.balance import BalanceParams
 from afina.params.behave import BEHAVIOUR_TESTS
+from afina.params.train import TrainParams
 from afina.reporting import behaviour
 from afina.reporting.background import advice, facts, limit_sentences
 from afina.reporting.blocks import Examples, Paragraph, Section, Table
@@ -47,7 +49,7 @@ from afina.reporting.inputs import (
 from afina.reporting.locale import MISSING, Language, Locale
 from afina.reporting.page import build_sections, render_page
 from afina.reporting.results import MATRIX_LABELS, headline, tiles
-from afina.reporting.setting import label_names, shorten
+from afina.reporting.setting import label_names, other_corrections, shorten
 from afina.reporting.words import EN, ES, WORDS
 from afina.spreadsheets import escape_formula, escape_row
 from report_inputs import (
@@ -1020,6 +1022,25 @@ def test_the_facts_leave_out_what_is_not_known() -> None:
     assert known["Período de los mensajes"] == "enero de 2020 a junio de 2026"
     assert known["Mensajes utilizados"] == "1.000 de 5.944 leídos"
     assert known["Entrenamiento"] == "se conservó la vuelta 2 de 3"
+
+
+def test_all_that_was_set_against_imbalance_is_told() -> None:
+    loss = other_corrections(BalanceParams(), TrainParams(loss="logit_adjusted", sampler="square_root"))
+    assert loss == ["train.loss logit_adjusted", "train.sampler square_root"]
+    assert other_corrections(BalanceParams(), TrainParams()) == []
+    rows = BalanceParams(strategy="none", augment=["typo"], augment_target=40, label_weights={"salud": 2.0})
+    assert other_corrections(rows, TrainParams()) == ["balance.label_weights", "balance.augment_target 40"]
+
+    def told(strategy: str, corrections: list[str], tau: float | None = None) -> str:
+        inputs, how = multiclass(), replace(setting("en"), strategy=strategy, corrections=corrections)
+        metrics = {**inputs.metrics, "logit_adjustment": {"tau": tau}} if tau is not None else inputs.metrics
+        return dict(facts(replace(inputs, metrics=metrics), how))["Handling of uneven classes"]
+
+    assert told("none", []) == "none"
+    assert told("none", [], 0.0) == "none"
+    assert told("none", loss[:1]) == "train.loss logit_adjusted"
+    assert told("none", [], 0.75) == "evaluate.logit_adjustment 0.75"
+    assert told("class_weights", loss[1:]) == "errors in small classes weigh more; train.sampler square_root"
 
 
 # --------------------------------------------------------------------------------------------- stage

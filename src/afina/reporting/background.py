@@ -208,7 +208,7 @@ def facts(inputs: Inputs, setting: Setting) -> list[tuple[str, str]]:
         ("fact_classes", _class_sizes(list(counts.values()), locale)),
         ("fact_backbone", _backbone(inputs.model, locale)),
         ("fact_training", _kept_epoch(inputs.training, locale)),
-        ("fact_imbalance", None if setting.strategy is None else locale.known("strategy", setting.strategy)),
+        ("fact_imbalance", _imbalance(inputs, setting)),
         ("fact_length", _length(summary.get("words") or {}, locale)),
         ("fact_truncated", _truncated(inputs.evaluation.get("truncated") or {}, locale)),
     ]
@@ -267,6 +267,19 @@ def _kept_epoch(training: Rows, locale: Locale) -> str | None:
         return None
     best = scores.index(max(scores)) + 1
     return locale.text("training_epochs", best=locale.integer(best), epochs=locale.integer(len(scores)))
+
+
+def _imbalance(inputs: Inputs, setting: Setting) -> str | None:
+    """The strategy, and what else corrects the imbalance; that alone where there is no strategy."""
+    if setting.strategy is None:
+        return None
+    tau = (inputs.metrics.get("logit_adjustment") or {}).get("tau")
+    adjusted = [f"evaluate.logit_adjustment {setting.locale.plain(tau)}"] if tau else []
+    others = [*setting.corrections, *adjusted]
+    strategy = (
+        [] if others and setting.strategy == "none" else [setting.locale.known("strategy", setting.strategy)]
+    )
+    return "; ".join([*strategy, *others])
 
 
 def _length(words: dict[str, Any], locale: Locale) -> str | None:

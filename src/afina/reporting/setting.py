@@ -10,6 +10,8 @@ from markupsafe import Markup
 
 from afina.evaluation.metrics import FEW_ROWS
 from afina.evaluation.tables import NONE
+from afina.params.balance import BalanceParams
+from afina.params.train import TrainParams
 from afina.reporting.blocks import Cell
 from afina.reporting.inputs import Inputs, Row, Rows, integer, split_names
 from afina.reporting.locale import Locale
@@ -23,6 +25,7 @@ class Setting:
     title: str | None = None
     level: float = 0.95  # of the intervals
     strategy: str | None = None  # against imbalance
+    corrections: Sequence[str] = ()  # of imbalance besides, as `other_corrections` names them
     examples: int = 20
     text_length: int = 280
 
@@ -30,6 +33,17 @@ class Setting:
     def name(self) -> str:
         """The name of the model."""
         return self.title or self.locale.text("title")
+
+
+def other_corrections(balance: BalanceParams, train: TrainParams) -> list[str]:
+    """What favours rare labels in training besides ``balance.strategy``, as parameters and their values."""
+    found = {
+        "balance.label_weights": "" if balance.label_weights else None,
+        "balance.augment_target": balance.augment_target,
+        "train.loss": None if train.loss == "cross_entropy" else train.loss,
+        "train.sampler": None if train.sampler == "shuffle" else train.sampler,
+    }
+    return [f"{name} {value}".rstrip() for name, value in found.items() if value is not None]
 
 
 def shorten(text: str, length: int) -> str:
