@@ -440,6 +440,8 @@ def test_a_baseline_of_other_labels_and_an_empty_split_are_refused() -> None:
         ("evaluate: {logit_adjustment: null}", "none, fit or a number"),
         ("evaluate: {confidence: 95}", "evaluate.confidence"),
         ("evaluate: {bootstrap_samples: 100001}", "evaluate.bootstrap_samples: .*100000"),
+        ("evaluate: {bootstrap_samples: 198, confidence: 0.99}", "confidence of 0.99; give 199 or more"),
+        ("evaluate: {confidence: 0.9999}", "with 2000 no difference is sure .* give 19999 or more"),
         ("evaluate: {mistake: 5}", "did you mean 'mistakes'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -85,6 +86,17 @@ class EvaluateParams(Section):
             raise ValueError(
                 "threshold_beta and threshold_precision say how thresholds are fitted, and thresholds is a "
                 "number; set it to fit, or leave them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _enough_resamples(self) -> Self:
+        # The rarest thing that n resamples can show has the probability 1 / (n + 1), on one side.
+        needed = math.ceil(round(2 / (1 - self.confidence), 6)) - 1
+        if self.bootstrap_samples < needed:
+            raise ValueError(
+                f"bootstrap_samples: with {self.bootstrap_samples} no difference is sure at a confidence of "
+                f"{self.confidence:g}; give {needed} or more, or a lower confidence"
             )
         return self
 
