@@ -710,7 +710,7 @@ def _names(header: Sequence[str]) -> list[str]:
 
 
 def _detect_encoding(path: Path) -> str:
-    """UTF-8 or, by its mark, UTF-16; what was never UTF-8 is read as Windows' or ISO's Latin, and said to be.
+    """UTF-8, by its mark UTF-16 or 32; what was never UTF-8 is read as Windows' or ISO's Latin; it is said.
 
     Raises:
         UserError: another kind of file, or UTF-8 with a damaged place, which another encoding would read as
@@ -728,6 +728,8 @@ def _detect_encoding(path: Path) -> str:
         )
     if start[:2] == b"\x1f\x8b":
         raise UserError(f"{path}: compressed; unpack it first (`afina score` reads .csv.gz)")
+    if start in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):  # the first begins as UTF-16's does
+        return "utf-32"
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16"
     name = "utf-8-sig" if start[:3] == b"\xef\xbb\xbf" else "utf-8"
@@ -780,7 +782,7 @@ def _predict_csv(classifier: Classifier, table: _Csv, out: Path | None, prefix: 
     with ExitStack() as stack:
         target: TextIO = sys.stdout
         if out is not None:
-            marked = table.encoding in ("utf-8-sig", "utf-16")
+            marked = table.encoding in ("utf-8-sig", "utf-16", "utf-32")
             target = stack.enter_context(_open_out(out, "utf-8-sig" if marked else "utf-8"))
         source = stack.enter_context(table.path.open(encoding=table.encoding, newline=""))
         progress = stack.enter_context(Progress("predict", table.rows, "texts"))

@@ -325,7 +325,8 @@ def test_the_delimiter_can_be_given(run: Run, model: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("encoding", "note"), [("utf-8-sig", ""), ("utf-16", ""), ("cp1252", "read as cp1252"), ("utf-8", "")]
+    ("encoding", "note"),
+    [("utf-8-sig", ""), ("utf-16", ""), ("utf-32", ""), ("cp1252", "read as cp1252"), ("utf-8", "")],
 )
 def test_encodings(run: Run, model: str, tmp_path: Path, encoding: str, note: str) -> None:
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
@@ -335,7 +336,7 @@ def test_encodings(run: Run, model: str, tmp_path: Path, encoding: str, note: st
     assert ("not UTF-8" in run.shown.err) == bool(note)
     (row,) = read_rows(out, "utf-8-sig")
     assert (row["texto"], row["señal"], row["label"]) == ("agua", "“año”", "agua")
-    assert out.read_bytes().startswith(b"\xef\xbb\xbf") == (encoding in ("utf-8-sig", "utf-16"))
+    assert out.read_bytes().startswith(b"\xef\xbb\xbf") == (encoding in ("utf-8-sig", "utf-16", "utf-32"))
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])

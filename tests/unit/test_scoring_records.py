@@ -240,7 +240,13 @@ def test_json_lines_that_fail(tmp_path: Path, line: bytes, reason: str) -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "found"),
-    [("utf-8", "utf-8"), ("utf-8-sig", "utf-8"), ("cp1252", "cp1252"), ("utf-16", "utf-16")],
+    [
+        ("utf-8", "utf-8"),
+        ("utf-8-sig", "utf-8"),
+        ("cp1252", "cp1252"),
+        ("utf-16", "utf-16"),
+        ("utf-32", "utf-32"),
+    ],
 )
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_encodings(tmp_path: Path, encoding: str, found: str, suffix: str) -> None:
@@ -302,6 +308,16 @@ def test_cut_utf16_fails_where_it_is_cut(tmp_path: Path) -> None:
     records = read_from(examine_json(HERE, str(path), None), 0, 1)
     assert records[0].value == {"text": "a"}
     assert records[1].problem == "bytes that are not text in utf-16"
+
+
+def test_damage_in_utf32_takes_its_own_row_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    lines = [f'{{"text": "{text}"}}\n'.encode("utf-32-le") for text in "abcd"]
+    lines[1] = lines[1][:8] + b"\xff\xff\xff\xff" + lines[1][12:]
+    path.write_bytes("\ufeff".encode("utf-32-le") + b"".join(lines))
+    records = read_from(examine_json(HERE, str(path), None), 0, 1)
+    assert [record.value for record in records] == [{"text": "a"}, None, {"text": "c"}, {"text": "d"}]
+    assert problems(records) == [(2, "bytes that are not text in utf-32")]
 
 
 def test_columns_of_one_name(tmp_path: Path) -> None:

@@ -105,6 +105,18 @@ class _Ahead:
 # ------------------------------------------------------------------------------------ bytes and lines
 
 
+def _undecoded(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Half a surrogate pair for each that there is, and for what is no character at all."""
+    try:
+        return codecs.lookup_error("surrogatepass")(error)
+    except UnicodeDecodeError as no_surrogate:
+        return "\udcff", no_surrogate.end
+
+
+_UNDECODED = "afina.undecoded"
+codecs.register_error(_UNDECODED, _undecoded)
+
+
 class _Transcoded(io.RawIOBase):
     """A stream in an encoding whose line ends are not one byte, as UTF-8.
 
@@ -113,7 +125,7 @@ class _Transcoded(io.RawIOBase):
 
     def __init__(self, stream: IO[bytes], encoding: str) -> None:
         self._stream = stream
-        self._decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
+        self._decoder = codecs.getincrementaldecoder(encoding)(_UNDECODED)
         self._ready = b""
         self._ended = False
 
@@ -126,7 +138,7 @@ class _Transcoded(io.RawIOBase):
             self._ended = not block
             try:
                 self._ready = self._decoder.decode(block, final=self._ended).encode("utf-8", "surrogatepass")
-            except UnicodeError:  # cut off, or no mark of the byte order
+            except UnicodeError:  # no mark of the byte order
                 self._ready, self._ended = b"\xff", True
         count = min(len(buffer), len(self._ready))
         buffer[:count] = self._ready[:count]
@@ -500,6 +512,8 @@ def _detect(storage: Storage, location: str) -> str:
     """
     with open_bytes(storage, location, "latin-1") as stream:
         block = stream.read(_BLOCK)
+        if block.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # the first begins as UTF-16's does
+            return "utf-32"
         if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return "utf-16"
         seen = len(block)
