@@ -1289,6 +1289,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     files = s3fs.S3FileSystem()
     files.mkdir("texts")
     yield files
+    files.invalidate_cache()
+    files.rm("texts", recursive=True)  # the next server of this process has the same objects
     s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
 
@@ -1320,6 +1322,14 @@ def test_s3(here: Path, model: str, bucket: Any, monkeypatch: pytest.MonkeyPatch
         score("s3://texts/none", "s3://texts/o", model)
     with pytest.raises(UserError, match=r"s3://nobucket/a\.csv"):
         score("s3://nobucket/a.csv", "o.csv", model)
+
+
+def test_folders_that_an_s3_console_made_hold_no_file(here: Path, model: str, bucket: Any) -> None:
+    bucket.pipe_file("texts/in/", b"")
+    bucket.pipe_file("texts/in/año=2024/", b"")
+    bucket.pipe_file("texts/in/año=2024/a.csv", b"text\nluz\n")
+    assert score("s3://texts/in", "out.csv", model).scored == 1
+    assert read_csv("out.csv")[0]["año"] == "2024"
 
 
 # --------------------------------------------------------------------------------------- memory

@@ -179,7 +179,9 @@ class RemoteStorage:
 
     def below(self, folder: str) -> list[str]:
         self.file_system.invalidate_cache()
-        return sorted(self.file_system.unstrip_protocol(name) for name in self.file_system.find(folder))
+        found = self.file_system.find(folder)
+        # An empty object with a slash at its end is how consoles make a folder.
+        return sorted(self.file_system.unstrip_protocol(name) for name in found if not name.endswith("/"))
 
     def matching(self, pattern: str) -> list[str]:
         self.file_system.invalidate_cache()
