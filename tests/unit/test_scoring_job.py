@@ -1332,6 +1332,15 @@ def test_folders_that_an_s3_console_made_hold_no_file(here: Path, model: str, bu
     assert read_csv("out.csv")[0]["año"] == "2024"
 
 
+def test_a_bucket_that_is_not_there_is_not_made(here: Path, model: str, bucket: Any) -> None:
+    write_csv(here / "in.csv", [["1", "luz"]])
+    for out in ("s3://txets/out.csv", "s3://txets/out"):
+        with pytest.raises(UserError, match=rf"{out}: .*bucket does not exist"):
+            score("in.csv", out, model)
+    bucket.invalidate_cache()
+    assert not bucket.exists("txets")
+
+
 # --------------------------------------------------------------------------------------- memory
 
 PEAK = """

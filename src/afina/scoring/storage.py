@@ -140,8 +140,9 @@ class RemoteStorage:
     def writer(self, location: str) -> Iterator[IO[bytes]]:
         whole = self.protocol in _WHOLE_OBJECTS
         target = location if whole else f"{location}.tmp"
-        with suppress(NotImplementedError):
-            self.file_system.makedirs(location.rsplit("/", 1)[0], exist_ok=True)
+        if not whole:  # elsewhere there are no folders, and a bucket that is not there is not to be made
+            with suppress(NotImplementedError):
+                self.file_system.makedirs(location.rsplit("/", 1)[0], exist_ok=True)
         stream = self.file_system.open(target, "wb")
         try:
             yield stream
