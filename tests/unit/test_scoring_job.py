@@ -10,11 +10,13 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +316,7 @@ def test_times_of_every_kind_are_written_without_pandas(here: Path, model: str) 
     )
     code = """
 import sys
+import threading
 class Blocked:
     def find_spec(self, name, *_):
         if name.split(".")[0] == "pandas":
@@ -545,6 +548,10 @@ def test_damaged_files_say_so(here: Path, model: str) -> None:
     (here / "in.csv.gz").write_bytes(b"text\nluz\n")
     with pytest.raises(UserError, match=r"in\.csv\.gz: cannot be read \(Not a gzipped file"):
         score("in.csv.gz", "out.csv", model)
+    write_csv(here / "in" / "a.csv", [["1", "luz"]])
+    (here / "in" / "b.csv.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(UserError, match=r"in.b\.csv\.gz: damaged or cut off"):
+        score("in", "out.csv", model)
     pytest.importorskip("pyarrow")
     (here / "in.parquet").write_bytes(b"PAR1 nothing PAR1")
     with pytest.raises(UserError, match=r"in\.parquet: not a Parquet file"):
@@ -1341,10 +1348,29 @@ def test_a_bucket_that_is_not_there_is_not_made(here: Path, model: str, bucket: 
     assert not bucket.exists("txets")
 
 
+def test_what_clients_of_remote_places_raise_is_one_line(
+    here: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    write_csv(here / "in.csv", [["1", "luz"]])
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        root = f"http://127.0.0.1:{server.server_port}"
+        # It gives files as a whole alone.
+        with pytest.raises(UserError, match=r"in\.csv: cannot be read \(ValueError: .*; copy it here"):
+            score(f"{root}/in.csv", "out.csv", model)
+        for out in (f"{root}/out.csv", f"{root}/out"):
+            with pytest.raises(UserError, match=f"{out}: nothing can be written there"):
+                score("in.csv", out, model)
+        server.shutdown()
+
+
 # --------------------------------------------------------------------------------------- memory
 
 PEAK = """
 import sys
+import threading
 from pathlib import Path
 from afina.cli import main
 try:

@@ -29,9 +29,18 @@ from afina.runtime.loading import MOST_THREADS
 from afina.scoring.inputs import InputFile, find_inputs
 from afina.scoring.plan import Part, Plan, Planner, Settings, output_format
 from afina.scoring.rows import header, output_schema
-from afina.scoring.storage import TEMPORARY, Storage, is_inside, is_remote, normalise, place, storage_of
+from afina.scoring.storage import (
+    TEMPORARY,
+    Storage,
+    is_inside,
+    is_of_client,
+    is_remote,
+    normalise,
+    place,
+    storage_of,
+)
 from afina.scoring.text_records import known_encoding
-from afina.scoring.worker import DONE_NAME, PART_NAME, Done, Task, Worker, done_name, part_name, readable
+from afina.scoring.worker import DONE_NAME, PART_NAME, Done, Task, Worker, done_name, part_name
 from afina.spreadsheets import escape_formula
 
 COMPLETE = "_SUCCESS"  # in a folder of parts: all are there
@@ -178,9 +187,10 @@ def _reachable(location: str) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{location}: {error.strerror or error}; check it and run again") from None
     except Exception as error:
-        # Clients of remote places raise what they like: no credentials, no such host.
-        if not is_remote(location) or type(error).__module__.split(".")[0] in ("afina", "builtins"):
+        if not is_of_client(location, error):  # no credentials, no such host
             raise
+        if isinstance(error, NotImplementedError):
+            raise UserError(f"{location}: nothing can be written there; give a path or s3://…") from None
         reason = " ".join(str(error).split())
         raise UserError(f"{location}: cannot be reached ({type(error).__name__}: {reason[:160]})") from None
 
@@ -426,7 +436,6 @@ class _Run:
         planner = Planner(origin, settings, labels, multilabel, self.out, write, files)
         try:
             with (
-                readable(self.source),
                 Progress("reading", unit="rows") as progress,
                 self.storage.writer(f"{self.work}/chunks.jsonl") as stream,
             ):

@@ -9,7 +9,7 @@ from typing import Any
 
 from afina.errors import UserError
 from afina.scoring.inputs import Format, InputFile, format_of
-from afina.scoring.storage import Storage
+from afina.scoring.storage import Storage, readable
 from afina.scoring.text_records import (
     Cursor,
     Record,
@@ -164,10 +164,11 @@ class Planner:
         for file in self.files:
             before = len(self._sources)
             cut = self._parquet_parts(file) if file.format == "parquet" else self._text_parts(file)
-            for start, end, line, rows in cut:
-                yield Part(self._parts, before, start, end, line, rows)
-                self._parts += 1
-                self._rows += rows
+            with readable(file.location):
+                for start, end, line, rows in cut:
+                    yield Part(self._parts, before, start, end, line, rows)
+                    self._parts += 1
+                    self._rows += rows
             self._columns.update(dict.fromkeys(name for name, _ in file.partitions))
             if len(self._columns) > MAX_COLUMNS:
                 raise UserError(

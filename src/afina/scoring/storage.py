@@ -9,6 +9,8 @@ import os
 import posixpath
 import secrets
 import shutil
+import traceback
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -205,6 +207,35 @@ def _edges(stream: IO[bytes], size: int) -> str:
             stream.seek(max(_EDGE, size - _EDGE))
             digest.update(stream.read(_EDGE))
     return digest.hexdigest()[:16]
+
+
+def is_of_client(location: str, error: Exception) -> bool:
+    """Whether what reads or writes remote places raised an error: clients of them raise what they like."""
+    if not is_remote(location):
+        return False
+    kind = type(error).__module__.split(".")[0]
+    if kind != "builtins":
+        return kind != "afina"
+    frames = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(name.split(".")[0] == "fsspec" for name in frames)
+
+
+@contextmanager
+def readable(location: str) -> Iterator[None]:
+    """Turn what a damaged compressed file or a place that is away raises into a `UserError`."""
+    try:
+        yield
+    except (EOFError, zlib.error) as error:
+        raise UserError(f"{location}: damaged or cut off ({error}); copy it again") from None
+    except FileNotFoundError:
+        raise UserError(f"{location}: no longer there; put it back and run again") from None
+    except OSError as error:
+        raise UserError(f"{location}: cannot be read ({error}); check it and run again") from None
+    except Exception as error:
+        if not is_of_client(location, error):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{location}: cannot be read ({reason[:160]}); copy it here and run again") from None
 
 
 def is_remote(location: str) -> bool:

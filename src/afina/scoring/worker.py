@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +11,7 @@ from afina.errors import UserError
 from afina.files import sha256
 from afina.scoring.plan import Part, Plan
 from afina.scoring.rows import PartReader, Rows, encode
-from afina.scoring.storage import storage_of
+from afina.scoring.storage import readable, storage_of
 
 
 @dataclass(frozen=True)
@@ -104,16 +101,3 @@ class Worker:
     def close(self) -> None:
         """Close the input."""
         self._reader.close()
-
-
-@contextmanager
-def readable(location: str) -> Iterator[None]:
-    """Turn what a damaged compressed file raises into a `UserError`."""
-    try:
-        yield
-    except (EOFError, zlib.error) as error:
-        raise UserError(f"{location}: damaged or cut off ({error}); copy it again") from None
-    except FileNotFoundError:
-        raise UserError(f"{location}: no longer there; put it back and run again") from None
-    except OSError as error:
-        raise UserError(f"{location}: cannot be read ({error}); check it and run again") from None
