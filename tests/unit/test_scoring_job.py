@@ -1364,6 +1364,26 @@ def test_what_clients_of_remote_places_raise_is_one_line(
             with pytest.raises(UserError, match=f"{out}: nothing can be written there"):
                 score("in.csv", out, model)
         server.shutdown()
+    with pytest.raises(UserError, match=r"github://in\.csv: cannot be reached"):
+        score("github://in.csv", "out.csv", model)
+
+
+def test_the_host_that_a_url_names_is_asked(here: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ftp = pytest.importorskip("fsspec.implementations.ftp")
+    asked = []
+
+    def connect(self: Any) -> None:
+        asked.append((self.host, self.port))
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(ftp.FTPFileSystem, "_connect", connect)
+    monkeypatch.setattr(ftp.FTPFileSystem, "__del__", lambda self: None)
+    with pytest.raises(UserError, match=r"ftp://localhost:21/in\.csv: Connection refused"):
+        score("ftp://localhost:21/in.csv", "out.csv", model)
+    write_csv(here / "in.csv", [["1", "luz"]])
+    with pytest.raises(UserError, match=r"ftp://example\.org/out: Connection refused"):
+        score("in.csv", "ftp://example.org/out", model)
+    assert asked == [("localhost", 21), ("example.org", 21)]
 
 
 # --------------------------------------------------------------------------------------- memory

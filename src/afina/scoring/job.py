@@ -105,7 +105,10 @@ def score(
         raise UserError("score: IN is empty; name a file, a folder or a pattern")
     source, out = normalise(source), normalise(out)
     _check_places(source, out, workers if engine == "local" else 2)
-    origin, target = storage_of(source), storage_of(out)
+    with _reachable(source):
+        origin = storage_of(source)
+    with _reachable(out):
+        target = storage_of(out)
     run = _Run(source, out, f"{out}.parts", target, _is_folder_name(out), overwrite)
     with _reachable(source):
         files = find_inputs(source, origin, run.is_of_a_run)

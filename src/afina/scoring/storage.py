@@ -286,7 +286,7 @@ def storage_of(location: str) -> Storage:
     try:
         import fsspec
 
-        return RemoteStorage(fsspec.filesystem(protocol), protocol)
+        return RemoteStorage(fsspec.core.url_to_fs(location)[0], protocol)  # of the host that it names
     except ImportError as error:
         package = error.name or str(error).split()[1 if str(error).startswith("Install") else 0]
         raise UserError(
