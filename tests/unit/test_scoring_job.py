@@ -199,6 +199,27 @@ def test_several_columns_are_joined(here: Path, model: str) -> None:
         score("in.jsonl", "out.csv", model, Settings(columns=("t", "t")))
 
 
+def test_a_path_through_a_list_joins_the_texts_of_all_in_it(here: Path, model: str) -> None:
+    lines = [
+        '{"m": [{"body": "luz"}, {"at": 1}, {"body": " "}, {"body": "agua agua"}]}',
+        '{"m": [{"body": [{"x": 1}]}]}',
+        '{"m": []}',
+        '{"m": [{"body": null}]}',
+        '{"m": {"body": "pagos"}}',
+    ]
+    (here / "in.jsonl").write_text("\n".join(lines))
+    score("in.jsonl", "out.jsonl", model, Settings(columns=("m.body",)))
+    expected = Classifier(model).predict(["luz\nagua agua", "pagos"])
+    assert [row["probability"] for row in read_jsonl("out.jsonl")] == [
+        pytest.approx(one.probability, abs=1e-6) for one in expected
+    ]
+    assert [(row["row"], row["reason"]) for row in read_csv("out.jsonl.failed.csv")] == [
+        ("2", "the text is not a string but a list"),
+        ("3", "no text"),
+        ("4", "no text"),
+    ]
+
+
 def test_what_cannot_run_leaves_nothing(here: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "in.csv").write_text("text\nluz\n")
     (here / "broken.onnx").write_bytes(Path(model).read_bytes()[:-50])

@@ -135,11 +135,19 @@ def lookup(document: Mapping[str, Any], name: str) -> Any:
     """The value of a column; of a dotted name that is no column, what the path leads to. None if nothing."""
     if name in document or "." not in name:
         return document.get(name)
-    value: Any = document
-    for step in name.split("."):
+    return _walk(document, name.split("."))
+
+
+def _walk(value: Any, steps: Sequence[str]) -> Any:
+    """What a path leads to; a name leads through a list to the texts of all in it, joined by a line feed."""
+    for position, step in enumerate(steps):
         if isinstance(value, Mapping):
             value = value.get(step)
-        elif isinstance(value, list) and step.isdecimal() and len(step) < 10:
+        elif isinstance(value, list) and not step.isdecimal():
+            found = [_walk(item, steps[position:]) for item in value]
+            others = [item for item in found if item is not None and not isinstance(item, str)]
+            return others[0] if others else "\n".join(item for item in found if item and item.strip())
+        elif isinstance(value, list) and len(step) < 10:
             value = value[int(step)] if int(step) < len(value) else None
         else:
             return None
