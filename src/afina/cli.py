@@ -859,7 +859,7 @@ def _write_utf8() -> None:
 def _known_encoding(encoding: str | None) -> Iterator[None]:
     try:
         yield
-    except LookupError:
+    except (LookupError, UnicodeError):  # the codec "undefined" encodes nothing
         raise UserError(
             f"predict: --encoding: no encoding is named {encoding!r}; utf-8, latin-1 ..."
         ) from None
