@@ -58,3 +58,21 @@ def test_a_result_is_counted_whatever_its_own_header_looks_like(tmp_path: Path, 
     assert {name: counts["rows"] for name, counts in found[2].items()} == {
         "agua": 3, "a|b": 2, "=1+1": 2,
     }  # fmt: skip
+
+
+def test_what_is_not_quite_all_is_not_said_to_be_all(tmp_path: Path) -> None:
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    for name in ("locale.js", "words.js"):
+        shutil.copy(STATIC / name, tmp_path / name)
+    (tmp_path / "package.json").write_text('{"type": "module"}', encoding="utf-8")
+    shares = {0: 0, 0.004: 1, 0.006: 1, 0.844: 84, 0.994: 99, 0.996: 99, 1: 100}
+    script = f"""
+        import {{ outOfHundred }} from "./locale.js";
+        console.log(JSON.stringify({json.dumps(list(shares))}.map(outOfHundred)));
+    """
+    done = subprocess.run(
+        ["node", "--input-type=module", "--eval", script], cwd=tmp_path, capture_output=True, text=True,
+        timeout=60, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout) == list(shares.values())

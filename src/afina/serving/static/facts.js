@@ -2,7 +2,7 @@
 import { ask } from "./api.js";
 import { $, el, say } from "./dom.js";
 import { explain } from "./failures.js";
-import { count, date, decimal, integer, shortPercent, t } from "./locale.js";
+import { count, date, decimal, integer, outOfHundred, shortPercent, t } from "./locale.js";
 
 /** Write what `/v1/model` answered: one sentence above, the rest in its section. */
 export function renderFacts(facts) {
@@ -25,7 +25,7 @@ function headline(facts) {
   if (facts.task === "multilabel") return t("headline_multilabel", values);
   const [accuracy, rows] = [score(facts, "accuracy"), testRows(facts)];
   if (accuracy === null || rows === null) return t("headline_multiclass_plain", values);
-  const share = integer(100 * accuracy);
+  const share = integer(outOfHundred(accuracy));
   return t("headline_multiclass", { ...values, share, rows: count("messages", rows) });
 }
 
@@ -40,7 +40,7 @@ function tiles(facts) {
   const third = (value) => decimal(value, 3);
   for (const [name, write] of [
     ["macro_f1", third],
-    ["accuracy", (value) => shortPercent(Math.round(100 * value) / 100)],
+    ["accuracy", (value) => shortPercent(outOfHundred(value) / 100)],
     ["micro_f1", third],
   ]) {
     const value = score(facts, name);

@@ -55,6 +55,11 @@ export function decimal(number, digits) {
   return new Intl.NumberFormat(language, options).format(number);
 }
 
+/** How many out of 100 a share is; what is not quite none or all is neither 0 nor 100. */
+export function outOfHundred(share) {
+  return Math.min(Math.max(Math.round(100 * share), share > 0 ? 1 : 0), share < 1 ? 99 : 100);
+}
+
 /** A share as a percentage, 84,0 % or 84.0%; what is not quite none or all is not written as none or all. */
 export function percent(share, digits = 1) {
   const least = 10 ** -digits;
