@@ -666,6 +666,13 @@ def test_a_folder_that_cannot_be_read_is_not_left_out(
         score("in", "out.csv", model)
 
 
+def test_a_file_of_a_folder_that_cannot_be_opened_is_named(here: Path, model: str) -> None:
+    write_csv(here / "in" / "a.csv", [["1", "luz"]])
+    os.symlink("nowhere.csv", here / "in" / "b.csv")
+    with pytest.raises(UserError, match=r"in.b\.csv: no longer there"):
+        score("in", "out.csv", model)
+
+
 @pytest.mark.parametrize("pattern", ["d2/**/*.csv", "d2/**"])
 @pytest.mark.parametrize("out", ["d2/scored.csv", "d2/scored"])
 def test_a_pattern_that_matches_what_the_run_writes(

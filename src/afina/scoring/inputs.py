@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 from urllib.parse import unquote
 
 from afina.errors import UserError
-from afina.scoring.storage import Storage, is_remote
+from afina.scoring.storage import Storage, is_remote, readable
 
 Format: TypeAlias = Literal["csv", "jsonl", "parquet"]
 
@@ -104,7 +104,8 @@ def _input_file(location: str, root: str, of_pattern: bool, storage: Storage) ->
     kind = format_of(location)
     if kind is None:
         raise UserError(f"{location}: not a format that is read; give {_KNOWN} (the text ones perhaps .gz)")
-    size, stamp = storage.stamp(location)
+    with readable(location):
+        size, stamp = storage.stamp(location)
     partitions = _partitions(location if of_pattern else name if root else "")
     return InputFile(location, name, kind, partitions, size, stamp)
 
