@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import cache
 from itertools import chain, pairwise
 from pathlib import Path
@@ -633,6 +634,27 @@ def test_the_runtime_gives_torchs_probabilities(
     found = Classifier(tmp_path / "model.onnx").predict_proba(texts)
     np.testing.assert_allclose(found, torch.softmax(logits, dim=1), atol=1e-5)
     assert {LABELS[row.argmax()] for row in found} == set(LABELS)
+
+
+@pytest.mark.parametrize("form", ["plain", "fused"])
+def test_beside_a_backbone_in_half_precision_nothing_of_it_is_rounded(
+    form: str, classifier: tuple[TextClassifier, str]
+) -> None:
+    model = deepcopy(classifier[0])
+    assert model.lexical is not None
+    for table in (model.lexical.tokens, model.lexical.grams):  # the same logits of larger sums
+        table *= torch.tensor([1e4, 1e4, 1e4, 1e8])
+    whole = graph.trace(
+        graph.ProbabilityModel(model, "multiclass"),
+        pad_batch(random_texts(3, 200, lengths=(20, 20)), PAD),
+        17,
+    )
+    if form == "fused":
+        whole = graph.fuse(whole, *graph.attention_shape(model))
+    texts = random_texts(9, 200, seed=4)
+    with torch.no_grad():
+        expected = model(*map(torch.from_numpy, pad_batch(texts, PAD)))
+    np.testing.assert_allclose(ask(session(graph.halve(whole)), texts), expected, atol=0.02)
 
 
 @pytest.mark.parametrize("order", [2, 3])

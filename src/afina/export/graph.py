@@ -237,14 +237,26 @@ def halve(graph: Graph) -> Graph:
     """
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
+    lexical = [node for node in model.graph.node if is_lexical(node, model)]
+    inside = {name for node in lexical for name in node.output}
+    leaving = inside.intersection(
+        name for node in model.graph.node if not is_lexical(node, model) for name in node.input
+    )
+    # The converter casts what it knows to be float, between any two nodes. Of the lexical model that is to be
+    # what leaves it alone, or its sums would be rounded too. Types inside fused operators cannot be inferred,
+    # and the converter does without.
+    known = onnx.shape_inference.infer_shapes(_without_weights(model)).graph.value_info
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(
+        info for info in known if info.name in leaving or not (graph.fused or info.name in inside)
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=_HALF_WARNINGS)
         halved = float16.convert_float_to_float16(
             model,
             keep_io_types=True,
-            # Types inside fused operators cannot be inferred, and the converter does without.
-            disable_shape_infer=graph.fused,
-            node_block_list=[node.name for node in model.graph.node if is_lexical(node, model)],
+            disable_shape_infer=True,
+            node_block_list=[node.name for node in lexical],
         )
     return replace(graph, model=halved)
 
