@@ -479,6 +479,9 @@ def test_a_glossary_as_spreadsheets_save_it(delimiter: str, tmp_path: Path) -> N
         (b"", "expected the columns word and meaning"),
         (b"word,translation\nagua,water\n", "expected the columns word and meaning"),
         (b"word,meaning\nagua,water\nluz\n", "line 3: 'luz' has no meaning"),
+        (b"meaning,word\nwater,agua\nlight\n", "line 3: no word; give each row a word"),
+        (b"n,word,meaning\n1,agua,water\n2\n", "line 3: no word; give each row a word"),
+        (b"word,meaning\nagua,water,\nbanco,bank, bench\n", r"line 3: more cells .* of 'banco' by \|"),
         ("word,meaning\nmás,more\n".encode("cp1252"), "not UTF-8"),
         (
             b'word,meaning\nagua,water\nluz,"light\n' + b"a,b\n" * 40_000,

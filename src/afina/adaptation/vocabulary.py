@@ -186,7 +186,8 @@ def read_glossary(path: Path) -> dict[str, list[str]]:
     Other delimiters than commas are known by the line of the columns' names.
 
     Raises:
-        UserError: it is missing, is not UTF-8 or not CSV, has other columns, or lacks a meaning.
+        UserError: it is missing, is not UTF-8 or not CSV, has other columns, lacks a word or a meaning, or a
+            row has more cells than there are columns.
     """
     if not path.is_file():
         raise UserError(f"adapt.glossary: no file {path}; give a CSV with the columns word and meaning")
@@ -204,9 +205,15 @@ def read_glossary(path: Path) -> dict[str, list[str]]:
             raise UserError(f"adapt.glossary: {path}: expected the columns word and meaning")
         start = reader.line_num + 1
         for row in reader:
+            where = f"adapt.glossary: {path}: line {reader.line_num}"
+            if row["word"] is None:
+                raise UserError(f"{where}: no word; give each row a word and its meaning")
             if row["meaning"] is None:
+                raise UserError(f"{where}: '{row['word']}' has no meaning")
+            if any(row.get(None, ())):
                 raise UserError(
-                    f"adapt.glossary: {path}: line {reader.line_num}: '{row['word']}' has no meaning"
+                    f"{where}: more cells than columns; separate the meanings of '{row['word']}' by |, and "
+                    "put one with a comma in quotes"
                 )
             glossary[row["word"]] = [part.strip() for part in row["meaning"].split("|")]
             start = reader.line_num + 1
