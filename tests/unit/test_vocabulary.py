@@ -473,6 +473,12 @@ def test_a_glossary_as_spreadsheets_save_it(delimiter: str, tmp_path: Path) -> N
     assert read_glossary(path) == {"agua": ["water", "the water"]}
 
 
+def test_a_glossary_with_a_row_for_each_meaning(tmp_path: Path) -> None:
+    path = tmp_path / "g.csv"
+    path.write_text("word,meaning\nbanco,bank\nagua,water\nbanco ,bench|desk\n", encoding="utf-8")
+    assert read_glossary(path) == {"banco": ["bank", "bench", "desk"], "agua": ["water"]}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

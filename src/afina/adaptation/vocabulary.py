@@ -183,7 +183,7 @@ def new_tokens(
 def read_glossary(path: Path) -> dict[str, list[str]]:
     """Read a glossary: a CSV with the columns ``word`` and ``meaning``, several meanings separated by ``|``.
 
-    Other delimiters than commas are known by the line of the columns' names.
+    Other delimiters than commas are known by the line of the columns' names. A word may have several rows.
 
     Raises:
         UserError: it is missing, is not UTF-8 or not CSV, has other columns, lacks a word or a meaning, or a
@@ -215,7 +215,8 @@ def read_glossary(path: Path) -> dict[str, list[str]]:
                     f"{where}: more cells than columns; separate the meanings of '{row['word']}' by |, and "
                     "put one with a comma in quotes"
                 )
-            glossary[row["word"]] = [part.strip() for part in row["meaning"].split("|")]
+            meanings = [part.strip() for part in row["meaning"].split("|")]
+            glossary.setdefault(row["word"].strip(), []).extend(meanings)
             start = reader.line_num + 1
     except csv.Error as error:
         raise UserError(
