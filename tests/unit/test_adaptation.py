@@ -871,6 +871,14 @@ def test_unlabelled_texts_are_read_as_extract_reads_and_cleaned(tmp_path: Path) 
     ]
 
 
+def test_files_without_labels_need_no_folders(tmp_path: Path) -> None:
+    for name in ("1.txt", "2.txt", "2025/enero/3.txt"):
+        (tmp_path / "textos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "textos" / name).write_text(f"texto {name}", encoding="utf-8")
+    found = read_unlabelled(sources({"path": "textos"}).unlabelled, tmp_path, [])
+    assert sorted(found) == ["texto 1.txt", "texto 2.txt", "texto 2025/enero/3.txt"]
+
+
 def test_a_text_column_may_be_called_label(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,label\n1,uno\n2,dos\n", encoding="utf-8")
     params = sources({"path": "a.csv", "text": "label"})

@@ -868,7 +868,11 @@ def test_a_folder_of_text_files(tmp_path: Path) -> None:
         ("corpus:quejas/1.txt", "El niño\nllora", ["quejas"]),
         ("corpus:quejas/deep/2.txt", "otra", ["quejas"]),
     ]
-    assert {reason for _, reason in rejected(got)} == {"file outside any label's folder", "not a text file"}
+    reasons = {"file outside any label's folder", "not a text file"}
+    assert {reason for _, reason in rejected(got)} == reasons
+    whole = extract(tmp_path, {"path": "corpus", "label": "folder"})
+    assert {labels[0] for (labels,) in rows(whole, "labels")} == {"elogios", "quejas", "quejas/deep"}
+    assert {reason for _, reason in rejected(whole)} == reasons
 
 
 @pytest.fixture

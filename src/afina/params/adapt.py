@@ -34,6 +34,11 @@ class UnlabelledSource(Source):
             raise ValueError("text is missing: name the column, or columns, of the text")
         super()._check_mapping("folder")  # of all kinds the one that needs no label
 
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """As of any source, without the label that a file's folder would be."""
+        return tuple(name for name in super().wanted if self.kind != "folder" or name != "label")
+
 
 class AdaptParams(Section):
     """How the backbone is adapted to the text before fine-tuning; by default its vocabulary, if needed."""

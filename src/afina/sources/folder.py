@@ -1,4 +1,4 @@
-"""A folder of text files in which a file's folder is its label."""
+"""A folder of text files in which a file's folder is its label, where one is wanted."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_folder(
         return Chunk(list(rows), kept)
 
     for number, file in enumerate(files, start=1):
-        if len(file.parts) == 1:
+        if len(file.parts) == 1 and not {"label", "folder"}.isdisjoint(names):
             rejects.add(number, "file outside any label's folder", file.name)
             continue
         try:
