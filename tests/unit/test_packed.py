@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -215,6 +216,21 @@ def test_which_models_are_packed() -> None:
     relative = TextClassifier(make_backbone("bert"), 3)
     relative.backbone.config.position_embedding_type = "relative_key"
     assert isinstance(choose_forward(relative, "bf16", CPU, 32), PaddedForward)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "xlm-roberta"])
+def test_a_decoder_is_trained_as_transformers_computes_it(model_type: str) -> None:
+    encoder = make_backbone(model_type)
+    config = deepcopy(encoder.config)
+    config.is_decoder = True
+    backbone = transformers.AutoModel.from_config(config, attn_implementation="eager")
+    backbone.load_state_dict(encoder.state_dict(), strict=False)  # all but the pooling layer
+    model, ids = TextClassifier(backbone, 3).eval(), make_texts(BATCHES["short"])
+    with torch.no_grad():
+        input_ids, mask = map(torch.from_numpy, pad_batch(ids, config.pad_token_id))
+        expected = model(input_ids, mask).numpy()
+    found = all_logits(choose_forward(model, "fp32", CPU, 32), model, ids)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("model_type", PACKABLE)

@@ -102,6 +102,8 @@ def is_packable(backbone: Any) -> bool:
         return False
     if getattr(config, "position_embedding_type", "absolute") not in (None, "absolute"):
         return False
+    if getattr(config, "is_decoder", False):  # its tokens see those before them alone
+        return False
     linear = (
         part
         for layer in layer_modules(backbone)
