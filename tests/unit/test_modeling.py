@@ -349,6 +349,16 @@ def test_a_configuration_that_makes_no_model_is_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_weights_of_other_sizes_are_named(tmp_path: Path) -> None:
+    folder = build_tiny_backbone(tmp_path / "b")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    changed = json.dumps(config | {"vocab_size": config["vocab_size"] + 3})
+    (folder / "config.json").write_text(changed, encoding="utf-8")
+    sizes = rf"\[{config['vocab_size']}, 32\], config\.json asks for \[{config['vocab_size'] + 3}, 32\]"
+    with pytest.raises(UserError, match=rf"have embeddings\.word_embeddings\.weight of the sizes {sizes}"):
+        load_pretrained(folder)
+
+
 def test_half_of_the_weights_is_one_line(tmp_path: Path) -> None:
     folder = build_tiny_backbone(tmp_path / "b")
     weights = folder / "model.safetensors"

@@ -155,6 +155,7 @@ def load_pretrained(folder: Path, attention: str = "eager", dropout: float | Non
             dtype=torch.float32,
             attn_implementation=attention,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told of just below, by name
         )
     except Exception as error:  # of many kinds, depending on what in which file is wrong
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -162,6 +163,11 @@ def load_pretrained(folder: Path, attention: str = "eager", dropout: float | Non
             f"train.backbone: {folder}: cannot load the weights ({reason}); check its config.json and its "
             "safetensors files"
         ) from None
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        raise UserError(
+            f"train.backbone: {folder}: the weights have {name} of the sizes {list(found)}, config.json asks "
+            f"for {list(expected)}; use the config.json that belongs to them"
+        )
     # transformers fills what is missing with random numbers; only the unused pooling layer may be.
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
