@@ -236,6 +236,10 @@ def test_padding_token_without_tokenizer_settings_is_the_configurations(tmp_path
     edit(folder / "config.json", pad_token_id=None)
     with pytest.raises(UserError, match="names no padding token"):
         load_tokenizer(folder)
+    for number in (-1, 400):
+        edit(folder / "config.json", pad_token_id=number)
+        with pytest.raises(UserError, match=f"pad_token_id {number} .* whose ids go up to 399"):
+            load_tokenizer(folder)
 
 
 def test_older_wordpiece_files_are_converted(tmp_path: Path) -> None:

@@ -379,4 +379,10 @@ def _pad_token_id(folder: Path, tokenizer: Tokenizer, padding: dict[str, Any] | 
         raise UserError(
             f"train.backbone: {folder}: names no padding token; set pad_token_id in its config.json"
         )
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    if not 0 <= int(number) <= largest:
+        raise UserError(
+            f"train.backbone: {folder}: pad_token_id {number} in its config.json is no token of its "
+            f"tokenizer, whose ids go up to {largest}; set it to that of the padding token"
+        )
     return int(number)
