@@ -745,6 +745,16 @@ def test_json_lists_of_objects(tmp_path: Path, content: str, records: str | None
     assert rows(extract(tmp_path, {"path": "a.json", **BASIC, "records": records})) == [("a", ["x"])]
 
 
+def test_labels_in_lists_of_lists_stay_apart(tmp_path: Path) -> None:
+    threads = [
+        {"text": "uno", "posts": [{"tags": ["luz", "agua"]}, {"tags": ["gas", "luz"]}]},
+        {"text": "dos", "posts": [{"tags": []}, {"tags": [[7], None]}]},
+    ]
+    put(tmp_path, "a.jsonl", "".join(json.dumps(thread) + "\n" for thread in threads))
+    got = extract(tmp_path, {"path": "a.jsonl", "text": "text", "label": "posts.tags"})
+    assert rows(got) == [("uno", ["luz", "agua", "gas"]), ("dos", ["7"])]
+
+
 def test_json_that_is_not_a_list_says_where_lists_are(tmp_path: Path) -> None:
     put(tmp_path, "a.json", '{"data": {"items": [{"text": "a"}]}}')
     with pytest.raises(UserError, match=r"records:; lists in the file: data\.items"):
@@ -786,6 +796,16 @@ def test_parquet_types_and_nested_columns(tmp_path: Path) -> None:
     assert stars.table["labels"].to_pylist() == [["1"], ["2"], []]
     with pytest.raises(UserError, match=r"a\.parquet: no column 'body\.en'; did you mean 'body\.es'\?"):
         extract(tmp_path, {"path": "a.parquet", "text": "body.en", "label": "tags"})
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.string(), 2), pa.list_view(pa.string())])
+def test_parquet_lists_of_every_kind_are_several_labels(tmp_path: Path, kind: pa.DataType) -> None:
+    cells = pa.table({"text": ["uno", "dos"], "label": pa.array([["a", "b"], ["c", "a"]], kind)})
+    pq.write_table(cells, tmp_path / "a.parquet")
+    assert rows(extract(tmp_path, {"path": "a.parquet", **BASIC})) == [
+        ("uno", ["a", "b"]),
+        ("dos", ["c", "a"]),
+    ]
 
 
 def test_a_folder_of_parquet_files(tmp_path: Path) -> None:

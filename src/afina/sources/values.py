@@ -7,7 +7,7 @@ import decimal
 import email.utils
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -120,11 +120,21 @@ def split_cell(cell: str, separator: str) -> list[str]:
     return list(dict.fromkeys(part for part in parts if part))
 
 
+_LISTS = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
+
+
 def as_labels(values: Column, separator: str | None, where: str) -> list[list[str]]:
-    """A column as lists of label names: the raw cell, its parts, or the elements of a list in it."""
-    if isinstance(values, pa.Array) and (
-        pa.types.is_list(values.type) or pa.types.is_large_list(values.type)
-    ):
+    """A column as lists of label names: the raw cell, its parts, or the elements of a list in it.
+
+    Lists in a list, as a dotted path through two of them gives, count as one.
+    """
+    if isinstance(values, pa.Array) and any(is_kind(values.type) for is_kind in _LISTS):
         values = values.to_pylist()
     if isinstance(values, list) and any(isinstance(value, list | tuple) for value in values):
         return [_listed(value, separator, where) for value in values]
@@ -140,10 +150,18 @@ def _parts(cell: str, separator: str | None) -> list[str]:
 
 
 def _listed(value: Any, separator: str | None, where: str) -> list[str]:
-    items = value if isinstance(value, list | tuple) else [value]
-    texts = as_text(list(items), where).to_pylist()
+    texts = as_text(list(_elements(value)), where).to_pylist()
     parts = (part for text in texts if text is not None for part in _parts(text, separator))
     return list(dict.fromkeys(parts))
+
+
+def _elements(value: Any) -> Iterator[Any]:
+    """What is in a list and the lists in it; what is no list is itself."""
+    if not isinstance(value, list | tuple):
+        yield value
+        return
+    for item in value:
+        yield from _elements(item)
 
 
 _SLASHED = re.compile(
