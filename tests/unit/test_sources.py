@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import gzip
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -693,6 +694,35 @@ def test_excel_files_that_are_none(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             extract(tmp_path, {"path": path, **BASIC})
+
+
+@pytest.mark.parametrize(
+    ("part", "old", "new", "message"),
+    [
+        ("xl/worksheets/sheet1.xml", b"</sheetData>", b"", r": sheet 'A': damaged workbook \(mismatched tag"),
+        (
+            "xl/worksheets/sheet1.xml",
+            b'"n"><v>3<',
+            b'"s"><v>3<',
+            r": sheet 'A': damaged workbook \(.*index out",
+        ),
+        ("xl/workbook.xml", b"</sheets>", b"", ": not an Excel workbook"),
+    ],
+)
+def test_a_damaged_workbook_is_one_line(
+    tmp_path: Path, part: str, old: bytes, new: bytes, message: str
+) -> None:
+    workbook(tmp_path, {"A": [["text", "label"], ["uno", 3]]}, "sound.xlsx")
+    with (
+        zipfile.ZipFile(tmp_path / "sound.xlsx") as sound,
+        zipfile.ZipFile(tmp_path / "a.xlsx", "w") as damaged,
+    ):
+        for name in sound.namelist():
+            content = sound.read(name)
+            assert name != part or old in content
+            damaged.writestr(name, content.replace(old, new) if name == part else content)
+    with pytest.raises(UserError, match=rf"^a\.xlsx{message}"):
+        extract(tmp_path, {"path": "a.xlsx", **BASIC})
 
 
 # JSON and JSON Lines

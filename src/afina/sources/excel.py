@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,20 @@ from afina.errors import UserError
 from afina.params.extract import Source
 from afina.sources.chunk import CHUNK_ROWS, Chunk, repeated_names
 from afina.sources.delimited import column_names, column_positions
+
+_HEAD_ROWS = 1_000  # that tell how wide a sheet without a header is
+
+# What the archive, its XML (whose errors are syntax errors) and the cells raise where they are damaged.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    KeyError,
+    ValueError,
+    OSError,
+)
 
 
 def _open(path: Path, where: str) -> Any:
@@ -22,7 +37,7 @@ def _open(path: Path, where: str) -> Any:
 
     try:
         return load_workbook(path, read_only=True, data_only=True)
-    except (zipfile.BadZipFile, InvalidFileException, KeyError, ValueError, OSError):
+    except (InvalidFileException, *_DAMAGE):
         raise UserError(f"{where}: not an Excel workbook; save it again as .xlsx, or set format:") from None
 
 
@@ -50,24 +65,32 @@ def first_rows(path: Path, where: str, sheet: str, count: int) -> list[tuple[int
     """The first ``count`` rows of a sheet that are not blank, numbered as in Excel, all equally wide.
 
     Raises:
-        UserError: not a workbook, or no such sheet.
+        UserError: not a workbook, a damaged one, or no such sheet.
     """
     workbook = _open(path, where)
     try:
         rows = _sheet(workbook, sheet, where)
         rows.reset_dimensions()
-        filled = [(number, list(row)) for number, row in islice(_filled(rows, 0), count)]
+        filled = [(number, list(row)) for number, row in islice(_filled(rows, 0, where), count)]
     finally:
         workbook.close()
     width = max((len(row) for _, row in filled), default=0)
     return [(number, row + [None] * (width - len(row))) for number, row in filled]
 
 
-def _filled(sheet: Any, skip: int) -> Iterator[tuple[int, Sequence[Any]]]:
+def _rows(sheet: Any, where: str) -> Iterator[Sequence[Any]]:
+    try:
+        yield from sheet.iter_rows(values_only=True)
+    except _DAMAGE as error:
+        detail = " ".join(str(error).split())
+        raise UserError(f"{where}: damaged workbook ({detail}); copy it again, or save it again") from None
+
+
+def _filled(sheet: Any, skip: int, where: str) -> Iterator[tuple[int, Sequence[Any]]]:
     """Rows with a cell that is not empty, after the first ``skip``, and their numbers."""
     from openpyxl.utils.escape import unescape
 
-    for number, row in enumerate(sheet.iter_rows(values_only=True), start=1):
+    for number, row in enumerate(_rows(sheet, where), start=1):
         if number > skip and any(cell is not None and cell != "" for cell in row):
             # Excel stores characters that XML cannot hold, as a carriage return, in the form _x000D_.
             yield number, [unescape(cell) if isinstance(cell, str) else cell for cell in row]
@@ -79,7 +102,7 @@ def read_excel(source: Source, path: Path, where: str, wanted: Sequence[str] | N
     Cells keep their type: numbers, dates, text. A formula gives the value that Excel last saved.
 
     Raises:
-        UserError: not a workbook, no such sheet, an empty sheet or a missing column.
+        UserError: not a workbook, a damaged one, no such sheet, an empty sheet or a missing column.
     """
     workbook = _open(path, where)
     try:
@@ -103,7 +126,7 @@ def _sheet(workbook: Any, wanted: str | int | None, where: str) -> Any:
 
 
 def _chunks(source: Source, sheet: Any, where: str, wanted: Sequence[str] | None) -> Iterator[Chunk]:
-    numbered = _filled(sheet, source.skip_rows)
+    numbered = _filled(sheet, source.skip_rows, where)
     first = next(numbered, None)
     if first is None:
         raise UserError(f"{where}: the sheet is empty; put rows in it or name another sheet")
