@@ -648,6 +648,23 @@ def test_columns_names_all_columns(tmp_path: Path) -> None:
     assert rows(extract(tmp_path, excel))[0] == ("hola", ["x"])
 
 
+def test_a_sheet_without_a_header_may_begin_with_a_short_row(tmp_path: Path) -> None:
+    path = workbook(tmp_path, {"A": [["hola", "x"], ["adiós", "y", "ana"], ["qué"]]})
+    excel = {"path": path, "header": False, "text": "0", "label": "1", "group": "2"}
+    wanted = [("hola", ["x"], None), ("adiós", ["y"], "ana"), ("qué", [], None)]
+    assert rows(extract(tmp_path, excel), "text", "labels", "group") == wanted
+    named = {
+        **excel,
+        "columns": ["texto", "tema", "autor"],
+        "text": "texto",
+        "label": "tema",
+        "group": "autor",
+    }
+    assert rows(extract(tmp_path, named), "text", "labels", "group") == wanted
+    with pytest.raises(UserError, match=r"columns: 4 names for a first row of 3 cells"):
+        extract(tmp_path, {**named, "columns": ["texto", "tema", "autor", "otro"]})
+
+
 def test_excel_sheets_by_name_and_number(tmp_path: Path) -> None:
     path = workbook(tmp_path, {"A": [["text", "label"], ["a", "x"]], "B": [["text", "label"], ["b", "y"]]})
     assert rows(extract(tmp_path, {"path": path, **BASIC}))[0] == ("a", ["x"])

@@ -127,11 +127,14 @@ def _sheet(workbook: Any, wanted: str | int | None, where: str) -> Any:
 
 def _chunks(source: Source, sheet: Any, where: str, wanted: Sequence[str] | None) -> Iterator[Chunk]:
     numbered = _filled(sheet, source.skip_rows, where)
-    first = next(numbered, None)
-    if first is None:
+    head = list(islice(numbered, 1 if source.header else _HEAD_ROWS))
+    if not head:
         raise UserError(f"{where}: the sheet is empty; put rows in it or name another sheet")
-    names = column_names(source, first[1])
-    positions = column_positions(source, names, len(first[1]), wanted, where)
+    # A row ends at its last cell that is not empty; other rows may have cells further to the right.
+    width = max(len(row) for _, row in head)
+    first = [*head[0][1], *[None] * (width - len(head[0][1]))]
+    names = column_names(source, first)
+    positions = column_positions(source, names, width, wanted, where)
     repeated = repeated_names(names)
     rows: list[int] = []
     columns: dict[str, list[Any]] = {name: [] for name in positions}
@@ -141,9 +144,7 @@ def _chunks(source: Source, sheet: Any, where: str, wanted: Sequence[str] | None
         for name, at in positions.items():
             columns[name].append(row[at] if at < len(row) else None)
 
-    if not source.header:
-        add(*first)
-    for number, row in numbered:
+    for number, row in numbered if source.header else chain(head, numbered):
         add(number, row)
         if len(rows) == CHUNK_ROWS:
             yield Chunk(list(rows), {name: list(values) for name, values in columns.items()}, repeated)
