@@ -30,10 +30,18 @@ def open_binary(path: Path, where: str = "") -> Iterator[IO[bytes]]:
     """Open a file for reading; ``.gz`` is decompressed on the fly. ``where`` names it in messages.
 
     Raises:
-        UserError: the compressed file is cut short, or not compressed at all.
+        UserError: the file cannot be opened, or the compressed one is cut short, or not compressed at all.
     """
+    open_file = gzip.open if path.suffix.lower() == ".gz" else Path.open
     try:
-        with path.open("rb") if path.suffix.lower() != ".gz" else gzip.open(path, "rb") as stream:
+        opened = open_file(path, "rb")
+    except OSError as error:
+        raise UserError(
+            f"{where or path}: cannot be read ({error.strerror}); close it in other programs, and see that "
+            "you may read it"
+        ) from None
+    try:
+        with opened as stream:
             yield cast("IO[bytes]", stream)
     except EOFError:
         raise UserError(f"{where or path}: the compressed file is cut short; copy it again") from None

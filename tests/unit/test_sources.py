@@ -1244,6 +1244,24 @@ def test_slices_go_through_the_stages(tmp_path: Path, strategy: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "name", ["a.csv", "a.csv.gz", "a.jsonl", "a.json", "a.xlsx", "a.parquet", "a.db", "a/x"]
+)
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    put(tmp_path, f"{name}/1.txt" if name == "a/x" else name, "text,label\n")
+
+    def refuse(path: Any, *args: Any, **options: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(gzip, "open", refuse)
+    source = {"path": "a"} if name == "a/x" else {"path": name, **BASIC}
+    if name == "a.db":
+        source["table"] = "messages"
+    with pytest.raises(UserError, match=rf"^{name}.*: cannot be read \(Permission denied\); close it"):
+        extract(tmp_path, source)
+
+
+@pytest.mark.parametrize(
     ("name", "content", "source", "message"),
     [
         (

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from afina.encodings import is_rather_utf8
+from afina.encodings import is_rather_utf8, open_binary
 from afina.errors import UserError
 from afina.params.extract import ExtractParams, Source
 from afina.progress import Progress
@@ -217,6 +217,9 @@ def _existing(path: Path, where: str, kind: str) -> Path:
         if kind != "parquet" or not parts:
             hint = "parquet" if parts else "folder"
             raise UserError(f"{where}: a folder, not a file; name the file, or set format: {hint}")
+    if path.is_file():
+        with open_binary(path, where):
+            pass  # what may not be read is no damaged workbook or Parquet file
     return path
 
 
