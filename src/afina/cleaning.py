@@ -124,7 +124,8 @@ def read_label_map(path: Path) -> dict[str, str | None]:
     sheet of an Excel workbook. Other columns are passed over; an empty new name means: drop.
 
     Raises:
-        UserError: the file cannot be read, lacks a column, or gives one name two new ones.
+        UserError: the file cannot be read, is not sound CSV, lacks a column, has a line with more cells than
+            columns, or gives one name two new ones.
     """
     try:
         content = path.read_bytes()
@@ -132,7 +133,8 @@ def read_label_map(path: Path) -> dict[str, str | None]:
         raise UserError(f"clean.label_map: {path}: no such file") from None
     except OSError as error:
         raise UserError(f"clean.label_map: {path}: cannot be read ({error.strerror})") from None
-    lines = _workbook_lines(path, content) if content.startswith(b"PK\x03\x04") else _csv_lines(content)
+    is_workbook = content.startswith(b"PK\x03\x04")
+    lines = _workbook_lines(path, content) if is_workbook else _csv_lines(path, content)
     number, header = next(lines, (1, []))
     columns = [name.strip().lower() for name in header]
     if "raw" not in columns or "label" not in columns:
@@ -149,6 +151,11 @@ def read_label_map(path: Path) -> dict[str, str | None]:
             continue
         if len(row) <= max(raw, new):
             raise UserError(f"clean.label_map: {path}: line {number}: {len(row)} columns")
+        if any(cell.strip() for cell in row[len(header) :]):
+            raise UserError(
+                f"clean.label_map: {path}: line {number}: {len(row)} columns instead of {len(header)}; put "
+                "quotes around a name that holds the delimiter"
+            )
         if not row[raw].strip():
             continue
         label = row[new].strip() or None
@@ -157,7 +164,7 @@ def read_label_map(path: Path) -> dict[str, str | None]:
     return mapping
 
 
-def _csv_lines(content: bytes) -> Iterator[tuple[int, list[str]]]:
+def _csv_lines(path: Path, content: bytes) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and cells of a CSV as spreadsheets write them."""
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         text = content.decode("utf-16", errors="replace")
@@ -170,9 +177,17 @@ def _csv_lines(content: bytes) -> Iterator[tuple[int, list[str]]]:
     told = told_delimiter(lines[0]) if lines else None
     skipped = 0 if told is None else 1
     delimiter = told or likely_delimiter("".join(lines[:1]))
-    reader = csv.reader(lines[skipped:], delimiter=delimiter)
-    for row in reader:
-        yield reader.line_num + skipped, row
+    # Strict: else a quote that is never closed swallows the rest of the file.
+    reader = csv.reader(lines[skipped:], delimiter=delimiter, strict=True)
+    begin = skipped + 1
+    try:
+        for row in reader:
+            yield reader.line_num + skipped, row
+            begin = reader.line_num + skipped + 1
+    except csv.Error as error:
+        raise UserError(
+            f"clean.label_map: {path}: line {begin}: not CSV ({error}); see whether its quotes close"
+        ) from None
 
 
 def _workbook_lines(path: Path, content: bytes) -> Iterator[tuple[int, list[str]]]:

@@ -234,7 +234,13 @@ def test_a_label_map_that_is_no_table(tmp_path: Path) -> None:
         ("Agua,agua\n", "found agua, agua"),
         ("", "found nothing"),
         ("raw,label\na,x\na,y\n", "line 3: 'a' has two new names"),
-        ("raw,label\na\n", "line 2: 1 columns"),
+        ("raw,label\na\n", "line 2: 1 columns$"),
+        ("raw,label\nPagos, otros,pagos\n", "line 2: 3 columns instead of 2; put quotes around"),
+        (
+            'raw,label\na,"b\nc,d\ne,f\n',
+            r"line 2: not CSV \(unexpected end of data\); see whether its quotes",
+        ),
+        pytest.param('raw,label\na,b\n"c' + "\nd,e" * 50_000, r"line 3: not CSV \(field larger", id="long"),
     ],
 )
 def test_a_wrong_label_map(content: str, message: str, tmp_path: Path) -> None:
