@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,44 @@ def test_two_collections_with_different_fields_make_one_table(client: Any, tmp_p
     assert got.table["group"].to_pylist() == [None, None, None, "7", "8"]
     assert got.table["time"].to_pylist()[3:] == [datetime.datetime(2025, 1, 2, 3, 4, 5), None]
     assert got.describe() == "5 rows from 2 sources (mensajes_2020 3, mensajes_2025 2), 0 rejected"
+
+
+def test_uuids_are_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pymongo
+    from bson import CodecOptions, decode, encode
+    from pymongo.mongo_client import MongoClient
+
+    key = uuid.UUID("c0ffee00-dead-4bee-8fee-feedfacef00d")
+    stored = encode({"_id": key, "t": "hola", "l": "x"}, codec_options=CodecOptions(uuid_representation=4))
+
+    class Server:
+        """What is asked of a client, its database and its collection, with one document in it."""
+
+        def __init__(self, url: str, **options: Any) -> None:
+            self.codec = MongoClient(url, connect=False, **options).codec_options
+
+        def get_default_database(self) -> Server:
+            return self
+
+        def __getitem__(self, name: str) -> Server:
+            return self
+
+        def find(self, *arguments: Any, **options: Any) -> list[dict[str, Any]]:
+            return [decode(stored, self.codec)]
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(pymongo, "MongoClient", Server)
+    source = {"collection": "cartas", "text": "t", "label": "l", "id": "_id"}
+    plain = {**source, "url": "mongodb://db.example.org/sistema"}
+    assert extract(tmp_path, plain).table["id"].to_pylist() == [f"cartas:{key}"]
+    chosen = {**source, "url": f"{plain['url']}?uuidRepresentation=unspecified"}
+    with pytest.raises(
+        UserError, match=r"^cartas: none of the 1 rows .*; name other columns, or leave"
+    ) as said:
+        extract(tmp_path, chosen)
+    assert "inspect" not in str(said.value)
 
 
 def test_slices_of_documents_that_need_not_have_them(client: Any, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def _read_source(
             if source.limit is not None and count >= source.limit:
                 break
     if not count:
-        raise UserError(_nothing(where, rejects))
+        raise UserError(_nothing(source, where, rejects))
     mapped = pa.concat_tables(parts, promote_options="none") if parts else MAPPED.empty_table()
     if source.limit is not None:
         mapped = mapped.slice(0, source.limit)
@@ -137,15 +137,17 @@ def _notes(source: Source, root: Path, table: pa.Table) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _nothing(where: str, rejects: Rejects) -> str:
+def _nothing(source: Source, where: str, rejects: Rejects) -> str:
     if not rejects.items:
         return f"{where}: no rows; put rows in it or remove the source"
     row, reason, detail = rejects.items[0]
     shown = f" ({detail[:60]!r})" if detail else ""
-    return (
-        f"{where}: none of the {len(rejects.items):,} rows can be read; first: line {row}: {reason}{shown}; "
-        f"run `afina inspect {where}` to see how the file is written"
+    found = (
+        f"{where}: none of the {len(rejects.items):,} rows can be read; first: line {row}: {reason}{shown}"
     )
+    if source.path is None:
+        return f"{found}; name other columns, or leave such rows out by the query or the filter"
+    return f"{found}; run `afina inspect {where}` to see how the file is written"
 
 
 def read_chunks(

@@ -30,7 +30,9 @@ def read_mongo(source: Source, url: SecretUrl, where: str, wanted: Sequence[str]
         raise UserError(f"{where}: pymongo is not installed; pip install 'afina[mongo]'") from None
     client: Any = None
     try:
-        client = pymongo.MongoClient(url.value, serverSelectionTimeoutMS=_TIMEOUT_MS, tz_aware=False)
+        client = pymongo.MongoClient(
+            url.value, serverSelectionTimeoutMS=_TIMEOUT_MS, tz_aware=False, **_uuids(url.value)
+        )
         database = _database(client, source, where)
         collection = database[source.collection]
         first = collection.find(_filter(source.filter), source.projection, limit=_SAMPLE)
@@ -54,6 +56,11 @@ def read_mongo(source: Source, url: SecretUrl, where: str, wanted: Sequence[str]
     finally:
         if client is not None:
             client.close()
+
+
+def _uuids(url: str) -> dict[str, Any]:
+    """Of UUIDs pymongo gives the bytes, which are no text, unless it is told how they are stored."""
+    return {} if "uuidrepresentation=" in url.lower() else {"uuidRepresentation": "standard"}
 
 
 def _database(client: Any, source: Source, where: str) -> Any:
