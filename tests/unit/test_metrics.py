@@ -302,6 +302,13 @@ def test_a_perfect_score_on_few_rows_is_not_a_certain_one() -> None:
     assert {interval.high for interval in [*found.headline.values(), *found.f1]} == {1.0}
 
 
+def test_all_rows_right_is_not_certain_either_where_a_label_has_none() -> None:
+    y = np.repeat([0, 1, 2], (20, 12, 10))
+    found = bootstrap_intervals(y, y, 4, "multiclass", samples=100).headline["macro_f1"]
+    assert found.low < 0.65
+    assert found.high > 0.85
+
+
 SMALL = {"ones": [1] * 10, "twos": [2] * 10, "long tail": [100, 50, 25, 12, 6, 3, 2, 1]}
 
 

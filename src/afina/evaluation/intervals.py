@@ -62,7 +62,8 @@ def bootstrap_intervals(
     An interval holds the score. Rows that are all right are all right in every resample too. So a score of 0
     or 1 has the interval of Wilson (see `wilson_interval`) of as many rows as the label has; accuracy of all
     rows, micro-F1 of what they are worth (see `effective_rows`); macro-F1 of as many as would give a share
-    the variance of the mean of the labels' shares. A label without a row may have any F1.
+    the variance of the mean of the labels' shares. So has a macro-F1 that no resample changes as each label
+    has 0 or 1: all rows are right, and some label has none. A label without a row may have any F1.
 
     Args:
         y_true: class indexes (n,) or multi-hot (n, L).
@@ -84,12 +85,14 @@ def bootstrap_intervals(
     scores = [float(observed.f1.mean()), float(observed.total().f1[0]), *observed.f1.tolist()]
     support = observed.support
     whole = len(truth) if task == "multiclass" else effective_rows(*row_counts(truth, guess), confidence)
+    settled = edges[0, 0] == edges[1, 0] and set(scores[2:]) <= {0.0, 1.0}
+    extreme = [settled or scores[0] in (0.0, 1.0), *(score in (0.0, 1.0) for score in scores[1:])]
     rows = [label_count**2 / float(np.sum(1 / np.maximum(support, 1))), whole, *support.tolist()]
     found = [
         wilson_interval(score, size, confidence)
-        if score in (0.0, 1.0)
+        if at_end
         else Interval(min(score, float(low)), max(score, float(high)))
-        for score, size, (low, high) in zip(scores, rows, edges.T, strict=True)
+        for score, at_end, size, (low, high) in zip(scores, extreme, rows, edges.T, strict=True)
     ]
     return Intervals(dict(zip(headline_metrics(task), found[:2], strict=True)), found[2:])
 
