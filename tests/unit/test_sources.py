@@ -6,6 +6,7 @@ import datetime
 import gzip
 import json
 import zipfile
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from afina.params.extract import ExtractParams
 from afina.params.split import SplitParams
 from afina.sources import Extraction, read_sources
 from afina.sources.excel import sheet_names
-from afina.sources.values import parse_times, split_cell
+from afina.sources.values import as_text, parse_times, split_cell, unencodable
 from afina.splitting import split_messages
 from afina.table import BALANCED_SCHEMA, REJECTED, SCHEMA
 from afina.text_hash import text_hashes
@@ -974,6 +975,16 @@ def test_two_columns_of_one_name_in_a_query(tmp_path: Path, database: str) -> No
         extract(tmp_path, {**source, "label": "topic"})
     unrelated = "select body, topic, n, at as n from messages"
     assert extract(tmp_path, {**source, "query": unrelated, "label": "topic"}).table.num_rows == 25
+
+
+def test_cells_as_some_drivers_give_them() -> None:
+    found = as_text([bytearray("señal".encode()), 7, Decimal("Infinity"), Decimal("2.50"), None], "column a")
+    assert found.to_pylist() == ["señal", "7", "Infinity", "2.5", None]
+    # Bytes that are not text are none as a bytearray either, in whose name they would be one.
+    cells = [bytearray(b"sound"), bytearray(b"se\xf1al")]
+    with pytest.raises(UnicodeEncodeError):
+        as_text(cells, "column a")
+    assert list(unencodable(cells)) == [1]
 
 
 def test_sql_never_changes_the_database(tmp_path: Path, database: str) -> None:

@@ -58,7 +58,7 @@ def map_chunk(source: Source, chunk: Chunk, where: str, rejects: Rejects) -> pa.
 def _cell(values: Column, position: int) -> str | None:
     """One cell to show, bytes that are not text included."""
     value = values[position].as_py() if isinstance(values, pa.Array) else values[position]
-    if isinstance(value, bytes | memoryview):
+    if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value).decode("utf-8", "surrogateescape")
     return None if value is None else str(value)
 

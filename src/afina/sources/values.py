@@ -44,10 +44,11 @@ def scalar_text(value: Any) -> str | None:
     if isinstance(value, decimal.Decimal):
         if value.is_nan():
             return None
-        return str(int(value)) if value == value.to_integral_value() else format(value.normalize(), "f")
+        whole = value.is_finite() and value == value.to_integral_value()
+        return str(int(value)) if whole else format(value.normalize(), "f")
     if isinstance(value, datetime.datetime | datetime.date | datetime.time):
         return value.isoformat()
-    if isinstance(value, bytes | memoryview):
+    if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value).decode("utf-8", "surrogateescape")
     if isinstance(value, dict):
         raise TypeError("an object")
@@ -308,5 +309,5 @@ def _check_text(value: Any) -> None:
             _check_text(item)
     elif isinstance(value, str):
         value.encode("utf-8")
-    elif isinstance(value, bytes | memoryview):
+    elif isinstance(value, bytes | bytearray | memoryview):
         bytes(value).decode("utf-8")
