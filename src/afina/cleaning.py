@@ -9,6 +9,7 @@ import csv
 import difflib
 import io
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -207,6 +208,15 @@ def fold_label(name: str) -> str:
     return strip_accents(collapse_whitespace(name).casefold())
 
 
+_WHOLE = re.compile(r"\s*(-?[0-9]+)\.0+\s*")
+
+
+def _without_zeros(name: str) -> str:
+    """A whole number without ".0", as `extract` gives labels that are numbers; another name as it is."""
+    whole = _WHOLE.fullmatch(name)
+    return whole[1] if whole else name
+
+
 def resolve_labels(
     counts: Mapping[str, int], params: CleanParams, mapping: Mapping[str, str | None]
 ) -> dict[str, str | None]:
@@ -215,7 +225,8 @@ def resolve_labels(
     Args:
         counts: raw name -> rows that have it. Spellings of one label become its most frequent one, but a
             spelling that ``mapping`` gives wins.
-        mapping: raw name -> label or None (drop).
+        mapping: raw name -> label or None (drop). One that it has as ``5.0``, as tables with empty cells have
+            whole numbers, is that of ``5`` too, unless it has that name itself.
 
     Returns:
         raw name -> label, None where the label is dropped.
@@ -232,6 +243,8 @@ def resolve_labels(
             raise UserError(
                 f"clean.label_map: '{name}' is mapped twice, to {folded[fold(name)]!r} and {label!r}"
             )
+    for name in mapping:
+        folded.setdefault(fold(_without_zeros(name)), folded[fold(name)])
     mapped = bool(folded) or params.maps_labels
     resolved: dict[str, str | None] = {}
     unmapped = []
@@ -683,4 +696,4 @@ def _rejected(table: pa.Table, rows: _Rows, unique: pa.Array, params: CleanParam
 def _unused(mapping: Mapping[str, str | None], raw_names: Sequence[str], folded: bool) -> list[str]:
     fold = fold_label if folded else str
     present = {fold(name) for name in raw_names}
-    return sorted(name for name in mapping if fold(name) not in present)
+    return sorted(name for name in mapping if present.isdisjoint((fold(name), fold(_without_zeros(name)))))

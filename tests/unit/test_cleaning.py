@@ -216,6 +216,17 @@ def test_a_label_map_as_spreadsheets_save_it(tmp_path: Path) -> None:
     assert read_label_map(tmp_path / "unicode.txt") == expected
 
 
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_label_map_names_numbers_as_the_file_or_as_extract_has_them(fold: bool) -> None:
+    strict = params(fold_labels=fold, unmapped="error", label_map={"x": "y"})
+    mapping = {"1.0": "neg", "2": "neg", "3.0": None, "4.5": "pos", "5.0": "pos", "5": "best"}
+    counts = {"1": 3, "2": 3, "3": 3, "4.5": 3, "5": 3, "5.0": 3}
+    found = resolve_labels(counts, strict, mapping)
+    assert found == {"1": "neg", "2": "neg", "3": None, "4.5": "pos", "5": "best", "5.0": "pos"}
+    cleaned = clean(messages(("uno", ["1"]), ("dos", ["2"])), strict, {"1.0": "a", "2": "b", "6.0": "c"})
+    assert cleaned.counts["unused_label_map_names"] == ["6.0"]
+
+
 def test_a_label_map_that_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         read_label_map(tmp_path)
