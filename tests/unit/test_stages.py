@@ -240,6 +240,7 @@ def test_a_stage_says_which_of_its_files_dvc_does_not_watch(
             "extract: {sources: [{path: a.csv, text: t, label: l, skip_rows: yes}]}\n",
             "extract.sources.0.skip_rows: input should be a number, found True",
         ),
+        ("report: {title: 2025-13-45}\n", "not valid YAML: month must be in 1..12"),
         ("split: {near_duplicates: true}\n", "split.near_duplicates: input should be a number, found True"),
     ],
 )

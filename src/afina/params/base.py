@@ -162,7 +162,7 @@ def load_values(path: Path = PARAMS_FILE) -> dict[str, Any]:
         raise UserError(f"{path}: no such file; run from the repository's root") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8; save it in that encoding") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date without quotes that is none is a ValueError
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a mapping with the sections {', '.join(TOP_LEVEL)}")
