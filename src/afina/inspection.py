@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
 import unicodedata
@@ -104,14 +105,15 @@ class Inspection:
 def inspect_file(path: Path, root: Path | None = None) -> Inspection:
     """Look at a file or folder of any format that the stage `extract` reads, all of its rows.
 
-    Paths in the block are relative to ``root`` (default: the current folder).
+    Paths in the block are relative to ``root`` (default: the DVC repository around the current folder, where
+    there is one, for the stages run there; else the current folder).
 
     Raises:
         UserError: the path is missing, empty or cannot be read as what its suffix says.
     """
-    root = Path.cwd() if root is None else root
+    root = _repository() if root is None else root
     shown = _shown_path(path, root)
-    options, written, notes = _how_written(path, shown)
+    options, written, notes = _how_written(path, shown, root)
     if Path(shown).is_absolute():
         notes.append(f"copy the file to data/source/ and write path: data/source/{path.name}")
     read = _read_all(shown, root, options)
@@ -251,18 +253,32 @@ def _without(values: list[T], positions: set[int]) -> list[T]:
     return [value for at, value in enumerate(values) if at not in positions]
 
 
+def _repository() -> Path:
+    """The folder of the DVC repository around the current one; where there is none, this one."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), here)
+
+
 def _shown_path(path: Path, root: Path) -> str:
-    """The path as params.yaml should have it: relative to the root where the file lies below it."""
-    try:
-        return path.resolve().relative_to(root.resolve()).as_posix()
-    except ValueError:
-        return path.resolve().as_posix()
+    """The path as params.yaml should have it: relative to the root where the file lies below it.
+
+    A link is called by its own name: what it leads to may have no suffix, as a file in DVC's cache.
+    """
+    resolved = path.resolve()
+    named = Path(os.path.abspath(path))
+    if named.resolve() != resolved:  # ".." behind a link
+        named = resolved
+    for place in (named, resolved):
+        for folder in (root.absolute(), root.resolve()):
+            if place.is_relative_to(folder):
+                return place.relative_to(folder).as_posix()
+    return named.as_posix()
 
 
 # How the file is written
 
 
-def _how_written(path: Path, shown: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+def _how_written(path: Path, shown: str, root: Path) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     """Options of the source, what to tell of them, and notes."""
     if not path.exists():
         raise UserError(f"{shown}: no such file or folder")
@@ -270,7 +286,7 @@ def _how_written(path: Path, shown: str) -> tuple[dict[str, Any], dict[str, str]
         return _how_folder(path, shown)
     kind = _kind(shown)
     if kind == "csv":
-        return _how_delimited(path, shown)
+        return _how_delimited(path, shown, root)
     if kind == "excel":
         return _how_excel(path, shown)
     if kind == "sql":
@@ -305,7 +321,7 @@ def _kind(shown: str) -> str:
     return SUFFIXES[suffix]
 
 
-def _how_delimited(path: Path, shown: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+def _how_delimited(path: Path, shown: str, root: Path) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     from afina.sources.delimited import detect_dialect
 
     plain = Source.model_validate({"path": shown, "text": "t", "label": "l"})
@@ -315,7 +331,7 @@ def _how_delimited(path: Path, shown: str) -> tuple[dict[str, Any], dict[str, st
         "delimiter": dialect.delimiter,
         "quotechar": dialect.quotechar,
     }
-    header = _has_header(_first_rows({"path": shown, **options, "header": False}, path))
+    header = _has_header(_first_rows({"path": shown, **options, "header": False}, root))
     names = {delimiter: name for name, delimiter in NAMES.items()}
     written = {
         "encoding": dialect.encoding,
@@ -334,19 +350,13 @@ def _title_rows(rows: Sequence[Sequence[Any]]) -> int:
     return next((at for at, cells in enumerate(filled) if cells > 1), 0)
 
 
-def _first_rows(values: dict[str, Any], path: Path, count: int = _SAMPLE) -> list[list[Any]]:
+def _first_rows(values: dict[str, Any], root: Path, count: int = _SAMPLE) -> list[list[Any]]:
     """The first rows of a file read without a header, row by row."""
     source = Source.model_validate({**values, "text": "0", "label": "1"})
-    for chunk in read_chunks(source, _root_of(values["path"], path), {}, None, Rejects("")):
+    for chunk in read_chunks(source, root, {}, None, Rejects("")):
         cells = [list(column)[:count] for column in chunk.columns.values()]
         return [list(row) for row in zip(*cells, strict=True)]
     return []
-
-
-def _root_of(shown: str, path: Path) -> Path:
-    """The folder from which ``shown`` leads to ``path``."""
-    resolved = path.absolute()
-    return resolved if Path(shown).is_absolute() else Path(*resolved.parts[: -len(Path(shown).parts)])
 
 
 def _has_header(rows: Sequence[Sequence[Any]]) -> bool:

@@ -528,3 +528,34 @@ def test_a_file_outside_the_repository_is_read_where_it_is(tmp_path: Path) -> No
     found = inspect_file(path, tmp_path / "repo")
     assert paste(found, tmp_path / "repo").table.num_rows == 60
     assert any("data/source/" in note for note in found.notes)
+
+
+def test_a_link_is_called_by_its_own_name(tmp_path: Path) -> None:
+    """As where DVC keeps the file in its cache, without a suffix, and links to it."""
+    (tmp_path / "source").mkdir()
+    cached = write_file(tmp_path, "q.csv").rename(tmp_path / "9ec60def")
+    (tmp_path / "source" / "quejas.csv").symlink_to(cached)
+    found = inspect_file(tmp_path / "source" / "quejas.csv", tmp_path)
+    assert found.path == "source/quejas.csv"
+    assert paste(found, tmp_path).table.num_rows == 60
+
+
+def test_a_link_may_lie_less_deep_than_what_it_leads_to(tmp_path: Path) -> None:
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    (tmp_path / "quejas.csv").symlink_to(write_file(deep, "q.csv"))
+    assert inspect_file(tmp_path / "quejas.csv", tmp_path).path == "quejas.csv"
+
+
+def test_paths_are_those_of_the_repository_from_a_folder_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "data" / "source"
+    source.mkdir(parents=True)
+    write_file(source, "q.csv")
+    monkeypatch.chdir(source)
+    assert inspect_file(Path("q.csv")).path == "q.csv"  # there is no repository
+    (tmp_path / ".dvc").mkdir()
+    found = inspect_file(Path("q.csv"))
+    assert found.path == "data/source/q.csv"
+    assert paste(found, tmp_path).table.num_rows == 60
