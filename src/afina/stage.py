@@ -47,9 +47,13 @@ def warn(name: str, lines: Iterable[str]) -> None:
 
 
 def note_unwatched(name: str, paths: Iterable[str], watched: Path) -> None:
-    """Say which of the files that a stage reads DVC does not look at: those outside its dependency."""
-    for path in paths:
-        if not Path(path).resolve().is_relative_to(watched.resolve()):
+    """Say which of the files that a stage reads DVC does not look at: those outside its dependency.
+
+    Of a link to a file inside it DVC looks at what it leads to, of one to a folder it does not.
+    """
+    for path in map(Path, paths):
+        places = [path.resolve()] if path.is_dir() else [path.resolve(), path.parent.resolve() / path.name]
+        if not any(place.is_relative_to(watched.resolve()) for place in places):
             print(
                 f"{name}: note: {path} is outside {watched}, so a change of it reruns nothing; "
                 f"copy it there, or run `dvc repro --force --single-item {name}` after a change",

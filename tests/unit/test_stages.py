@@ -229,6 +229,24 @@ def test_a_stage_says_which_of_its_files_dvc_does_not_watch(
     assert "--single-item clean" in lines[0]
 
 
+def test_dvc_watches_what_a_link_to_a_file_leads_to_and_no_linked_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("data/source", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "elsewhere" / "a.csv").touch()
+    Path("data/source/a.csv").symlink_to(tmp_path / "elsewhere" / "a.csv")
+    Path("data/source/folder").symlink_to(tmp_path / "elsewhere")
+    note_unwatched("extract", ["data/source/a.csv"], Path("data/source"))
+    assert capsys.readouterr().err == ""
+    note_unwatched("extract", ["data/source/folder", "data/source/folder/a.csv"], Path("data/source"))
+    assert [line.split(" is outside ")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "extract: note: data/source/folder",
+        "extract: note: data/source/folder/a.csv",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
