@@ -29,7 +29,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Raises:
         IsADirectoryError: the temporary became a file, and ``path`` is a folder.
-        OSError: where the disk is full, it names ``path``.
+        OSError: where the disk is full, or the temporary may not be written, it names ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
@@ -42,7 +42,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno in FULL:
+        refused = isinstance(error, PermissionError) and error.filename in (None, str(temporary))
+        if refused or error.errno in FULL:
             error.filename = str(path)  # the error of a write names no file
         raise
     finally:

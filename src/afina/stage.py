@@ -26,6 +26,13 @@ def stage(name: str) -> Callable[[Callable[[], str | None]], Callable[[], None]]
                 summary = main()
             except UserError as error:
                 _fail(name, str(error))
+            except PermissionError as error:
+                where = error.filename or error.strerror or "a file"
+                _fail(
+                    name,
+                    f"{where}: no access; close the program that has it open, or change the permissions of "
+                    "it and of its folder, and run again",
+                )
             except OSError as error:
                 if error.errno not in FULL:
                     raise

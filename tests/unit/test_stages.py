@@ -160,10 +160,35 @@ def test_a_full_disk_is_one_line_and_exit_code_2(
     assert not list(tmp_path.iterdir())
 
     def other() -> str:
-        raise PermissionError(errno.EACCES, "Permission denied", "somewhere")
+        raise OSError(errno.EIO, "Input/output error", "somewhere")
 
-    with pytest.raises(PermissionError):
+    with pytest.raises(OSError, match="somewhere"):
         stage("demo")(other)()
+
+
+def test_a_file_without_access_is_one_line_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where a spreadsheet is open in Excel, or a report belongs to somebody else."""
+
+    def refuse(file: object, *_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    path = tmp_path / "report.json"
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    for run, patched, where in (
+        (lambda: refuse("data/source/a.xlsx"), "os.replace", "data/source/a.xlsx"),
+        (lambda: write_json(path, 1), "pathlib.Path.write_bytes", path),
+        (lambda: write_json(path, 1), "os.replace", path),
+    ):
+        with monkeypatch.context() as context:
+            context.setattr(patched, refuse)
+            with pytest.raises(SystemExit, match="2"):
+                stage("demo")(run)()
+        assert capsys.readouterr().err == (
+            f"demo: error: {where}: no access; close the program that has it open, or change the permissions "
+            "of it and of its folder, and run again\n"
+        )
 
 
 def test_a_mistake_in_another_section_is_named_before_the_stage_runs(tmp_path: Path) -> None:
