@@ -56,13 +56,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = None if arguments is None else list(arguments)
     try:
         status = app(args=given, prog_name="afina", standalone_mode=False)
+        _flush()
     except UserError as error:
         print(f"afina: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except _UsageError as error:
         print(_explain(error), file=sys.stderr)
         raise SystemExit(2) from None
+    except OSError as error:
+        if error.filename is None and error.errno not in FULL:
+            raise
+        # Not the traceback's exit status: 1 is the verdict of compare and of drift.
+        print(f"afina: error: {_refused(error)}; check it and run again", file=sys.stderr)
+        raise SystemExit(2) from None
     raise SystemExit(status or 0)
+
+
+def _flush() -> None:
+    """Write what is left, for which nobody asks any more where a reader went away."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _give_up_stdout()
+
+
+def _refused(error: OSError) -> str:
+    """What could not be read or written, and why; the error of a write to stdout names no file."""
+    if error.filename is not None:
+        return f"{error.filename}: cannot be read or written ({error.strerror})"
+    _give_up_stdout()
+    return f"cannot write to stdout ({error.strerror})"
+
+
+def _give_up_stdout() -> None:
+    """What could not be written would be tried again, with a traceback, when Python ends."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain(error: Any) -> str:
@@ -167,7 +197,7 @@ def inspect(
         raise UserError(
             f"inspect: needs the package {error.name}; install it with `pip install 'afina[pipeline]'`"
         ) from None
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         from rich.console import Console
 
         show(inspection, Console())
@@ -818,9 +848,7 @@ def _writing(out: Path | None) -> Iterator[None]:
         if error.errno == errno.EPIPE:
             raise
         if out is None and error.filename is None:
-            # What could not be written would be tried again, with a traceback, when Python ends.
-            with suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _give_up_stdout()
         written = error.filename is None or error.errno in FULL  # the error of a write names no file
         what = f"cannot write {out or 'to stdout'}" if written else f"{error.filename}: no access"
         raise UserError(f"predict: {what} ({error.strerror or error}); check it and run again") from None

@@ -705,6 +705,42 @@ def test_a_full_disk_is_one_line(model: str, tmp_path: Path, options: list[str])
     assert (result.returncode, result.stderr.decode()) == (2, expected)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_what_cannot_be_printed_is_no_verdict(tmp_path: Path) -> None:
+    """Exit status 1 would be "drifted", or "worse" of `afina compare`."""
+    write_toy(tmp_path / "model.onnx")
+    rows = "".join(f"Llevo {n} días sin agua,{'agua' if n % 2 else 'luz'}\n" for n in range(20))
+    (tmp_path / "in.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
+    for command in (["inspect", "in.csv"], ["drift", "in.csv", "in.csv", "--model", "model.onnx"]):
+        with Path("/dev/full").open("wb") as full:
+            result = subprocess.run(
+                [sys.executable, "-m", "afina", *command],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                check=False,
+                cwd=tmp_path,
+            )
+        expected = "afina: error: cannot write to stdout (No space left on device); check it and run again\n"
+        assert (result.returncode, result.stderr.decode()) == (2, expected), command
+
+
+def test_a_file_without_access_is_one_line(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from afina import revisions
+
+    (tmp_path / "reports").mkdir()
+    path = tmp_path / "reports" / "predictions.parquet"
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(revisions, "find_root", lambda *_: tmp_path)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(revisions, "_read", lambda *_: b"")
+    monkeypatch.setattr(revisions, "parse_predictions", lambda *_: None)
+    error = run.error("compare", "--base", "main")
+    assert f"{path}: cannot be read or written (Permission denied)" in error
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_disk_that_fills_up_while_the_answer_is_written_is_one_line(
     run: Run, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
