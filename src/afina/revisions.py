@@ -55,16 +55,26 @@ def list_experiments(all_commits: bool) -> list[tuple[str, str, str]]:
     A name is unique among the experiments of one commit: one that several have is followed by the commit.
 
     Raises:
-        UserError: this is no git and DVC repository.
+        UserError: this is no git and DVC repository, it has no commit, or DVC cannot read it.
     """
+    from dvc.exceptions import DvcException  # type: ignore[import-untyped]
     from dvc.repo import Repo  # type: ignore[import-untyped]
-    from dvc.scm import NoSCMError  # type: ignore[import-untyped]
+    from dvc.scm import RevError, SCMError  # type: ignore[import-untyped]
 
+    root = find_root("leaderboard")
     try:
-        with Repo(str(find_root("leaderboard"))) as repo:
+        with Repo(str(root)) as repo:
             found = repo.experiments.ls(all_commits=all_commits)
-    except NoSCMError:
-        raise UserError("leaderboard: not in a git repository, so there are no experiments") from None
+    except RevError:
+        raise UserError(
+            f"leaderboard: {root}: git has no commit yet, so there are no experiments; commit first"
+        ) from None
+    except SCMError:
+        raise UserError(
+            f"leaderboard: {root}: not in a git repository, so there are no experiments"
+        ) from None
+    except DvcException as error:
+        raise UserError(f"leaderboard: {root}: DVC cannot read it ({_line(error)})") from None
     times = Counter(name for members in found.values() for name, _ in members)
     return [
         (name if times[name] == 1 else f"{name} ({shown(base)})", revision, base)
@@ -255,7 +265,7 @@ def _check_probabilities(column: pa.ChunkedArray, refuse: Any) -> None:
 
 def find_root(command: str = "compare") -> Path:
     """The folder of the DVC repository around the current one; ``command`` is named where there is none."""
-    from dvc.exceptions import NotDvcRepoError  # type: ignore[import-untyped]
+    from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
 
     try:

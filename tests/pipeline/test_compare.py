@@ -284,3 +284,23 @@ def test_leaderboard_outside_of_a_repository(tmp_path: Path) -> None:
     result = bare.run("afina", "leaderboard", check=False)
     assert result.code == 2
     assert result.err.splitlines()[-1].startswith("afina: error: ")
+
+
+def test_leaderboard_of_a_repository_that_cannot_be_read(tmp_path: Path) -> None:
+    """As of a copy without .git, before the first commit, or with a setting of DVC's that it refuses."""
+    project = start(tmp_path)
+    write_model(project.root / PREDICTIONS, 0.8)
+
+    def said() -> str:
+        result = project.run("afina", "leaderboard", check=False)
+        assert result.code == 2, result.err
+        assert result.err.count("\n") == 1, result.err
+        return result.err
+
+    where = f"afina: error: leaderboard: {project.root}: "
+    assert said().startswith(f"{where}git has no commit yet")
+    (project.root / ".dvc" / "config.local").write_text("[core", encoding="utf-8")
+    assert said().startswith(f"{where}DVC cannot read it (config file error")
+    (project.root / ".dvc" / "config.local").unlink()
+    shutil.rmtree(project.root / ".git")
+    assert said().startswith(f"{where}not in a git repository")
