@@ -1,7 +1,7 @@
 # make repro   install what the pipeline needs and run it on the demo
 # make test    the whole test suite
 # make check   ruff and mypy
-# make clean   remove the environment and every stage's outputs (data/source is kept)
+# make clean   remove the environment and every output of a stage that is not for git (data/source is kept)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -50,4 +50,4 @@ $(VENV)/.dev: $(VENV)/.pipeline
 	@touch $@
 
 clean:
-	rm -rf $(VENV) data/raw data/clean data/splits data/balanced data/baseline data/evaluated models/adapted models/classifier models/onnx models/checkpoints
+	rm -rf $(VENV) data/raw data/clean data/splits data/balanced data/baseline data/evaluated models/adapted models/classifier models/onnx models/checkpoints reports/report.html reports/label_issues.csv

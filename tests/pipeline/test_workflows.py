@@ -205,6 +205,23 @@ def test_tests_run_on_every_supported_python() -> None:
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
 
 
+def test_make_clean_removes_what_is_in_dvcs_cache_alone() -> None:
+    """Texts that people wrote are there, the report's among them."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    cached = {
+        path
+        for stage in stages.values()
+        for out in stage.get("outs", ())
+        for path, options in (out if isinstance(out, dict) else {out: {}}).items()
+        if options.get("cache", True)
+    }
+    said = subprocess.run(
+        ["make", "--dry-run", "clean"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    removed = set(said.stdout.split())
+    assert {path for path in cached if removed.isdisjoint({path, str(Path(path).parent)})} == set()
+
+
 def test_pull_request_is_compared_with_its_merge_base(template: Project, tmp_path: Path) -> None:
     """main moves on after the branch left it: the difference is the branch's alone."""
     origin = template.copy_to(tmp_path / "origin")
