@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -540,6 +541,25 @@ def test_inspect_without_the_pipelines_packages(
     monkeypatch.delitem(sys.modules, "afina.inspection", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert "install it with `pip install 'afina[pipeline]'`" in run.error("inspect", tmp_path / "in.csv")
+
+
+# ----------------------------------------------------------------------------------------- keep-split
+
+
+@pytest.mark.parametrize(
+    "name", ["data/source/kept_split.csv", "año 1, ñ.csv", "{a} #1.csv", f"{'x' * 99} y.csv"]
+)
+def test_keep_split_prints_what_yaml_reads(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from afina import revisions
+
+    monkeypatch.setattr(revisions, "find_root", lambda *_: tmp_path)
+    monkeypatch.setattr(revisions, "read_splits", lambda _: [("1", "test", "Sin agua")])
+    monkeypatch.chdir(tmp_path)
+    said = run("keep-split", "--out", name)
+    assert said.count("\n") == 1
+    assert yaml.safe_load(said.partition("in params.yaml: ")[2]) == {"split": {"keep": name}}
 
 
 # ------------------------------------------------------------------------------------------ processes
