@@ -288,6 +288,7 @@ def keep_split(
         raise UserError(f"keep-split: --out: cannot write {path} ({error.strerror})") from None
     # As the stages see it, which run at the root.
     name = (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+    _write_utf8()
     # In quotes where YAML would take the name for something else.
     setting = yaml.safe_dump({"keep": name}, default_flow_style=True, allow_unicode=True, width=float("inf"))
     print(f"{name}: the splits of {len(kept):,} messages; in params.yaml: split: {setting.strip()}")

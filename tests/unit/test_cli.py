@@ -560,6 +560,11 @@ def test_keep_split_prints_what_yaml_reads(
     said = run("keep-split", "--out", name)
     assert said.count("\n") == 1
     assert yaml.safe_load(said.partition("in params.yaml: ")[2]) == {"split": {"keep": name}}
+    # A pipe gets UTF-8, whatever the machine's own encoding.
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert run.code("keep-split", "--out", name, stdin=b"") == 0
+    assert stream.buffer.getvalue().decode() == said
 
 
 # ------------------------------------------------------------------------------------------ processes
