@@ -511,6 +511,27 @@ def test_dates_with_the_month_s_name() -> None:
         assert parse_times([text]) == [time], text
 
 
+def test_dates_with_the_year_first() -> None:
+    moment = datetime.datetime
+    for text, time in (
+        ("2024/03/05", moment(2024, 3, 5)),
+        ("2024.3.5 10:15", moment(2024, 3, 5, 10, 15)),
+        ("2021-1-5", moment(2021, 1, 5)),
+        ("2021/1/5 3:04", moment(2021, 1, 5, 3, 4)),
+        ("2024-01-15 10:30:00 UTC", moment(2024, 1, 15, 10, 30)),  # BigQuery, Rails
+        ("2024-01-15 10:30:00.25 UTC", moment(2024, 1, 15, 10, 30, 0, 250_000)),
+        ("2024-01-15 10:30:00 -0300", moment(2024, 1, 15, 13, 30)),
+        ("2024/03/05 10:15:32 a. m. GMT-3", moment(2024, 3, 5, 13, 15, 32)),  # a form of Google's
+        ("2024/03/05 12:15:32 p. m. GMT+5:30", moment(2024, 3, 5, 6, 45, 32)),
+        ("2021/1/5 3:04 -0:30", moment(2021, 1, 5, 3, 34)),
+        ("2024-01-15 10:30 EST", None),
+        ("2024-13-05", None),
+        ("2024-1/5", None),
+        ("2024/03/05 10:15 GMT+99", None),
+    ):
+        assert parse_times([text]) == [time], text
+
+
 def test_compact_times_as_numbers(tmp_path: Path) -> None:
     pq.write_table(
         pa.table({"text": ["a", "b"], "label": ["x", "x"], "t": [20240131120000, 202401311200]}),

@@ -170,7 +170,12 @@ _SLASHED = re.compile(
     r"(?:[ T,]+(\d{1,2}):(\d{2})(?::(\d{2}))?(?:\.\d+)?\s*([ap]\.?\s?m\.?)?)?",
     re.IGNORECASE,
 )
-_YEAR_FIRST = re.compile(r"(\d{4})[/.](\d{1,2})[/.](\d{1,2})(.*)")
+_YEAR_FIRST = re.compile(
+    r"(?P<year>\d{4})(?P<sign>[/.-])(?P<month>\d{1,2})(?P=sign)(?P<day>\d{1,2})"
+    r"(?:(?:T|,?\s+)(?P<hour>\d{1,2})(?P<rest>:\d{2}(?::\d{2}(?:[.,]\d+)?)?)(?:\s*(?P<half>[ap])\.?\s?m\.?)?"
+    r"(?:\s*(?:(?:GMT|UTC)?(?P<ahead>[+-]\d{1,2})(?::?(?P<minutes>\d{2}))?|GMT|UTC|Z))?)?",
+    re.IGNORECASE,
+)
 _YEAR_MONTH = re.compile(r"(\d{4})(?:-(\d{2}))?")
 _COMPACT = re.compile(r"((?:19|20)\d{6})(\d{4}|\d{6})(\.\d+)?")
 _NUMBER = re.compile(r"-?\d{9,19}(?:\.\d+)?")
@@ -194,10 +199,11 @@ def parse_times(
 ) -> list[datetime.datetime | None]:
     """Dates as UTC without a zone; None where a text is not a date. A date without a zone is taken as UTC.
 
-    ISO 8601, year first with ``/`` or ``.``, day first (month first if some date of the column can only be
-    read so and none only day first), digits alone as 20240131120000, seconds, milliseconds or microseconds
-    since 1970, dates with the month's name as mails and programs write them; or ``time_format`` (strptime)
-    alone. None too where a zone is named that is not known: an hour that is hours off is worse than none.
+    ISO 8601, also with ``/`` or ``.``, without leading zeros, with AM, PM or GMT-3 after it; day first (month
+    first if some date of the column can only be read so and none only day first), digits alone as
+    20240131120000, seconds, milliseconds or microseconds since 1970, dates with the month's name as mails and
+    programs write them; or ``time_format`` (strptime) alone. None too where a zone is named that is not
+    known: an hour that is hours off is worse than none.
     """
     if time_format is not None:
         return [_with_format(text, time_format) for text in texts]
@@ -225,14 +231,25 @@ def _parse_time(text: str, month_first: bool) -> datetime.datetime | None:
             return _from_parts(match, month_first)
         if match := _YEAR_MONTH.fullmatch(text):
             return datetime.datetime(int(match[1]), int(match[2] or 1), 1)
-        if match := _YEAR_FIRST.fullmatch(text):
-            text = f"{match[1]}-{int(match[2]):02}-{int(match[3]):02}{match[4]}"
         try:
             return _utc(datetime.datetime.fromisoformat(text))
         except ValueError:
+            if match := _YEAR_FIRST.fullmatch(text):
+                return _utc(datetime.datetime.fromisoformat(_as_iso(match)))
             return _from_mail(text)
     except (ValueError, OverflowError):
         return None
+
+
+def _as_iso(match: re.Match[str]) -> str:
+    """What `_YEAR_FIRST` found, with the zeros, the hour and the zone that ISO 8601 asks for."""
+    date = f"{match['year']}-{int(match['month']):02}-{int(match['day']):02}"
+    if match["hour"] is None:
+        return date
+    hour = int(match["hour"]) if match["half"] is None else _of_24(int(match["hour"]), match["half"])
+    ahead = match["ahead"] or "+0"
+    zone = f"{ahead[0]}{ahead[1:]:0>2}:{match['minutes'] or '00'}"
+    return f"{date}T{hour:02}{match['rest']}{zone}"
 
 
 def _from_mail(text: str) -> datetime.datetime | None:
