@@ -52,7 +52,9 @@ def read_mongo(source: Source, url: SecretUrl, where: str, wanted: Sequence[str]
     except Exception as error:
         # Whatever the driver raises, its text must not reach the screen unscrubbed.
         text = url.scrub(str(error)).split(", Timeout:")[0].split(", full error:")[0]
-        raise UserError(f"{where}: {text[:300]}; check the URL's variable and that the server runs") from None
+        raise UserError(
+            f"{where}: {text[:300]}; check the filter, the URL's variable, and that the server runs"
+        ) from None
     finally:
         if client is not None:
             client.close()
