@@ -853,6 +853,18 @@ def test_texts_of_special_tokens_alone(
     assert_sound(result, tmp_path)
 
 
+@pytest.mark.parametrize("pooling", ["cls", "max"])
+def test_a_tokenizer_without_special_tokens_is_for_mean_pooling(
+    pooling: str, bert: Path, tmp_path: Path
+) -> None:
+    plain = shutil.copytree(bert, tmp_path / "plain")
+    content = json.loads((plain / "tokenizer.json").read_text(encoding="utf-8")) | {"post_processor": None}
+    (plain / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match=f"train.pooling: {pooling} needs a token in every text"):
+        run(tmp_path / "run", params_for(plain, pooling=pooling, epochs=1))
+    assert_sound(run(tmp_path / "run", params_for(plain, epochs=1)), tmp_path / "run")
+
+
 @pytest.mark.parametrize("unusual", ["one example", "none in train", "empty texts"])
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 def test_unusual_data_beside_a_lexical_model(unusual: str, task: Task, bert: Path, tmp_path: Path) -> None:

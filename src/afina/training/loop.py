@@ -262,6 +262,11 @@ def _prepare(
     tokenizer_json, pad_token_id = load_tokenizer(backbone.folder)
     length = max(params.max_length, params.lexical_length) if params.lexical else params.max_length
     encoder = Encoder(tokenizer_json, length, pad_token_id)
+    if params.pooling != "mean" and not len(encoder.encode([""])[0]):
+        raise UserError(
+            f"train.pooling: {params.pooling} needs a token in every text, and the tokenizer of {files.name} "
+            "adds none to an empty one; set it to mean"
+        )
     training = _encode("train", train_table, label_set, encoder)
     validation = _encode("validation", validation_table, label_set, encoder)
     _check_classes(training, label_set, class_weights)
