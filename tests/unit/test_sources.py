@@ -950,6 +950,7 @@ def test_a_folder_of_text_files(tmp_path: Path) -> None:
     put(tmp_path, "corpus/elogios/1.txt", "¡Qué año!", "latin-1")
     put(tmp_path, "corpus/elogios/image.png", b"\x89PNG\0\0")
     put(tmp_path, "corpus/elogios/.hidden", "x")
+    put(tmp_path, "corpus/elogios/Desktop.ini", "[.ShellClassInfo]\nIconResource=shell32.dll,43")
     put(tmp_path, "corpus/README", "nothing")
     got = extract(tmp_path, {"path": "corpus"})
     assert rows(got, "id", "text", "labels") == [

@@ -10,13 +10,15 @@ from afina.errors import UserError
 from afina.params.extract import Source
 from afina.sources.chunk import CHUNK_ROWS, NOT_TEXT, Chunk, Column, Rejects, check_columns
 
+# What Windows leaves in folders, in lower case.
+LEFT_BEHIND = {"desktop.ini", "thumbs.db"}
 COLUMNS = ("text", "label", "file", "folder")
 
 
 def read_folder(
     source: Source, path: Path, where: str, wanted: Sequence[str] | None, rejects: Rejects
 ) -> Iterator[Chunk]:
-    """Chunks of the files below a folder, in order of name; hidden files are passed over.
+    """Chunks of the files below a folder, in order of name; hidden files and Windows' own are passed over.
 
     Columns: ``text`` (the whole file), ``label`` (the first folder below ``path``), ``file`` (path below
     ``path``), ``folder`` (the file's whole folder below ``path``). Files are numbered from 1.
@@ -30,7 +32,11 @@ def read_folder(
     files = sorted(
         (file.relative_to(path) for file in path.rglob("*") if file.is_file()), key=lambda file: file.parts
     )
-    files = [file for file in files if not any(part.startswith(".") for part in file.parts)]
+    files = [
+        file
+        for file in files
+        if file.name.lower() not in LEFT_BEHIND and not any(part.startswith(".") for part in file.parts)
+    ]
     if not files:
         raise UserError(f"{where}: no file in the folder; put one folder a label in it, with text files")
     rows: list[int] = []
