@@ -72,6 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     raise SystemExit(status or 0)
 
 
+def _tell(answer: str) -> None:
+    """Print what a verdict rests on. Where the reader went away, the verdict is still the exit status."""
+    try:
+        print(answer, end="", flush=True)
+    except BrokenPipeError:
+        _give_up_stdout()
+
+
 def _flush() -> None:
     """Write what is left, for which nobody asks any more where a reader went away."""
     try:
@@ -251,7 +259,7 @@ def compare(
             )
     comparison = compare_predictions(old, new, gate)
     _write_utf8()
-    print((markdown if as_markdown else text)(comparison, shown(base), shown(head)), end="")
+    _tell((markdown if as_markdown else text)(comparison, shown(base), shown(head)))
     if comparison.verdict == "worse":
         raise typer.Exit(1)
 
@@ -446,9 +454,9 @@ def drift(
     comparison = compare_files(reference, new, model, column, prefix, limits, threads)
     _write_utf8()
     if as_json:
-        print(json.dumps(drift_json(comparison), ensure_ascii=False, allow_nan=False))
+        _tell(json.dumps(drift_json(comparison), ensure_ascii=False, allow_nan=False) + "\n")
     else:
-        print(drift_text(comparison), end="")
+        _tell(drift_text(comparison))
     if comparison.drift.verdict == "drifted":
         raise typer.Exit(1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -414,3 +415,19 @@ def test_nothing_that_trains_is_needed(model: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("ok: ")
+
+
+@pytest.mark.parametrize("option", [[], ["--json"]])
+@pytest.mark.parametrize("shares", [(0.5, 0.3, 0.2), (0.1, 0.1, 0.8)])
+def test_a_reader_that_went_away_does_not_change_the_verdict(
+    option: list[str], shares: tuple[float, ...], model: Path, tmp_path: Path
+) -> None:
+    new = write_csv(tmp_path / "new.csv", texts(1, 600, shares))
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        command = [sys.executable, "-m", "afina", "drift", str(model), str(new), *option]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (int(shares[2] == 0.8), "")
