@@ -20,6 +20,16 @@ from afina.errors import UserError
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+def check_replaceable(path: Path) -> None:
+    """Refuse what a file would do away with for all programs, as it would with /dev/null.
+
+    Raises:
+        UserError: a device or a pipe.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path}: a device or a pipe, which no file may replace; name a file")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; on success rename it over ``path``, on failure remove it.
@@ -30,7 +40,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         IsADirectoryError: the temporary became a file, and ``path`` is a folder.
         OSError: where the disk is full, or the temporary may not be written, it names ``path``.
+        UserError: ``path`` is nothing that `check_replaceable` lets be replaced.
     """
+    check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         if not _is_running(left.suffixes[-2].removeprefix(".")):

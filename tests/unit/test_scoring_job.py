@@ -974,6 +974,12 @@ def test_what_is_there_is_replaced_on_request_alone(here: Path, model: str) -> N
         with pytest.raises(UserError, match="is there already; --overwrite replaces it"):
             score("in.csv", out, model)
         assert score("in.csv", out, model, overwrite=True).scored == 1
+    for out, place in (("pipe.csv", "pipe.csv"), ("new.csv", "new.csv.failed.csv")):
+        os.mkfifo(place)
+        with pytest.raises(UserError, match=rf"^{place}: a device or a pipe, which no file may replace"):
+            score("in.csv", out, model, overwrite=True)
+        assert Path(place).is_fifo()
+        assert not Path(f"{out}.parts").exists()
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,15 @@ def test_a_file_never_replaces_a_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_never_replaces_a_device_or_a_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"  # as /dev/null, which would be gone for the whole system
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="pipe: a device or a pipe, which no file may replace"):
+        write_text(path, "x")
+    assert path.is_fifo()
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_what_a_killed_process_left_is_removed_and_what_a_running_one_writes_is_not(tmp_path: Path) -> None:
     for name in (f".model.onnx.{2**40}.tmp", f".model.onnx.{os.getppid()}.tmp", ".model.onnx.mine.tmp"):
         (tmp_path / name).write_text("half of")

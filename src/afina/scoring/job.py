@@ -23,7 +23,7 @@ from typing import IO, Any, Literal, cast
 
 from afina import __version__
 from afina.errors import UserError
-from afina.files import UnixLines, sha256
+from afina.files import UnixLines, check_replaceable, sha256
 from afina.progress import Progress
 from afina.runtime.loading import MOST_THREADS
 from afina.scoring.inputs import InputFile, find_inputs
@@ -369,6 +369,8 @@ class _Run:
         Raises:
             UserError: it may not.
         """
+        for written in () if is_remote(self.out) else (self.out, self.failures):
+            check_replaceable(Path(written))
         if self.storage.is_folder(self.failures):
             raise UserError(
                 f"{self.failures}: is a folder; move it, for failed rows are listed in that place"
