@@ -32,6 +32,8 @@ _CALCULATES = re.compile(
     r"|[+\-@＋－＠]\s{0,3}\$?[A-Za-z]{1,3}\$?\d"
     r"|[+\-＋－]\s{0,3}\(+[\d.$]"
 )
+# Where `escape_formula` puts an apostrophe.
+_ESCAPE = re.compile(r"""(?:\A'(?=\s*[=+\-@\t\r＝＋－＠])|(?<=[,;|\s"])'(?=[=+\-@＝＋－＠]))""")
 
 
 def escape_formula(cell: str) -> str:
@@ -48,6 +50,12 @@ def escape_formula(cell: str) -> str:
     if not _FORMULA.match(cell) or _NUMBER.fullmatch(cell.strip()) or len(cell.strip()) <= 1:
         return cell
     return "'" + cell
+
+
+def unescape_formula(cell: str) -> str:
+    """The text that `escape_formula` made a cell of; a cell it did not make as it is."""
+    text = _ESCAPE.sub("", cell)
+    return text if text != cell and escape_formula(text) == cell else cell
 
 
 def _escape_inside(cell: str) -> str:

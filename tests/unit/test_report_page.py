@@ -44,14 +44,13 @@ from afina.reporting.inputs import (
     number,
     read_optional_json,
     read_optional_rows,
-    unescape_formula,
 )
 from afina.reporting.locale import MISSING, Language, Locale
 from afina.reporting.page import build_sections, render_page
 from afina.reporting.results import MATRIX_LABELS, headline, tiles
 from afina.reporting.setting import label_names, other_corrections, shorten
 from afina.reporting.words import EN, ES, WORDS
-from afina.spreadsheets import escape_formula, escape_row
+from afina.spreadsheets import escape_formula, escape_row, unescape_formula
 from report_inputs import (
     HOSTILE,
     LABELS,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,15 +14,12 @@ import pyarrow as pa
 from afina.evaluation.tables import NONE, SEPARATOR
 from afina.files import read_json
 from afina.labels import LabelSet
-from afina.spreadsheets import escape_formula
+from afina.spreadsheets import unescape_formula
 
 Row = Mapping[str, str]  # cells by column
 Rows = Sequence[Row]
 Pair = tuple[str, str]  # actual, predicted
 EXAMPLES = 3  # texts of a confusion
-
-# Where `afina.spreadsheets.escape_formula` puts an apostrophe.
-_ESCAPE = re.compile(r"""(?:\A'(?=\s*[=+\-@\t\r＝＋－＠])|(?<=[,;|\s"])'(?=[=+\-@＝＋－＠]))""")
 
 
 @dataclass(frozen=True)
@@ -96,12 +92,6 @@ def read_optional_rows(path: Path, escaped: bool = False) -> Rows:
     shown = unescape_formula if escaped else str
     with path.open(encoding="utf-8", newline="") as stream:
         return [{key: shown(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
-
-
-def unescape_formula(cell: str) -> str:
-    """The text that `afina.spreadsheets.escape_formula` made a cell of; a cell it did not make as it is."""
-    text = _ESCAPE.sub("", cell)
-    return text if text != cell and escape_formula(text) == cell else cell
 
 
 def number(row: Row, column: str) -> float | None:
