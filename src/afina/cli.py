@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = None if arguments is None else list(arguments)
     try:
         status = app(args=given, prog_name="afina", standalone_mode=False)
-        _flush()
+        _tell("")  # what is left to write
     except UserError as error:
         print(f"afina: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -73,18 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _tell(answer: str) -> None:
-    """Print what a verdict rests on. Where the reader went away, the verdict is still the exit status."""
+    """Print and flush. Where the reader went away, the exit status is what it would have been."""
     try:
         print(answer, end="", flush=True)
-    except BrokenPipeError:
-        _give_up_stdout()
-
-
-def _flush() -> None:
-    """Write what is left, for which nobody asks any more where a reader went away."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
     except BrokenPipeError:
         _give_up_stdout()
 
